@@ -1,0 +1,50 @@
+# The two commands of a fresh machine: `make repro` and `make test`.
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.locked
+# DVC starts `python` by name: the one of .venv must come first.
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: repro test check slow lab env lock clean
+
+repro: $(STAMP) .git
+	dvc repro
+
+test: $(STAMP)
+	pytest -m "not slow"
+
+check: $(STAMP)
+	ruff format --check .
+	ruff check .
+	mypy
+	lint-imports
+
+slow: $(STAMP) .git
+	pytest -m slow
+
+lab: $(STAMP)
+	jupyter lab
+
+env: $(STAMP)
+
+# uv installs faster than pip and checks every hash; it is itself pinned in the lock.
+$(STAMP): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python >= 3.11 is needed; found $$($(PYTHON) --version). Try: make env PYTHON=python3.12"; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[^ ]*' requirements.lock)"
+	$(BIN)/uv pip sync --quiet --python $(BIN)/python --require-hashes requirements.lock
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --no-deps --editable .
+	touch $@
+
+# One version of each library for every supported Python (librosa 0.11 and 1.0 differ).
+lock: $(STAMP)
+	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --fork-strategy fewest \
+		--generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
+
+clean:
+	rm -rf build runs data
+
+.git:
+	@echo "This folder is not a git repository, and DVC needs one. Either clone the project with git," \
+		"or run here: git init && git add . && git commit -m 'Import'"; exit 1

@@ -1,0 +1,1 @@
+"""The companion package to CFN-SR, a cross-modal fusion network for emotion recognition."""

@@ -1,0 +1,170 @@
+"""params.yaml as frozen, validated objects."""
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cfnsr.errors import InputError
+from cfnsr.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
+
+Source = Literal["synthetic", "ravdess", "ravdess_landmarks"]
+Probability = Annotated[float, Field(ge=0, le=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Clips(_Section):
+    """What the synthetic generator writes; see `cfnsr.synthetic`."""
+
+    seed: int = 7
+    n_repetitions: Annotated[int, Field(ge=1, le=2)] = 1
+    n_statements: Annotated[int, Field(ge=1, le=2)] = 1
+    face_reliability: Probability = 0.7
+    voice_reliability: Probability = 0.65
+
+
+class Preprocess(_Section):
+    """Clips to arrays (section 3.2). The defaults are the paper's.
+
+    `frame_choice`: the paper says 30 consecutive images, its code takes them evenly spaced.
+    `crop`: cut the face out of the full frame, or, as the release does, of a frame that was
+    squashed to `frame_size` first. `rejected`: stop when a clip cannot be used, or go on without.
+    """
+
+    n_frames: Count = 30
+    frame_size: Annotated[int, Field(ge=16)] = 224
+    frame_choice: Literal["evenly_spaced", "consecutive"] = "evenly_spaced"
+    crop: Literal["full_resolution", "squashed_first"] = "full_resolution"
+    sample_rate_hz: Count = 44_100
+    offset_s: Annotated[float, Field(ge=0)] = 0.5
+    duration_s: Annotated[float, Field(gt=0)] = 2.45
+    n_mfcc: Count = 13
+    rejected: Literal["stop", "skip"] = "stop"
+
+
+class Model(_Section):
+    """Sizes shared by every row. The defaults are the paper's 26.30 M parameters."""
+
+    stem_channels: Count = 64
+    cardinality: Count = 32
+    n_blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
+    audio_channels: Count = 64
+    n_encoder_layers: Count = 5
+    n_heads: Count = 8
+
+
+class Schedule(_Section):
+    """One training (section 3.2: Adam, learning rate 0.001; the release: batch 16, 70 epochs)."""
+
+    n_epochs: Count = 70
+    batch_size: Annotated[int, Field(ge=2)] = 16
+    learning_rate: Annotated[float, Field(gt=0)] = 0.001
+
+
+class Training(_Section):
+    """Schedules of the two encoders and of every row that starts from them.
+
+    `standardise_mfcc` and `augment_per_frame` are where this project departs from the release
+    (false and true there).
+    """
+
+    video: Schedule = Schedule()
+    audio: Schedule = Schedule()
+    fusion: Schedule = Schedule()
+    standardise_mfcc: bool = True
+    augment_per_frame: bool = False
+    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+
+
+class SourceParams(_Section):
+    """Everything that depends on the data source."""
+
+    root: Path | None = None
+    clips: Clips | None = None
+    preprocess: Preprocess = Preprocess()
+    model: Model = Model()
+    training: Training = Training()
+
+
+class Params(_Section):
+    """All of params.yaml."""
+
+    data: Source = "synthetic"
+    protocol: Protocol = "paper"
+    fold: Literal["all"] | int = "all"
+    row: str = "all"
+    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1234,)
+    synthetic: SourceParams = SourceParams(clips=Clips())
+    ravdess: SourceParams = SourceParams()
+    ravdess_landmarks: SourceParams = SourceParams()
+
+    @property
+    def source(self) -> SourceParams:
+        """The section of the chosen data source."""
+        section: SourceParams = getattr(self, self.data)
+        return section
+
+    @property
+    def folds(self) -> tuple[int, ...]:
+        """The folds to run.
+
+        Raises:
+            InputError: the protocol does not have the fold that was asked for.
+        """
+        available = PROTOCOL_FOLDS[self.protocol]
+        if self.fold == "all":
+            return available
+        if self.fold not in available:
+            hint = " (protocol nested has fold 6)" if self.fold == N_FOLDS else ""
+            raise InputError(
+                f"fold: expected all or {available[0]} to {available[-1]} under protocol "
+                f"{self.protocol}, found {self.fold}{hint}"
+            )
+        return (self.fold,)
+
+
+def repository_root(start: Path | None = None) -> Path:
+    """The folder that holds params.yaml, looking upwards from `start` (the working directory).
+
+    So a notebook opened in JupyterLab finds the project from `notebooks/`.
+    """
+    start = (start or Path.cwd()).resolve()
+    for folder in (start, *start.parents):
+        if (folder / "params.yaml").is_file():
+            return folder
+    raise InputError(f"no params.yaml in {start} or above; run this from inside the repository")
+
+
+def load(path: Path | None = None) -> Params:
+    """Read and check params.yaml.
+
+    Raises:
+        InputError: unreadable file, unknown or missing key, value out of range; one line each.
+    """
+    path = path or repository_root() / "params.yaml"
+    try:
+        values: Any = yaml.safe_load(path.read_text())
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist") from None
+    except yaml.YAMLError as error:
+        raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
+    try:
+        params = Params.model_validate(values or {})
+    except ValidationError as error:
+        raise InputError(
+            f"{path.name}: " + "; ".join(_explain(problem) for problem in error.errors())
+        ) from None
+    params.folds  # noqa: B018  a wrong fold is an error here, not in a later stage
+    return params
+
+
+def _explain(problem: Any) -> str:
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown parameter {key}; check its spelling against the README's list"
+    return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
