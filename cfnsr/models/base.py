@@ -1,0 +1,54 @@
+"""What every system shares: its sizes, its call, its loss."""
+
+from dataclasses import dataclass, field
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from cfnsr.audio import n_mfcc_frames
+from cfnsr.params import Model, SourceParams
+from cfnsr.ravdess import EMOTIONS
+
+N_EMOTIONS = len(EMOTIONS)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """What a builder needs to know; the defaults are the paper's."""
+
+    model: Model = field(default_factory=Model)
+    n_mfcc: int = 13
+    n_mfcc_frames: int = 212
+
+    @classmethod
+    def of(cls, source: SourceParams) -> "Sizes":
+        """The sizes that a section of params.yaml asks for."""
+        settings = source.preprocess
+        return cls(
+            source.model,
+            settings.n_mfcc,
+            n_mfcc_frames(settings.sample_rate_hz, settings.duration_s),
+        )
+
+
+FULL_SIZE = Sizes()
+
+
+class EmotionModel(nn.Module):
+    """A system of Table 1 or 2.
+
+    `forward(frames, mfcc)` takes frames (clip, 3, frame, height, width), normalised, and MFCCs
+    (clip, coefficient, time), and gives logits (clip, emotion). A clip's logits never depend on
+    the other clips of its batch. A modality that `uses_video` or `uses_audio` denies may be empty.
+    """
+
+    uses_video = True
+    uses_audio = True
+
+    def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
+        """Training loss, here cross entropy (eq. 10), and the logits that it was computed from.
+
+        `emotion` (clip,) holds class indices.
+        """
+        logits = self(frames, mfcc)
+        return F.cross_entropy(logits, emotion), logits
