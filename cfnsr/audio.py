@@ -1,10 +1,15 @@
-"""Waveforms to MFCCs (section 3.2)."""
+"""Sound files to MFCCs and log-mel spectrograms (section 3.2)."""
 
+from pathlib import Path
+
+import av
 import numpy as np
 
+from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 HOP = 512  # librosa's default, samples
+N_MELS = 128  # librosa's default
 
 
 def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
@@ -12,28 +17,73 @@ def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
     return 1 + round(duration_s * sample_rate_hz) // HOP
 
 
-def cut_window(waveform: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """The analysed part: from `offset_s` for `duration_s`, zero-padded at its end.
+def read_waveform(path: Path) -> tuple[np.ndarray, int]:
+    """The sound of a wav, flac or mp4 file: mono float32 samples in [-1, 1], and their rate in Hz.
 
-    Args:
-        waveform: mono samples at `settings.sample_rate_hz`.
+    Raises:
+        InputError: no sound stream, or one that cannot be decoded.
     """
-    rate = settings.sample_rate_hz
-    start, n_samples = round(settings.offset_s * rate), round(settings.duration_s * rate)
+    try:
+        with av.open(path) as container:
+            if not container.streams.audio:
+                raise InputError(f"{path.name} has no sound stream; fetch the file again")
+            stream = container.streams.audio[0]
+            to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
+            blocks = [
+                block.to_ndarray()
+                for frame in (*container.decode(stream), None)
+                for block in to_float.resample(frame)
+            ]
+            rate = stream.rate
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{path.name} cannot be decoded ({error.strerror}); fetch the file again"
+        ) from None
+    if not blocks:
+        raise InputError(f"{path.name} has an empty sound stream; fetch the file again")
+    return np.concatenate(blocks, axis=1).mean(axis=0), rate
+
+
+def read_window(path: Path, settings: Preprocess) -> np.ndarray:
+    """The analysed part of a file's sound: from `offset_s` for `duration_s`, zero-padded.
+
+    Returns:
+        Mono float32 samples at `settings.sample_rate_hz`.
+
+    Raises:
+        InputError: unreadable, or it ends before the window starts.
+    """
+    import librosa  # loads numba: a second that the models need not pay
+
+    waveform, rate = read_waveform(path)
+    if len(waveform) <= settings.offset_s * rate:
+        raise InputError(
+            f"{path.name} has {len(waveform) / rate:.3f} s of sound, but the analysed window "
+            f"starts at {settings.offset_s} s; fetch the file again or lower preprocess.offset_s"
+        )
+    target = settings.sample_rate_hz
+    waveform = librosa.resample(waveform, orig_sr=rate, target_sr=target)
+    start, n_samples = round(settings.offset_s * target), round(settings.duration_s * target)
     window = waveform[start : start + n_samples]
     return np.pad(window, (0, n_samples - len(window)))
 
 
-def mfcc(waveform: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """MFCCs of the analysed window, float32 (coefficient, time), by librosa's defaults.
+def log_mel(window: np.ndarray, sample_rate_hz: int) -> np.ndarray:
+    """Log-power mel spectrogram by librosa's defaults, float32 (band, time), in dB.
 
-    The coefficients are those of a log-power mel spectrogram with a top of 80 dB below its peak;
-    the first is roughly the loudness.
+    128 bands; values reach from the loudest moment down to 80 dB below it.
     """
-    import librosa  # loads scipy.fft and numba: 1 s that the models need not pay
+    import librosa
 
-    return librosa.feature.mfcc(
-        y=cut_window(waveform, settings).astype(np.float32),
-        sr=settings.sample_rate_hz,
-        n_mfcc=settings.n_mfcc,
-    )
+    power = librosa.feature.melspectrogram(y=window, sr=sample_rate_hz, n_mels=N_MELS)
+    return librosa.power_to_db(power)
+
+
+def mfcc(log_mel: np.ndarray, n_mfcc: int) -> np.ndarray:
+    """The first cepstral coefficients of a log-mel spectrogram, float32 (coefficient, time).
+
+    The same as `librosa.feature.mfcc` on the waveform; the first is roughly the loudness.
+    """
+    import librosa
+
+    return librosa.feature.mfcc(S=log_mel, n_mfcc=n_mfcc)

@@ -47,6 +47,13 @@ class Preprocess(_Section):
     rejected: Literal["stop", "skip"] = "stop"
 
 
+class Drawing(_Section):
+    """How the 68 points become a picture: boxed by the clip or by each frame."""
+
+    box: Literal["clip", "frame"] = "clip"
+    line_width_px: Count = 1
+
+
 class Model(_Section):
     """Sizes shared by every row. The defaults are the paper's 26.30 M parameters."""
 
@@ -87,6 +94,7 @@ class SourceParams(_Section):
     root: Path | None = None
     clips: Clips | None = None
     preprocess: Preprocess = Preprocess()
+    drawing: Drawing = Drawing()
     model: Model = Model()
     training: Training = Training()
 

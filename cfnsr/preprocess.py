@@ -1,0 +1,231 @@
+"""A folder of clips to arrays that can be memory-mapped, in parallel, resumable clip by clip.
+
+build/<data>/arrays/
+    index.csv      one line a clip: names, labels, sha256 of its files; the arrays' row order
+    rejected.csv   the files that cannot be used, and why
+    settings.json  what the arrays were made with
+    frames.npy     uint8 RGB (clip, frame, S, S, 3)        from real video, or
+    points.npy     float32 (clip, frame, 68, 2), pixels    from landmarks alone
+    mfcc.npy       float32 (clip, coefficient, time)
+    log_mel.npy    float16 (clip, band, time)
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cfnsr import audio, video
+from cfnsr.errors import InputError
+from cfnsr.params import Preprocess, Source
+from cfnsr.ravdess import EMOTIONS, parse_name
+
+#: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
+VERSION = 1
+INDEX_COLUMNS = (
+    "clip",
+    "actor",
+    "emotion",
+    "intensity",
+    "statement",
+    "repetition",
+    "media_sha256",
+    "landmarks_sha256",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip: where its files are and where its arrays go."""
+
+    media: Path
+    landmarks: Path | None
+    result: Path
+    draws_landmarks: bool
+    settings: Preprocess
+
+
+def preprocess_clip(
+    media: Path, landmarks: Path | None, settings: Preprocess, draws_landmarks: bool
+) -> dict[str, np.ndarray]:
+    """One clip's arrays: `frames` or `points`, `mfcc` and `log_mel`, as the module says.
+
+    Raises:
+        InputError: the clip cannot be used.
+    """
+    take = parse_name(media.stem)
+    if landmarks is None:
+        raise InputError(
+            f"landmarks {take.stem(1)}.csv are missing; fetch the landmark archive again"
+        )
+    points = video.read_landmarks(landmarks)
+    log_mel = audio.log_mel(audio.read_window(media, settings), settings.sample_rate_hz)
+    arrays = {"mfcc": audio.mfcc(log_mel, settings.n_mfcc), "log_mel": log_mel.astype(np.float16)}
+    if draws_landmarks:
+        arrays["points"] = points[video.choose_frames(len(points), settings)].astype(np.float32)
+    else:
+        arrays["frames"] = video.read_faces(media, points, settings)
+    return arrays
+
+
+def preprocess(
+    manifest: pd.DataFrame,
+    root: Path,
+    output: Path,
+    source: Source,
+    settings: Preprocess,
+    scratch: Path,
+    n_processes: int | None = None,
+) -> pd.DataFrame:
+    """Preprocess every clip of a manifest and write the arrays to `output`.
+
+    Each finished clip is kept in `scratch` under the hashes of its files and of the settings, so
+    a run that was stopped, or that rejected a clip which is then mended, goes on where it was.
+
+    Returns:
+        The index, one line a usable clip.
+
+    Raises:
+        InputError: clips were rejected and `settings.rejected` is `stop` (the usable ones are
+            written all the same), or none can be used.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    draws = source == "ravdess_landmarks"
+    files = [
+        {str(key): value for key, value in line.items()} for line in manifest.to_dict("records")
+    ]
+    jobs = [
+        Job(
+            root / file["media"],
+            root / file["landmarks"] if file["landmarks"] else None,
+            scratch / f"{_key(file, settings, draws)}.npz",
+            draws,
+            settings,
+        )
+        for file in files
+    ]
+    problems = _run(jobs, n_processes)
+
+    index = _index(files, problems)
+    rejected = pd.DataFrame(
+        [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
+        columns=["media", "reason"],
+    )
+    rejected.to_csv(output / "rejected.csv", index=False, lineterminator="\n")
+    kept = [job.result for i, job in enumerate(jobs) if i not in problems]
+    if kept:
+        _assemble(kept, output)
+    index.to_csv(output / "index.csv", index=False, lineterminator="\n")
+    (output / "settings.json").write_text(
+        json.dumps({"source": source, **settings.model_dump()}, indent=1) + "\n"
+    )
+    if not kept or (len(rejected) and settings.rejected == "stop"):
+        raise InputError(_complaint(rejected, len(files), output))
+    shutil.rmtree(scratch)
+    return index
+
+
+def _run(jobs: list[Job], n_processes: int | None) -> dict[int, str]:
+    """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
+    todo = [i for i, job in enumerate(jobs) if not job.result.exists()]
+    n_processes = min(n_processes or len(os.sched_getaffinity(0)), max(len(todo), 1))
+    problems = {}
+    progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
+    with progress, ProcessPoolExecutor(n_processes, initializer=_single_threaded) as pool:
+        futures = {pool.submit(_work, jobs[i]): i for i in todo}
+        for future in as_completed(futures):
+            reason = future.result()
+            if reason is not None:
+                problems[futures[future]] = reason
+            progress.update()
+    return problems
+
+
+def _single_threaded() -> None:
+    cv2.setNumThreads(1)
+
+
+def _work(job: Job) -> str | None:
+    try:
+        arrays = preprocess_clip(job.media, job.landmarks, job.settings, job.draws_landmarks)
+    except InputError as error:
+        return str(error)
+    partial = job.result.with_suffix(".part")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(job.result)
+    return None
+
+
+def _key(file: dict[str, str], settings: Preprocess, draws: bool) -> str:
+    what = {
+        "version": VERSION,
+        "media": file["media_sha256"],
+        "name": Path(file["media"]).stem,
+        "landmarks": file["landmarks_sha256"],
+        "draws": draws,
+        "settings": settings.model_dump(exclude={"rejected"}),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _index(files: list[dict[str, str]], problems: dict[int, str]) -> pd.DataFrame:
+    """Labels of the usable clips; a second file of the same take becomes a problem."""
+    lines: dict[str, dict[str, object]] = {}
+    for i, file in enumerate(files):
+        if i in problems:
+            continue
+        take = parse_name(Path(file["media"]).stem)
+        if take.clip in lines:
+            problems[i] = f"{Path(file['media']).name} is there twice; keep one of the two"
+            continue
+        lines[take.clip] = {
+            **asdict(take),
+            "clip": take.clip,
+            "emotion": EMOTIONS[take.emotion_index],
+            "media_sha256": file["media_sha256"],
+            "landmarks_sha256": file["landmarks_sha256"],
+        }
+    return pd.DataFrame(list(lines.values()), columns=list(INDEX_COLUMNS))
+
+
+def _assemble(results: list[Path], output: Path) -> None:
+    """Copy the clips' arrays, one at a time, into arrays of all clips; memory stays flat."""
+    with np.load(results[0]) as first:
+        shapes = {name: (first[name].shape, first[name].dtype) for name in first.files}
+    whole = {
+        name: np.lib.format.open_memmap(
+            output / f"{name}.npy", mode="w+", dtype=dtype, shape=(len(results), *shape)
+        )
+        for name, (shape, dtype) in shapes.items()
+    }
+    for i, path in enumerate(results):
+        with np.load(path) as arrays:
+            for name, array in whole.items():
+                array[i] = arrays[name]
+    for array in whole.values():
+        array.flush()
+
+
+def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:
+    lines = list(_complaint_lines(rejected))
+    return (
+        f"{len(rejected)} of {n_files} clips cannot be used (listed in {output / 'rejected.csv'}; "
+        "the others are kept and are not done again). Mend or remove them and run "
+        "`dvc repro -f dataset`, or set preprocess.rejected: skip.\n" + "\n".join(lines)
+    )
+
+
+def _complaint_lines(rejected: pd.DataFrame) -> Iterator[str]:
+    for media, reason in zip(rejected["media"], rejected["reason"], strict=True):
+        yield f"  {media}: {reason}"

@@ -1,0 +1,152 @@
+"""Frames, landmarks and face crops (section 3.2)."""
+
+from pathlib import Path
+
+import av
+import cv2
+import numpy as np
+import pandas as pd
+
+from cfnsr.errors import InputError
+from cfnsr.params import Preprocess
+
+N_LANDMARKS = 68
+_COLUMNS = [f"{axis}_{i}" for axis in "xy" for i in range(N_LANDMARKS)]
+
+
+def choose_frames(n_available: int, settings: Preprocess) -> np.ndarray:
+    """Which frames of a clip to keep, `n_frames` indices in ascending order.
+
+    `evenly_spaced` over the whole clip (the release; frames repeat where the clip has fewer), or
+    `consecutive` ones from the middle (the paper's text).
+
+    >>> choose_frames(9, Preprocess(n_frames=3))
+    array([0, 3, 6])
+
+    Raises:
+        InputError: fewer frames than `consecutive` needs.
+    """
+    n = settings.n_frames
+    if settings.frame_choice == "evenly_spaced":
+        return np.arange(n) * n_available // n
+    if n_available < n:
+        raise InputError(
+            f"{n_available} frames, but {n} consecutive ones are asked for; lower "
+            "preprocess.n_frames or use frame_choice: evenly_spaced"
+        )
+    return np.arange(n) + (n_available - n) // 2
+
+
+def read_landmarks(path: Path) -> np.ndarray:
+    """68 facial landmarks a frame from a csv named and written as OpenFace does.
+
+    Returns:
+        float64 (frame, 68, 2), x and y in pixels of the full frame.
+
+    Raises:
+        InputError: missing, empty, without the columns x_0..x_67, y_0..y_67, or not finite.
+    """
+    try:
+        # Some releases write a blank after each comma.
+        table = pd.read_csv(path, skipinitialspace=True, usecols=lambda c: c in set(_COLUMNS))
+    except FileNotFoundError:
+        raise InputError(f"landmarks {path.name} are missing; fetch the landmark archive") from None
+    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
+        raise InputError(f"landmarks {path.name} are empty or no csv; fetch them again") from None
+    missing = sorted(set(_COLUMNS) - set(table.columns))
+    if missing or table.empty:
+        what = f"lack column {missing[0]}" if missing else "have no frame"
+        raise InputError(f"landmarks {path.name} {what}; fetch them again")
+    points = table[_COLUMNS].apply(pd.to_numeric, errors="coerce").to_numpy(float)
+    points = points.reshape(-1, 2, N_LANDMARKS).swapaxes(1, 2)
+    bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
+    if len(bad):
+        raise InputError(
+            f"landmarks {path.name} are not finite numbers in {len(bad)} frames, first in frame "
+            f"{bad[0] + 1}; fetch them again"
+        )
+    return points
+
+
+def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:
+    """The chosen frames of a video, each cropped to the box of its landmarks.
+
+    Args:
+        landmarks: (frame, 68, 2), pixels of the full frame, one entry a frame of the video.
+
+    Returns:
+        uint8 RGB (n_frames, frame_size, frame_size, 3).
+
+    Raises:
+        InputError: undecodable, cut short, or its face is outside the frame.
+    """
+    try:
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise InputError(f"{path.name} has no picture stream; fetch the file again")
+            stream = container.streams.video[0]
+            stream.thread_type = "NONE"  # clips are spread over processes, not threads
+            n_available = stream.frames or len(landmarks)
+            _check_lengths(path.name, n_available, len(landmarks))
+            wanted = choose_frames(min(n_available, len(landmarks)), settings)
+            last = int(wanted[-1])
+            faces: dict[int, np.ndarray] = {}
+            for i, frame in enumerate(container.decode(stream)):
+                if i in wanted:
+                    picture = frame.to_ndarray(format="rgb24")
+                    faces[i] = crop_face(picture, landmarks[i], settings)
+                if i == last:
+                    break
+    except (av.FFmpegError, OSError) as error:
+        raise InputError(
+            f"{path.name} cannot be decoded ({error.strerror}); fetch the file again"
+        ) from None
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
+    if len(faces) < len(set(wanted)):
+        raise InputError(
+            f"{path.name} is cut short: it announces {n_available} frames, but frame "
+            f"{min(set(wanted) - set(faces)) + 1} cannot be decoded; fetch the file again"
+        )
+    return np.stack([faces[i] for i in wanted])
+
+
+def _check_lengths(name: str, n_frames: int, n_landmarks: int) -> None:
+    # The tracker may lose a frame or two at an end; more means that they belong to another take.
+    if abs(n_frames - n_landmarks) > 3:
+        raise InputError(
+            f"{n_frames} frames, but landmarks of {n_landmarks}; do both belong to this take?"
+        )
+
+
+def crop_face(picture: np.ndarray, points: np.ndarray, settings: Preprocess) -> np.ndarray:
+    """Cut the box of the landmarks out of a picture and resize it to `frame_size`.
+
+    Args:
+        picture: uint8 (height, width, 3).
+        points: (68, 2), pixels of that picture.
+
+    Raises:
+        InputError: more than half of the box lies outside the picture.
+    """
+    height, width = picture.shape[:2]
+    size = settings.frame_size
+    left, top = np.floor(points.min(axis=0)).astype(int)
+    right, bottom = np.ceil(points.max(axis=0)).astype(int)
+    inside_x = slice(max(left, 0), min(right, width))
+    inside_y = slice(max(top, 0), min(bottom, height))
+    inside = max(inside_x.stop - inside_x.start, 0) * max(inside_y.stop - inside_y.start, 0)
+    if inside == 0 or 2 * inside < (right - left) * (bottom - top):
+        raise InputError(
+            f"the face is outside the frame (landmarks span x {left} to {right}, y {top} to "
+            f"{bottom} in a picture of {width} x {height}); do both belong to this take?"
+        )
+    if settings.crop == "squashed_first":
+        picture = cv2.resize(picture, (size, size), interpolation=cv2.INTER_AREA)
+        inside_x = slice(inside_x.start * size // width, -(-inside_x.stop * size // width))
+        inside_y = slice(inside_y.start * size // height, -(-inside_y.stop * size // height))
+    face = picture[inside_y, inside_x]
+    shrinks = face.shape[0] >= size and face.shape[1] >= size
+    return cv2.resize(
+        face, (size, size), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    )
