@@ -1,6 +1,7 @@
 """What every system shares: its sizes, its call, its loss."""
 
 from dataclasses import dataclass, field
+from typing import Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -40,10 +41,12 @@ class EmotionModel(nn.Module):
     `forward(frames, mfcc)` takes frames (clip, 3, frame, height, width), normalised, and MFCCs
     (clip, coefficient, time), and gives logits (clip, emotion). A clip's logits never depend on
     the other clips of its batch. A modality that `uses_video` or `uses_audio` denies may be empty.
+    With `audio_input` "log_mel" the second argument is a log-mel spectrogram (clip, band, time).
     """
 
     uses_video = True
     uses_audio = True
+    audio_input: Literal["mfcc", "log_mel"] = "mfcc"
 
     def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
         """Training loss, here cross entropy (eq. 10), and the logits that it was computed from.

@@ -1,0 +1,139 @@
+"""Run one notebook with papermill, as the pipeline's stages do.
+
+    python -m cfnsr.notebook SOURCE EXECUTED [--when PLAN] [-p NAME VALUE]...
+
+runs SOURCE with the repository root as working directory and leaves a normalised copy at
+EXECUTED: equal runs give equal bytes. With `--when`, a file of `cfnsr.plan`, it may instead leave
+the folder of EXECUTED empty.
+"""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from cfnsr.errors import InputError
+from cfnsr.params import repository_root
+
+if TYPE_CHECKING:
+    from nbformat import NotebookNode
+
+Scalar = int | str
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m cfnsr.notebook", description=__doc__)
+    parser.add_argument("source", type=Path)
+    parser.add_argument("executed", type=Path)
+    parser.add_argument("--when", type=Path, metavar="PLAN")
+    parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
+    options = parser.parse_args(arguments)
+    os.chdir(repository_root())
+    try:
+        if options.when and not json.loads(options.when.read_text())["run"]:
+            options.executed.parent.mkdir(parents=True, exist_ok=True)
+            return 0
+        run(options.source, options.executed, {name: _scalar(value) for name, value in options.p})
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
+    """Execute a notebook, streaming what its cells print, and write the normalised copy.
+
+    Raises:
+        InputError: a parameter that the notebook does not declare, or an `InputError` raised
+            by one of its cells.
+        papermill.PapermillExecutionError: any other exception of a cell, with its traceback. The
+            half-executed notebook is then at build/failed/.
+    """
+    import nbformat
+    import papermill  # 2 s that a stage which is not to run need not pay
+
+    declared = papermill.inspect_notebook(source)
+    for name in parameters:
+        if name not in declared:
+            raise InputError(
+                f"{source} has no parameter {name}; its parameters cell declares "
+                f"{', '.join(declared) or 'none'}"
+            )
+    failed = Path("build/failed") / executed.name
+    failed.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        notebook = papermill.execute_notebook(
+            source,
+            failed,
+            parameters,
+            kernel_name="python3",
+            progress_bar=False,
+            stdout_file=sys.stdout,
+            stderr_file=sys.stderr,
+        )
+    except papermill.PapermillExecutionError as error:
+        if error.ename == InputError.__name__:
+            raise InputError(error.evalue) from None
+        raise
+    failed.unlink()
+    normalise(notebook)
+    executed.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(notebook, executed)
+
+
+def normalise(notebook: "NotebookNode") -> None:
+    """Take out of an executed notebook, in place, what differs between equal runs.
+
+    That is times, papermill's notes, cell ids, the kernel's version, and what was printed to
+    stderr (progress and time left).
+    """
+    language = notebook.metadata.get("kernelspec", {}).get("language", "python")
+    notebook.metadata = {
+        "kernelspec": {"display_name": "Python 3", "language": language, "name": "python3"}
+    }
+    for i, cell in enumerate(notebook.cells):
+        cell.id = f"cell-{i:02d}"
+        tags = cell.metadata.get("tags", [])
+        cell.metadata = {"tags": tags} if tags else {}
+        if cell.cell_type == "code":
+            cell.outputs = _merge_streams(
+                [output for output in cell.outputs if output.get("name") != "stderr"]
+            )
+
+
+def _merge_streams(outputs: list["NotebookNode"]) -> list["NotebookNode"]:
+    """Join consecutive pieces of stdout: where they are cut depends on timing."""
+    merged: list[NotebookNode] = []
+    for output in outputs:
+        if merged and output.output_type == merged[-1].output_type == "stream":
+            merged[-1].text += output.text
+        else:
+            merged.append(output)
+    return merged
+
+
+def strip(sources: list[Path], output: Path) -> None:
+    """Copy notebooks without outputs, counts and editor metadata, so that saving them in
+    JupyterLab changes nothing that a stage depends on."""
+    import nbformat
+    from nbstripout import strip_output
+
+    output.mkdir(parents=True, exist_ok=True)
+    for path in sources:
+        notebook = strip_output(
+            nbformat.read(path, as_version=4), keep_output=False, keep_count=False, keep_id=False
+        )
+        normalise(notebook)
+        nbformat.write(notebook, output / path.name)
+
+
+def _scalar(text: str) -> Scalar:
+    """Whole numbers are numbers; everything else stays text (papermill reads 1e-4 as text too)."""
+    return int(text) if text.removeprefix("-").isdigit() else text
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,308 @@
+"""Training one row on one fold: epochs, resume, and what a run leaves behind."""
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from tqdm import tqdm
+
+from cfnsr import provenance
+from cfnsr.dataset import Clips, Loader, Scaling, augmentation
+from cfnsr.errors import InputError
+from cfnsr.models.base import EmotionModel, Sizes
+from cfnsr.models.registry import ENCODERS, find
+from cfnsr.params import Params, Schedule
+from cfnsr.ravdess import Split, split_actors
+from cfnsr.runs import CLIP_COLUMNS, Predictions, Run, read_run, write_predictions
+
+#: Saving the state costs about as much as a small epoch, so it is not done after each of them.
+SAVE_EVERY_S = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """Everything that determines one run's result, except the machine.
+
+    `encoders` are the weights to start from, by the model's attribute (`video`, `audio`).
+    """
+
+    row: str
+    fold: int
+    seed: int
+    params: Params
+    clips: Clips
+    encoders: Mapping[str, Path] = field(default_factory=dict)
+
+    @property
+    def schedule(self) -> Schedule:
+        schedule: Schedule = getattr(self.params.source.training, find(self.row).schedule)
+        return schedule
+
+    @property
+    def split(self) -> Split:
+        return split_actors(self.fold, self.params.protocol)
+
+    def describe(self) -> dict[str, Any]:
+        """The part of run.json that is known before the training."""
+        source = self.params.source
+        row = find(self.row)
+        training = source.training
+        return {
+            "row": self.row,
+            "fold": self.fold,
+            "seed": self.seed,
+            "data": self.params.data,
+            "protocol": self.params.protocol,
+            "actors": {name: list(actors) for name, actors in vars(self.split).items()},
+            "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
+            "schedule": self.schedule.model_dump(),
+            "training": training.model_dump(exclude={"video", "audio", "fusion"}),
+            "preprocess": source.preprocess.model_dump(),
+            "data_sha256": self.clips.sha256,
+            "encoders_sha256": {
+                name: provenance.sha256_of_file(path) for name, path in self.encoders.items()
+            },
+            "versions": provenance.versions(),
+        }
+
+
+@dataclass
+class History:
+    """What has happened so far in a run, one entry an epoch."""
+
+    epochs: list[dict[str, float]] = field(default_factory=list)
+    logits: dict[str, list[np.ndarray]] = field(default_factory=dict)  # by held-out set
+
+    def add(self, epoch: dict[str, float], logits: dict[str, np.ndarray]) -> None:
+        self.epochs.append(epoch)
+        for name, values in logits.items():
+            self.logits.setdefault(name, []).append(values)
+
+
+def run_fold(
+    row: str, fold: int, params: Params, clips: Clips, runs: Path, output: Path, scratch: Path
+) -> list[Run]:
+    """Train a row on a fold once per seed.
+
+    Args:
+        runs: `runs/<data>/<protocol>`, where the fold's encoders are found.
+        output: gets one folder `seed_<s>` a seed, as `cfnsr.runs` describes.
+        scratch: where the state of unfinished trainings is kept.
+
+    Raises:
+        InputError: unknown row or fold, missing actors, or encoders that are not trained yet.
+    """
+    results = []
+    for seed in params.seeds:
+        encoders = _encoders(row, fold, seed, runs)
+        experiment = Experiment(row, fold, seed, params, clips, encoders)
+        train(experiment, output / f"seed_{seed}", scratch)
+        results.append(read_run(output / f"seed_{seed}"))
+    return results
+
+
+def _encoders(row: str, fold: int, seed: int, runs: Path) -> dict[str, Path]:
+    if not find(row).starts_from_encoders:
+        return {}
+    encoders = {
+        name: runs / name / f"fold_{fold}" / f"seed_{seed}" / "weights.pt" for name in ENCODERS
+    }
+    for name, path in encoders.items():
+        if not path.exists():
+            raise InputError(
+                f"{row} starts from the {name} encoder of fold {fold}, but there is no {path}; "
+                f"run `dvc repro encoders@{name}-{fold}` first"
+            )
+    return encoders
+
+
+def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
+    """Train one model and leave its run in `folder`.
+
+    The random numbers of an epoch follow from the run's seed and the epoch alone, so a training
+    that was killed and goes on gives the same result as one that was not.
+    """
+    started = time.time()
+    fabric = _fabric(experiment)
+    info = experiment.describe() | provenance.device(fabric.device)
+    scratch = scratch / provenance.fingerprint(info)
+
+    torch.manual_seed(experiment.seed)
+    model = find(experiment.row).build(Sizes.of(experiment.params.source))
+    for name, path in experiment.encoders.items():
+        _start_from(getattr(model, name), name, path)
+    info["n_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
+    scaling, loader = _loader(experiment, model, fabric.device)
+    info["scaling"] = {"mean": scaling.mean.tolist(), "sd": scaling.sd.tolist()}
+
+    history = _fit(experiment, fabric, model, loader, scratch / "state.pt")
+
+    partial = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    _write(partial, history, experiment, model)
+    _write_json(partial / "run.json", info)
+    _write_json(partial / "timing.json", provenance.timing(started, time.time()))
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+    shutil.rmtree(scratch, ignore_errors=True)
+
+
+def _fabric(experiment: Experiment) -> Fabric:
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    precision = experiment.params.source.training.precision
+    return Fabric(accelerator="auto", devices=1, precision=precision)
+
+
+def _start_from(encoder: nn.Module, name: str, path: Path) -> None:
+    """Load an encoder's weights; a head that the new model lacks is left behind."""
+    weights = torch.load(path, weights_only=True, map_location="cpu")
+    encoder.load_state_dict({key: weights[f"{name}.{key}"] for key in encoder.state_dict()})
+
+
+def _loader(
+    experiment: Experiment, model: EmotionModel, device: torch.device
+) -> tuple[Scaling, Loader]:
+    """Batches for this model; its sound is scaled by the statistics of training actors alone."""
+    clips, training = experiment.clips, experiment.params.source.training
+    sound: np.ndarray = getattr(clips, model.audio_input)
+    scaling = Scaling.of(sound[clips.of_actors(experiment.split.training)])
+    if not training.standardise_mfcc:
+        scaling = Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.sd))
+    augment = augmentation(clips.frame_size, training.augment_per_frame)
+    loader = Loader(clips, scaling(sound), model.uses_video, model.uses_audio, augment, device)
+    return scaling, loader
+
+
+def _held_out(experiment: Experiment) -> dict[str, np.ndarray]:
+    """Positions of the test clips and, where the protocol has them, of the validation clips."""
+    sets = {"training": experiment.split.training, "test": experiment.split.test}
+    if experiment.split.validation:
+        sets["validation"] = experiment.split.validation
+    positions = {name: experiment.clips.of_actors(actors) for name, actors in sets.items()}
+    for name, found in positions.items():
+        if len(found) == 0:
+            raise InputError(
+                f"fold {experiment.fold} has no {name} clips: none of the actors "
+                f"{', '.join(map(str, sets[name]))} is in the data; add them or choose another fold"
+            )
+    return {name: found for name, found in positions.items() if name != "training"}
+
+
+def _fit(
+    experiment: Experiment, fabric: Fabric, model: EmotionModel, loader: Loader, state: Path
+) -> History:
+    """All epochs, going on after the last saved one; the model ends with its last weights."""
+    schedule, emotion = experiment.schedule, experiment.clips.emotion
+    held_out = _held_out(experiment)
+    training = experiment.clips.of_actors(experiment.split.training)
+    optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)
+    wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
+    wrapped.mark_forward_method("loss")
+    history = _resume(state, model, optimizer)
+
+    saved_s = time.time()
+    progress = tqdm(
+        range(len(history.epochs), schedule.n_epochs),
+        desc=f"{experiment.row}, fold {experiment.fold}, seed {experiment.seed}",
+        initial=len(history.epochs),
+        total=schedule.n_epochs,
+        unit="epoch",
+        mininterval=5,
+    )
+    for epoch in progress:
+        # Not seed + epoch: epoch 2 of seed 1 would repeat epoch 1 of seed 2.
+        torch.manual_seed(
+            int(np.random.SeedSequence([experiment.seed, epoch]).generate_state(1)[0])
+        )
+        order = training[torch.randperm(len(training)).numpy()]
+        model.train()
+        totals = torch.zeros(2, device=fabric.device)  # loss, clips classified rightly
+        for batch in loader.batches(order, schedule.batch_size, augmented=True):
+            loss, logits = wrapped.loss(batch.frames, batch.sound, batch.emotion)
+            wrapped_optimizer.zero_grad()
+            fabric.backward(loss)
+            wrapped_optimizer.step()
+            right = (logits.detach().argmax(dim=1) == batch.emotion).sum()
+            totals += torch.stack([loss.detach() * len(batch.emotion), right])
+        mean_loss, share = (totals / len(training)).tolist()
+        if not np.isfinite(mean_loss):
+            raise InputError(
+                f"{experiment.row}, fold {experiment.fold}: the loss is {mean_loss} in epoch "
+                f"{epoch + 1}; lower the learning rate ({schedule.learning_rate}) or use precision "
+                "32-true"
+            )
+        logits_of = {
+            name: predict(wrapped, loader, positions, schedule.batch_size)
+            for name, positions in held_out.items()
+        }
+        history.add(
+            {"epoch": epoch + 1, "train_loss": mean_loss, "train_accuracy_pct": 100 * share},
+            logits_of,
+        )
+        tested = 100 * (logits_of["test"].argmax(axis=1) == emotion[held_out["test"]]).mean()
+        progress.set_postfix_str(f"loss {mean_loss:.3f}, test {tested:.1f} %", refresh=False)
+        if time.time() - saved_s > SAVE_EVERY_S:
+            _save(state, model, optimizer, history)
+            saved_s = time.time()
+    return history
+
+
+@torch.no_grad()
+def predict(model: nn.Module, loader: Loader, positions: np.ndarray, batch_size: int) -> np.ndarray:
+    """Logits of the clips at `positions` in evaluation mode, float16 (clip, emotion)."""
+    model.eval()
+    logits = [
+        model(batch.frames, batch.sound).float() for batch in loader.batches(positions, batch_size)
+    ]
+    return torch.cat(logits).cpu().numpy().astype(np.float16)
+
+
+def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
+    """Write the state beside the old one, then replace that: a kill leaves one of the two."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".part")
+    state = {
+        "model": model.state_dict(),
+        "optimizer": optimizer.state_dict(),
+        "epochs": history.epochs,
+        "logits": {
+            name: torch.from_numpy(np.stack(logits)) for name, logits in history.logits.items()
+        },
+    }
+    torch.save(state, partial)
+    partial.replace(path)
+
+
+def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
+    if not path.exists():
+        return History()
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    logits = {name: list(values.numpy()) for name, values in state["logits"].items()}
+    return History(state["epochs"], logits)
+
+
+def _write(folder: Path, history: History, experiment: Experiment, model: nn.Module) -> None:
+    index = experiment.clips.index.assign(emotion=experiment.clips.emotion)[list(CLIP_COLUMNS)]
+    for name, positions in _held_out(experiment).items():
+        predictions = Predictions(np.stack(history.logits[name]), index.iloc[positions])
+        write_predictions(folder, name, predictions)
+    epochs = pd.DataFrame(history.epochs)
+    epochs.to_csv(folder / "epochs.csv", index=False, float_format="%.6g", lineterminator="\n")
+    weights = {name: value.cpu() for name, value in model.state_dict().items()}
+    torch.save(weights, folder / "weights.pt")
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=1) + "\n")
