@@ -1,6 +1,9 @@
-"""Late fusion: the two encoders decide, a rule joins their decisions (section 3.3, item 2)."""
+"""Late fusion: the two encoders decide, a rule joins their decisions (section 3.3, items 2-3)."""
+
+import math
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from cfnsr.models.base import EmotionModel, Sizes
@@ -38,3 +41,38 @@ class Multiplication(_LateFusion):
 
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
         return self.log_probabilities(frames, mfcc).sum(dim=0).log_softmax(dim=-1)
+
+
+class Multiplicative(_LateFusion):
+    r"""Each modality's cross entropy counts less, the surer the other is of the same class.
+
+    With :math:`p_m^c` modality m's probability of class c, M = 2 modalities and b = 0.3,
+
+    .. math::
+        \ell^c = -\sum_m q_m^c \log p_m^c, \qquad
+        q_m^c = \Big[\prod_{j \ne m} (1 - p_j^c)\Big]^{b / (M - 1)}
+
+    The loss is that of the true class, and gradients flow through q; the decision is the class of
+    the smallest loss. So the logits are :math:`-\ell^c`, which are at most 0; their softmax is
+    not a probability that the model was trained for. Source: Liu et al. 2018 (item 3); their
+    boosted and mixture-of-modalities variants are not used.
+    """
+
+    beta = 0.3
+
+    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
+        log_p = self.log_probabilities(frames, mfcc)
+        return (self.weights(log_p) * log_p).sum(dim=0)
+
+    def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
+        logits = self(frames, mfcc)
+        return F.nll_loss(logits, emotion), logits
+
+    def weights(self, log_p: Tensor) -> Tensor:
+        """q for log-probabilities (modality, clip, emotion), of the same shape."""
+        # log(1 - p) as the log of the sum of the other classes: finite, and so is its gradient,
+        # where 1 - p rounds to zero.
+        itself = torch.eye(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
+        log_rest = log_p[..., None, :].masked_fill(itself, -math.inf).logsumexp(dim=-1)
+        log_rest_of_others = log_rest.sum(dim=0) - log_rest
+        return torch.exp(self.beta / (len(log_p) - 1) * log_rest_of_others)
