@@ -65,7 +65,7 @@ class Experiment:
             "actors": {name: list(actors) for name, actors in vars(self.split).items()},
             "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
             "schedule": self.schedule.model_dump(),
-            "training": training.model_dump(exclude={"video", "audio", "fusion"}),
+            "training": training.model_dump(exclude={"video", "audio", "erann", "fusion"}),
             "preprocess": source.preprocess.model_dump(),
             "data_sha256": self.clips.sha256,
             "encoders_sha256": {

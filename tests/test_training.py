@@ -1,0 +1,219 @@
+"""Tests of `cfnsr.training` on random clips: the bookkeeping, not the accuracy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cfnsr import training
+from cfnsr.dataset import Clips, Loader, Scaling
+from cfnsr.errors import InputError
+from cfnsr.models.base import Sizes
+from cfnsr.models.registry import find
+from cfnsr.params import Model, Params, Schedule, SourceParams, Training
+from cfnsr.ravdess import EMOTIONS
+from cfnsr.runs import read_run
+
+SCHEDULE = Schedule(n_epochs=3, batch_size=32)
+
+
+def settings(protocol="paper", **training_changes):
+    source = SourceParams(
+        model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
+        training=Training(
+            **{"video": SCHEDULE, "audio": SCHEDULE, "fusion": SCHEDULE, **training_changes}
+        ),
+    )
+    return Params(protocol=protocol, seeds=(1,), synthetic=source)
+
+
+@pytest.fixture(scope="module")
+def clips():
+    rng = np.random.default_rng(0)
+    index = pd.DataFrame(
+        [
+            {"clip": f"{emotion}-{actor:02d}", "actor": actor, "emotion": emotion}
+            for actor in range(1, 25)
+            for emotion in EMOTIONS[:4]
+        ]
+    )
+    n = len(index)
+    return Clips(
+        index,
+        rng.integers(0, 256, (n, 4, 32, 32, 3), dtype=np.uint8),
+        rng.normal(10, 5, (n, 13, 212)).astype(np.float32),
+        rng.normal(size=(n, 128, 212)).astype(np.float16),
+        "made up",
+    )
+
+
+def run(clips, folder: Path, row="audio", fold=1, params=None):
+    return training.run_fold(
+        row,
+        fold,
+        params or settings(),
+        clips,
+        runs=folder,
+        output=folder / row / f"fold_{fold}",
+        scratch=folder / "scratch",
+    )[0]
+
+
+def contents(folder: Path):
+    return {
+        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timing.json"
+    }
+
+
+def test_a_run_leaves_what_the_contract_lists(clips, tmp_path):
+    trained = run(clips, tmp_path)
+    assert trained.test.logits.shape == (3, 16, 8)
+    assert set(trained.test.clips["actor"]) == {1, 2, 3, 4}
+    assert trained.validation is None
+    assert trained.epochs["epoch"].tolist() == [1, 2, 3]
+    assert trained.info["device"] == "cpu"
+    assert trained.info["n_parameters"] == find("audio").n_parameters(Sizes.of(settings().source))
+    assert trained.info["versions"]["torch"] == torch.__version__.split("+")[0]
+    timing = json.loads((tmp_path / "audio/fold_1/seed_1/timing.json").read_text())
+    assert set(timing) == {"seconds", "finished", "host", "git_commit", "git_dirty"}
+    assert not list(tmp_path.glob("scratch/*"))
+
+
+def test_equal_trainings_leave_equal_bytes(clips, tmp_path):
+    for name in ("one", "two"):
+        run(clips, tmp_path / name, row="video")
+    one, two = (contents(tmp_path / name / "video/fold_1/seed_1") for name in ("one", "two"))
+    assert one == two
+
+
+def test_another_seed_gives_other_logits(clips, tmp_path):
+    one = run(clips, tmp_path)
+    two = run(clips, tmp_path, params=settings().model_copy(update={"seeds": (2,)}))
+    assert not np.array_equal(one.test.logits, two.test.logits)
+
+
+@pytest.mark.parametrize("row", ["audio", "cfn_sr"])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
+    clips, tmp_path, monkeypatch, row
+):
+    for name in ("whole", "killed"):
+        for encoder in ("video", "audio"):
+            run(clips, tmp_path / name, row=encoder)
+    run(clips, tmp_path / "whole", row=row)
+
+    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)
+    predict, n_calls = training.predict, []
+
+    def predict_or_die(*arguments):
+        n_calls.append(1)
+        if len(n_calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*arguments)
+
+    monkeypatch.setattr(training, "predict", predict_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, tmp_path / "killed", row=row)
+    run(clips, tmp_path / "killed", row=row)
+
+    assert len(n_calls) == 4  # two epochs, the one that died, and that one again
+    whole, killed = (
+        contents(tmp_path / name / row / "fold_1/seed_1") for name in ("whole", "killed")
+    )
+    assert whole == killed
+
+
+def test_a_changed_training_does_not_go_on_from_an_old_state(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(training, "SAVE_EVERY_S", -1.0)
+    predict = training.predict
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "predict", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, tmp_path)
+    monkeypatch.setattr(training, "predict", predict)
+    changed = settings(audio=Schedule(n_epochs=2, batch_size=32))
+    assert run(clips, tmp_path, params=changed).n_epochs == 2
+
+
+def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):
+    trained = run(clips, tmp_path, row="video")
+    model = find("video").build(Sizes.of(settings().source))
+    weights = tmp_path / "video/fold_1/seed_1/weights.pt"
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    sound = Scaling.of(clips.mfcc)(clips.mfcc)
+    loader = Loader(clips, sound, True, False, torch.nn.Identity(), torch.device("cpu"))
+    logits = training.predict(model, loader, clips.of_actors([1, 2, 3, 4]), 32)
+    np.testing.assert_array_equal(logits.astype(np.float32), trained.test.logits[-1])
+
+
+def test_fusion_starts_from_the_encoders_of_its_fold(clips, tmp_path):
+    for encoder in ("video", "audio"):
+        run(clips, tmp_path, row=encoder)
+    frozen = settings(fusion=Schedule(n_epochs=1, batch_size=32, learning_rate=1e-12))
+    run(clips, tmp_path, row="cfn_sr", params=frozen)
+    weights = {
+        row: torch.load(tmp_path / row / "fold_1/seed_1/weights.pt", weights_only=True)
+        for row in ("video", "audio", "cfn_sr")
+    }
+    for key in ("video.layer4.0.conv2.weight", "audio.conv3.weight"):
+        torch.testing.assert_close(weights["cfn_sr"][key], weights[key.split(".")[0]][key])
+
+
+def test_fusion_without_encoders_says_which_stage_to_run(clips, tmp_path):
+    with pytest.raises(InputError, match=r"dvc repro encoders@video-2"):
+        run(clips, tmp_path, row="cfn_sr", fold=2)
+
+
+@pytest.mark.parametrize("fold", range(1, 7))
+def test_nested_never_lets_test_actors_train_scale_or_choose(clips, tmp_path, monkeypatch, fold):
+    seen = {True: set(), False: set()}  # by whether the batch was augmented, that is trained on
+    batches = Loader.batches
+
+    def spy(self, positions, batch_size, augmented=False):
+        seen[augmented] |= set(clips.index["actor"].iloc[positions])
+        return batches(self, positions, batch_size, augmented)
+
+    monkeypatch.setattr(Loader, "batches", spy)
+    trained = run(clips, tmp_path, fold=fold, params=settings("nested"))
+
+    actors = {name: set(who) for name, who in trained.info["actors"].items()}
+    assert actors["test"] == {4 * fold - 3, 4 * fold - 2, 4 * fold - 1, 4 * fold}
+    assert actors["test"].isdisjoint(actors["training"] | actors["validation"])
+    assert actors["training"].isdisjoint(actors["validation"])
+    assert len(actors["validation"]) == 4
+    assert sum(actor % 2 for actor in actors["validation"]) == 2
+    assert seen[True] == actors["training"]
+    assert seen[False] == actors["test"] | actors["validation"]
+    assert set(trained.validation.clips["actor"]) == actors["validation"]
+    mine = clips.mfcc[clips.index["actor"].isin(actors["training"])]
+    np.testing.assert_allclose(
+        trained.info["scaling"]["mean"], mine.mean(axis=(0, 2), dtype=float), rtol=1e-6
+    )
+
+
+def test_a_fold_whose_actors_are_missing_says_so(clips, tmp_path):
+    few = Clips(clips.index.iloc[16:], clips.frames[16:], clips.mfcc[16:], clips.log_mel[16:], "")
+    with pytest.raises(InputError, match="no test clips: none of the actors 1, 2, 3, 4"):
+        run(few, tmp_path)
+
+
+def test_a_diverged_training_says_what_to_do(clips, tmp_path):
+    wild = settings(audio=Schedule(n_epochs=3, batch_size=32, learning_rate=1e30))
+    with pytest.raises(InputError, match="lower the learning rate"):
+        run(clips, tmp_path, params=wild)
+
+
+def test_a_run_folder_is_complete_or_absent(clips, tmp_path, monkeypatch):
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training, "_write_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, tmp_path)
+    with pytest.raises(InputError, match="no run.json"):
+        read_run(tmp_path / "audio/fold_1/seed_1")
