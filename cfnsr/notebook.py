@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from cfnsr import warm
 from cfnsr.errors import InputError
 from cfnsr.params import repository_root
 
@@ -32,11 +33,36 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
     os.chdir(repository_root())
+    if options.when and not json.loads(options.when.read_text())["run"]:
+        options.executed.parent.mkdir(parents=True, exist_ok=True)
+        return 0
+    task = [str(options.source), str(options.executed), json.dumps(dict(options.p))]
+    if warm.is_possible():
+        try:
+            process = warm.start("cfnsr.notebook:run_warm", task)
+        except OSError:
+            pass  # no server, no matter: it only saves time
+        else:
+            return process.wait()
+    return run_reporting(task)
+
+
+def run_warm(task: list[str]) -> int:
+    """`run_reporting` in a fork of the warm server: its kernel is one, too."""
+    os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "cfnsr-warm"
+    return run_reporting(task)
+
+
+def run_reporting(task: list[str]) -> int:
+    """Run a notebook; an input error becomes one line on stderr. Returns the exit status.
+
+    Args:
+        task: the source's path, the executed copy's, and the parameters as json.
+    """
+    source, executed, parameters = task
+    values = {name: _scalar(value) for name, value in json.loads(parameters).items()}
     try:
-        if options.when and not json.loads(options.when.read_text())["run"]:
-            options.executed.parent.mkdir(parents=True, exist_ok=True)
-            return 0
-        run(options.source, options.executed, {name: _scalar(value) for name, value in options.p})
+        run(Path(source), Path(executed), values)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

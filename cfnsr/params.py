@@ -43,7 +43,7 @@ class Preprocess(_Section):
     sample_rate_hz: Count = 44_100
     offset_s: Annotated[float, Field(ge=0)] = 0.5
     duration_s: Annotated[float, Field(gt=0)] = 2.45
-    n_mfcc: Count = 13
+    n_mfcc: Annotated[int, Field(ge=1, le=128)] = 13  # there are 128 mel bands
     rejected: Literal["stop", "skip"] = "stop"
 
 
@@ -51,7 +51,7 @@ class Drawing(_Section):
     """How the 68 points become a picture: boxed by the clip or by each frame."""
 
     box: Literal["clip", "frame"] = "clip"
-    line_width_px: Count = 1
+    line_width_px: Annotated[int, Field(ge=1, le=5)] = 1
 
 
 class Model(_Section):
@@ -74,17 +74,21 @@ class Schedule(_Section):
 
 
 class Training(_Section):
-    """Schedules of the two encoders and of every row that starts from them.
+    """Schedules of the two encoders, of ERANN, and of every row that starts from the encoders.
 
+    `n_threads` of the processor (null: all): the control's tensors are so small that a second
+    one gains little, and with one the result is the same on any number of cores.
     `standardise_mfcc` and `augment_per_frame` are where this project departs from the release
     (false and true there).
     """
 
     video: Schedule = Schedule()
     audio: Schedule = Schedule()
+    erann: Schedule = Schedule()
     fusion: Schedule = Schedule()
     standardise_mfcc: bool = True
     augment_per_frame: bool = False
+    n_threads: Count | None = None
     precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
 
 
@@ -156,10 +160,10 @@ def load(path: Path | None = None) -> Params:
     """
     path = path or repository_root() / "params.yaml"
     try:
-        values: Any = yaml.safe_load(path.read_text())
+        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         params = Params.model_validate(values or {})
@@ -172,7 +176,7 @@ def load(path: Path | None = None) -> Params:
 
 
 def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"])
+    key = ".".join(str(part) for part in problem["loc"]) or "the whole file"
     if problem["type"] == "extra_forbidden":
         return f"unknown parameter {key}; check its spelling against the README's list"
     return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, found {problem['input']!r}"

@@ -158,9 +158,11 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
 
 
 def _fabric(experiment: Experiment) -> Fabric:
+    training = experiment.params.source.training
     torch.use_deterministic_algorithms(True, warn_only=True)
-    precision = experiment.params.source.training.precision
-    return Fabric(accelerator="auto", devices=1, precision=precision)
+    if training.n_threads is not None:
+        torch.set_num_threads(training.n_threads)
+    return Fabric(accelerator="auto", devices=1, precision=training.precision)
 
 
 def _start_from(encoder: nn.Module, name: str, path: Path) -> None:

@@ -86,7 +86,7 @@ TABLE_1: dict[str, Row] = {
         "early_fusion.MCBP",
         71.32,
         51.03,
-        note="d = 16,000 as its authors'; the paper's 51.03 M is not reproduced: 26.01 M here",
+        note="d = 16,000 as its authors'; the paper's 51.03 M is not reproduced: 26.01 M at full size",
     ),
     "mmtm": Row(
         "MMTM",
@@ -95,7 +95,7 @@ TABLE_1: dict[str, Row] = {
         73.12,
         31.97,
         note="two modules, ratio 4, mean of both heads; the paper's 31.97 M is not reproduced: "
-        "31.50 M here",
+        "31.50 M at full size",
     ),
     "msaf": Row(
         "MSAF",

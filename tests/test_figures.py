@@ -1,0 +1,182 @@
+import hashlib
+import json
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import pytest
+from test_tables import CONTROL, REAL, every_row, run
+
+from cfnsr import comparisons, evaluation, figures, tables
+from cfnsr.models.registry import find
+from cfnsr.params import Preprocess
+from cfnsr.ravdess import EMOTIONS
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+RULE = "last epoch"
+
+
+def index(n_actors=24):
+    clips = [(actor, emotion) for actor in range(1, n_actors + 1) for emotion in EMOTIONS]
+    return pd.DataFrame(clips, columns=["actor", "emotion"])
+
+
+def with_losses(run):
+    epoch = np.arange(1, run.n_epochs + 1)
+    losses = {"epoch": epoch, "train_loss": 1 / epoch, "train_accuracy_pct": 50.0 + epoch}
+    return replace(run, epochs=pd.DataFrame(losses))
+
+
+def drawn_from(runs, params):
+    """Every figure of notebook 03."""
+    table = tables.table({name: find(name) for name in runs}, runs)
+    title = f"title\n{tables.setting(params)}"
+    matrix = evaluation.win_matrix(evaluation.pairwise_tests(runs, RULE))
+    first = next(iter(runs.values()))
+    return {
+        "accuracy": comparisons.accuracy(table, tables.ceilings(params), title),
+        "folds": comparisons.fold_heatmap(runs, RULE, title),
+        "curves": comparisons.curves(runs, title),
+        "parameters": comparisons.accuracy_against_parameters(table, title),
+        "wins": comparisons.wins(matrix, title),
+        "confusion": figures.confusion(first, RULE, title),
+        "reliability": figures.reliability(first, RULE, title),
+    }
+
+
+def texts(figure):
+    return [text.get_text() for text in figure.findobj(lambda a: hasattr(a, "get_text"))]
+
+
+def is_cut(figure):
+    """Whether anything that is drawn reaches beyond the picture's edge, by more than rounding."""
+    drawn = figure.get_tightbbox()  # inches
+    low, high = np.min(drawn.min), np.max(drawn.max - figure.get_size_inches())
+    return low < -0.01 or high > 0.01
+
+
+@pytest.mark.parametrize(
+    ("runs", "params"),
+    [
+        (every_row(), CONTROL),
+        (every_row(folds=[4]), REAL.model_copy(update={"fold": 4, "data": "ravdess_landmarks"})),
+        ({"erann": [run([4], "erann", 4)]}, CONTROL.model_copy(update={"fold": 4})),
+    ],
+    ids=["all rows and folds", "one fold", "one row, one fold, one epoch"],
+)
+def test_every_figure_names_its_setting_and_cuts_no_text(runs, params):
+    for name, figure in drawn_from(runs, params).items():
+        title = " ".join(figure.get_suptitle().split())
+        assert title == f"title {tables.setting(params)}", name
+        assert not is_cut(figure), name
+    assert plt.get_fignums() == []
+
+
+def test_the_accuracy_figure_shows_rules_paper_chance_and_known_ceilings_alone():
+    runs = every_row(folds=[1, 2])
+    table = tables.table({name: find(name) for name in runs}, runs)
+    on_control = texts(comparisons.accuracy(table, tables.ceilings(CONTROL), ""))
+    expected = {*table["rule"], *table["label"], "paper, on RAVDESS", "chance, 13.3 %"}
+    assert expected | {"best possible accuracy"} <= set(on_control)
+    on_real = texts(comparisons.accuracy(table, tables.ceilings(REAL), ""))
+    assert expected <= set(on_real)
+    assert "best possible accuracy" not in on_real
+
+
+def test_the_confusion_figure_has_shares_and_counts():
+    found = texts(figures.confusion([run([6])], RULE, ""))
+    # each of four actors has one clip an emotion, and the first six emotions are right
+    assert found.count("100 %\n4") == 8
+    assert found.count("0 %\n0") == 56
+
+
+def test_labels_that_would_overlap_are_moved_apart():
+    moved = comparisons._apart(np.array([50.0, 50.0, 50.1, 99.9]), 0, 100)
+    assert (np.diff(moved) >= 100 / 12 - 1e-9).all()
+    assert moved[-1] <= 100
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_faces_and_sound_show_the_same_clips_in_seconds_of_the_clip(channels):
+    frames = np.zeros((192, 30, 8, 8, channels), np.uint8)
+    shown = figures.faces(frames, index(), 3, "synthetic")
+    labels = [text for text in texts(shown) if "actor" in text]
+    assert shown.get_suptitle() == "Faces, synthetic control"
+    mfcc = np.random.default_rng(0).normal(size=(192, 13, 212))
+    heard = figures.sound(mfcc, index(), 3, Preprocess(), "synthetic")
+    assert [axis.get_title("left") for axis in heard.axes[:3]] == [
+        label.replace("\n", ", ") for label in labels
+    ]
+    low, high = heard.axes[0].get_xlim()
+    step_s = 512 / 44_100
+    assert low == pytest.approx(0.5 - step_s / 2)
+    assert high == pytest.approx(0.5 + 211.5 * step_s)
+    for figure in (shown, heard):
+        assert not is_cut(figure)
+
+
+def test_the_clips_shown_differ_in_actor_and_emotion_and_span_the_index():
+    clips = index()
+    chosen = clips.iloc[figures.spread(clips, 5)]
+    assert chosen["actor"].nunique() == chosen["emotion"].nunique() == 5
+    assert {1, 24} <= set(chosen["actor"])
+    assert figures.spread(clips, 5) == figures.spread(clips, 5)
+    assert figures.spread(clips.head(3), 9) == [0, 1, 2]
+
+
+@pytest.mark.parametrize("n_seeds", [1, 3])
+def test_training_curves_have_a_line_a_seed_and_one_legend_entry_each(n_seeds):
+    runs = [with_losses(run([2, 6, 4], seed=seed)) for seed in range(n_seeds)]
+    figure = figures.training_curves(runs, "CFN-SR, synthetic, fold 1")
+    loss, accuracy = figure.axes
+    assert len(loss.lines) == n_seeds
+    assert len(accuracy.lines) == 3 * n_seeds  # training, test, ring
+    legend = [text.get_text() for text in accuracy.get_legend().get_texts()]
+    assert legend == ["training", "test actors", "best test epoch"]
+    assert accuracy.lines[2].get_xydata().tolist() == [[2, 75]]
+    assert not is_cut(figure)
+
+
+def test_training_curves_show_validation_actors_and_a_single_epoch():
+    nested = replace(run([4]), validation=run([3], fold=2).test)
+    figure = figures.training_curves([with_losses(nested)], "title")
+    assert "validation actors" in texts(figure)
+    assert [tick for tick in figure.axes[1].get_xticks() if 0.9 < tick < 1.1] == [1]
+
+
+def write_all(folder):
+    """Save figures of every kind, and return their hashes."""
+    runs = every_row(folds=[1, 2])
+    shown = {name: runs[name] for name in ("video", "audio", "cfn_sr")}
+    for name, figure in drawn_from(shown, CONTROL).items():
+        figures.save(figure, folder / name)
+    mfcc = np.random.default_rng(0).normal(size=(192, 13, 212))
+    figures.save(figures.sound(mfcc, index(), 2, Preprocess(), "synthetic"), folder / "sound")
+    return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(folder.iterdir())}
+
+
+def test_another_process_writes_the_same_bytes(tmp_path):
+    (here := tmp_path / "here").mkdir()
+    (there := tmp_path / "there").mkdir()
+    code = (
+        "import json, pathlib, sys; sys.path.insert(0, sys.argv[1]); import test_figures;"
+        "print(json.dumps(test_figures.write_all(pathlib.Path(sys.argv[2]))))"
+    )
+    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(there)]
+    found = subprocess.run(command, capture_output=True, check=True).stdout
+    expected = write_all(here)
+    assert len(expected) == 16
+    assert json.loads(found) == expected
+
+
+def test_a_saved_figure_has_neither_date_nor_version(tmp_path):
+    figures.save(figures.reliability([run([4])], RULE, "title"), tmp_path / "figure")
+    svg = (tmp_path / "figure.svg").read_text()
+    assert "dc:date" not in svg
+    assert "dc:creator" not in svg
+    assert b"Software" not in (tmp_path / "figure.png").read_bytes()

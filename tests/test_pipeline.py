@@ -1,0 +1,133 @@
+"""Tests of the whole pipeline in clones of this repository; `make slow` runs them."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+REPOSITORY = Path(__file__).parents[1]
+TRAINED = re.compile(r"runs/synthetic/paper/(\w+)/fold_(\d)")
+
+
+def run(folder, *command, succeeds=True):
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
+    assert (done.returncode == 0) == succeeds, done.stdout[-3000:]
+    return done.stdout
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A clone whose trainings take an epoch or two: what runs matters here, not how well."""
+    folder = tmp_path / "clone"
+    run(tmp_path, "git", "clone", "--quiet", str(REPOSITORY), str(folder))
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    for schedule in params["synthetic"]["training"].values():
+        if isinstance(schedule, dict):
+            schedule["n_epochs"] = 1
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    run(folder, "git", "config", "user.name", "A test")
+    run(folder, "git", "config", "user.email", "test@example.org")
+    run(folder, "git", "commit", "--quiet", "--all", "--message", "Short trainings")
+    return folder
+
+
+def trained(folder):
+    """Rows and folds that have a finished run."""
+    return {
+        match.groups()
+        for path in folder.glob("runs/synthetic/paper/*/fold_*/seed_*/run.json")
+        if (match := TRAINED.search(str(path)))
+    }
+
+
+def change(folder, **values):
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    (folder / "params.yaml").write_text(yaml.safe_dump(params | values))
+
+
+def stages(output):
+    return set(re.findall(r"Running stage '(.*)'", output))
+
+
+@pytest.mark.slow
+def test_one_fold_of_a_fresh_clone_trains_that_fold_alone(clone):
+    output = run(clone, "dvc", "exp", "run", "-S", "fold=4", "-S", "row=cfn_sr")
+    assert trained(clone) == {("video", "4"), ("audio", "4"), ("cfn_sr", "4")}
+    assert len(re.findall(r"1/1 \[", output)) >= 3
+    metrics = json.loads((clone / "figures/synthetic/metrics.json").read_text())
+    assert "cfn_sr" in metrics
+    shown = run(clone, "dvc", "exp", "show", "--json")
+    assert '"fold": 4' in shown
+    assert "last epoch" in shown
+
+
+@pytest.mark.slow
+def test_what_has_been_trained_is_never_trained_again(clone):
+    change(clone, row="no_cross_modal")
+    run(clone, "dvc", "repro")
+    assert stages(run(clone, "dvc", "repro")) == set()
+
+    output = run(clone, "dvc", "exp", "run", "-S", "fold=4")
+    assert "epoch/s]" not in output
+    assert {fold for _, fold in trained(clone)} == {"4"}
+
+    run(clone, "git", "checkout", "--", "params.yaml")
+    change(clone, row="no_cross_modal")
+    output = run(clone, "dvc", "repro")
+    assert "epoch/s]" not in output
+    assert {fold for _, fold in trained(clone)} == set("12345")
+
+    for path, addition in {
+        "cfnsr/figures.py": "\n# a comment\n",
+        "cfnsr/models/msaf.py": "\n# another\n",
+    }.items():
+        with (clone / path).open("a") as file:
+            file.write(addition)
+    notebook = clone / "notebooks/02_train.ipynb"
+    content = json.loads(notebook.read_text())
+    for cell in content["cells"]:
+        if cell["cell_type"] == "code":
+            cell["execution_count"] = 1
+            cell["outputs"] = [{"output_type": "stream", "name": "stdout", "text": ["saved\n"]}]
+    notebook.write_text(json.dumps(content))
+    output = run(clone, "dvc", "repro")
+    assert "epoch/s]" not in output
+    assert {"notebooks", "plan", "tables"} <= stages(output)
+
+
+@pytest.mark.slow
+def test_two_reproductions_from_scratch_have_equal_hashes(clone):
+    change(clone, row="cfn_sr", fold=2)
+    locks = []
+    for _ in range(2):
+        run(clone, "dvc", "repro")
+        locks.append((clone / "dvc.lock").read_bytes())
+        run(clone, "git", "clean", "-fdxq", "--exclude=.dvc/config")
+        run(clone, "git", "checkout", "--", "dvc.lock", "figures")
+    assert locks[0] == locks[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("change_to", "message"),
+    [
+        ({"fold": 9}, "fold: expected all or 1 to 5 under protocol paper, found 9"),
+        ({"row": "cfnsr"}, "row: expected all or one of video, audio"),
+        ({"epochs": 3}, "unknown parameter epochs"),
+    ],
+)
+def test_a_wrong_parameter_stops_the_pipeline_with_one_line(clone, change_to, message):
+    change(clone, **change_to)
+    output = run(clone, "dvc", "repro", succeeds=False)
+    lines = [line for line in output.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert "Traceback" not in output
