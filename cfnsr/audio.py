@@ -10,6 +10,9 @@ from cfnsr.params import Preprocess
 
 HOP = 512  # librosa's default, samples
 N_MELS = 128  # librosa's default
+#: By how much a whole file may be shorter than it says: encoders pad, writers miscount headers.
+TOLERANCE_S = 0.1
+RIFF_TOLERANCE_BYTES = 1024
 
 
 def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
@@ -21,7 +24,7 @@ def read_waveform(path: Path) -> tuple[np.ndarray, int]:
     """The sound of a wav, flac or mp4 file: mono float32 samples in [-1, 1], and their rate in Hz.
 
     Raises:
-        InputError: no sound stream, or one that cannot be decoded.
+        InputError: no sound stream, or one that is cut short or cannot be decoded.
     """
     try:
         with av.open(path) as container:
@@ -35,13 +38,29 @@ def read_waveform(path: Path) -> tuple[np.ndarray, int]:
                 for block in to_float.resample(frame)
             ]
             rate = stream.rate
+            announced_s = float((stream.duration or 0) * (stream.time_base or 0))
     except (av.FFmpegError, OSError) as error:
         raise InputError(
             f"{path.name} cannot be decoded ({error.strerror}); fetch the file again"
         ) from None
     if not blocks:
         raise InputError(f"{path.name} has an empty sound stream; fetch the file again")
-    return np.concatenate(blocks, axis=1).mean(axis=0), rate
+    waveform = np.concatenate(blocks, axis=1).mean(axis=0)
+    if len(waveform) / rate < announced_s - TOLERANCE_S or _riff_is_cut(path):
+        raise InputError(
+            f"{path.name} is cut short: only {len(waveform) / rate:.2f} s of its sound are there; "
+            "fetch the file again"
+        )
+    return waveform, rate
+
+
+def _riff_is_cut(path: Path) -> bool:
+    """Whether a wav file is shorter than its header says, which FFmpeg passes over."""
+    with path.open("rb") as file:
+        header = file.read(8)
+    n_bytes = int.from_bytes(header[4:], "little")
+    is_known = header[:4] == b"RIFF" and n_bytes != 0xFFFF_FFFF  # unknown to whoever streamed it
+    return is_known and path.stat().st_size + RIFF_TOLERANCE_BYTES < n_bytes
 
 
 def read_window(path: Path, settings: Preprocess) -> np.ndarray:

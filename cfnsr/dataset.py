@@ -135,9 +135,11 @@ class Loader:
     ) -> Iterator[Batch]:
         """The clips at `positions` in that order, in batches of nearly equal size.
 
-        Equal sizes because a last batch of one clip has no batch statistics to normalise with.
+        A batch of one clip has no batch statistics to normalise with: there is none unless there
+        is but one clip. So an odd number of clips in batches of 2 makes one batch of 3.
         """
-        for chosen in np.array_split(positions, math.ceil(len(positions) / batch_size)):
+        n_batches = min(math.ceil(len(positions) / batch_size), max(len(positions) // 2, 1))
+        for chosen in np.array_split(positions, n_batches):
             emotion = torch.from_numpy(self.clips.emotion[chosen]).to(self.device)
             frames = sound = torch.empty(len(chosen), 0, device=self.device)
             if self.uses_audio:

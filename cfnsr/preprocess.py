@@ -12,10 +12,13 @@ build/<data>/arrays/
 
 import hashlib
 import json
+import multiprocessing
 import os
 import shutil
+import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -91,12 +94,15 @@ def preprocess(
     Each finished clip is kept in `scratch` under the hashes of its files and of the settings, so
     a run that was stopped, or that rejected a clip which is then mended, goes on where it was.
 
+    Args:
+        n_processes: all cores if None; 1 stays in this process.
+
     Returns:
         The index, one line a usable clip.
 
     Raises:
         InputError: clips were rejected and `settings.rejected` is `stop` (the usable ones are
-            written all the same), or none can be used.
+            written all the same), none can be used, or a process died.
     """
     output.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -126,9 +132,8 @@ def preprocess(
     if kept:
         _assemble(kept, output)
     index.to_csv(output / "index.csv", index=False, lineterminator="\n")
-    (output / "settings.json").write_text(
-        json.dumps({"source": source, **settings.model_dump()}, indent=1) + "\n"
-    )
+    made_with = {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
+    (output / "settings.json").write_text(json.dumps(made_with, indent=1) + "\n")
     if not kept or (len(rejected) and settings.rejected == "stop"):
         raise InputError(_complaint(rejected, len(files), output))
     shutil.rmtree(scratch)
@@ -141,18 +146,47 @@ def _run(jobs: list[Job], n_processes: int | None) -> dict[int, str]:
     n_processes = min(n_processes or len(os.sched_getaffinity(0)), max(len(todo), 1))
     problems = {}
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
-    with progress, ProcessPoolExecutor(n_processes, initializer=_single_threaded) as pool:
-        futures = {pool.submit(_work, jobs[i]): i for i in todo}
-        for future in as_completed(futures):
-            reason = future.result()
+    with progress:
+        for i, reason in _reasons({i: jobs[i] for i in todo}, n_processes):
             if reason is not None:
-                problems[futures[future]] = reason
+                problems[i] = reason
             progress.update()
     return problems
 
 
-def _single_threaded() -> None:
+def _reasons(jobs: dict[int, Job], n_processes: int) -> Iterator[tuple[int, str | None]]:
+    """Each job's position and what `_work` says of it, as they finish."""
+    if n_processes == 1:
+        for i, job in jobs.items():
+            yield i, _work(job)
+        return
+    # Spawned, because forking a process that runs threads (torch, Jupyter) can deadlock.
+    context = multiprocessing.get_context("spawn")
+    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_prepare_worker)
+    try:
+        futures = {pool.submit(_work, job): i for i, job in jobs.items()}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+    except BrokenProcessPool:
+        raise InputError(
+            f"one of {n_processes} processes that preprocess clips died, mostly for lack of "
+            "memory; the finished clips are kept, so free some memory and run this again"
+        ) from None
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _prepare_worker() -> None:
     cv2.setNumThreads(1)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    # Else the workers of a killed run would wait for work for ever.
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
 
 
 def _work(job: Job) -> str | None:
@@ -160,7 +194,8 @@ def _work(job: Job) -> str | None:
         arrays = preprocess_clip(job.media, job.landmarks, job.settings, job.draws_landmarks)
     except InputError as error:
         return str(error)
-    partial = job.result.with_suffix(".part")
+    # Of this process alone: two copies of one take have one result.
+    partial = job.result.with_suffix(f".{os.getpid()}.part")
     with partial.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
     partial.replace(job.result)

@@ -94,18 +94,23 @@ def read_run(folder: Path) -> Run:
     """
     try:
         info = json.loads((folder / "run.json").read_text())
-    except FileNotFoundError:
-        raise InputError(f"{folder} holds no run.json; train it again with `dvc repro`") from None
-    has_validation = (folder / "validation_logits.npy").exists()
-    return Run(
-        row=info["row"],
-        fold=info["fold"],
-        seed=info["seed"],
-        info=info,
-        epochs=pd.read_csv(folder / "epochs.csv"),
-        test=read_predictions(folder, "test"),
-        validation=read_predictions(folder, "validation") if has_validation else None,
-    )
+        has_validation = (folder / "validation_logits.npy").exists()
+        return Run(
+            row=info["row"],
+            fold=info["fold"],
+            seed=info["seed"],
+            info=info,
+            epochs=pd.read_csv(folder / "epochs.csv"),
+            test=read_predictions(folder, "test"),
+            validation=read_predictions(folder, "validation") if has_validation else None,
+        )
+    except FileNotFoundError as error:
+        missing = Path(error.filename).name
+        raise InputError(f"{folder} holds no {missing}; train it again with `dvc repro`") from None
+    except InputError:
+        raise
+    except (ValueError, KeyError, EOFError):
+        raise InputError(f"{folder} is damaged; remove it and train again") from None
 
 
 def read_runs(folder: Path, rows: Iterable[str], folds: Iterable[int]) -> list[Run]:

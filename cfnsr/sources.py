@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from cfnsr import download, synthetic
 from cfnsr.errors import InputError
-from cfnsr.params import Params, Source
+from cfnsr.params import Clips, Params, Source
 from cfnsr.ravdess import AUDIO_ONLY, AUDIO_VIDEO, parse_name
 
 MANIFEST_COLUMNS = ("media", "landmarks", "media_sha256", "landmarks_sha256")
@@ -39,8 +39,7 @@ def provide(params: Params, repository: Path) -> Path:
                 "to Actor_24 and landmarks (or null to have the data made or downloaded)"
             )
     elif params.data == "synthetic":
-        assert params.synthetic.clips is not None
-        synthetic.write_dataset(root, params.synthetic.clips)
+        synthetic.write_dataset(root, params.synthetic.clips or Clips())
     else:
         download.download(params.data, root)
     return root
@@ -56,7 +55,7 @@ def manifest(root: Path, source: Source) -> pd.DataFrame:
         Columns `media`, `landmarks` (paths below root), `media_sha256`, `landmarks_sha256`.
 
     Raises:
-        InputError: no media file at all.
+        InputError: no media file at all, or one that cannot be read.
     """
     media = list(_media(root, source))
     if not media:
@@ -124,5 +123,10 @@ def _landmarks_of(media: Path, root: Path) -> Path | None:
 def _sha256(path: Path | None) -> str:
     if path is None:
         return ""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(
+            f"{path} cannot be read ({error.strerror}); mend it or move it away"
+        ) from None

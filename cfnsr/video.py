@@ -44,11 +44,15 @@ def read_landmarks(path: Path) -> np.ndarray:
         float64 (frame, 68, 2), x and y in pixels of the full frame.
 
     Raises:
-        InputError: missing, empty, without the columns x_0..x_67, y_0..y_67, or not finite.
+        InputError: missing, empty, without the columns x_0..x_67, y_0..y_67, not finite, or
+            all in one place, as a tracker that lost the face writes them.
     """
     try:
-        # Some releases write a blank after each comma.
-        table = pd.read_csv(path, skipinitialspace=True, usecols=lambda c: c in set(_COLUMNS))
+        # Some releases write a blank after each comma. A comma at the end of the lines must not
+        # shift the columns, as pandas would have it.
+        table = pd.read_csv(
+            path, skipinitialspace=True, index_col=False, usecols=lambda c: c in set(_COLUMNS)
+        )
     except FileNotFoundError:
         raise InputError(f"landmarks {path.name} are missing; fetch the landmark archive") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
@@ -59,13 +63,18 @@ def read_landmarks(path: Path) -> np.ndarray:
         raise InputError(f"landmarks {path.name} {what}; fetch them again")
     points = table[_COLUMNS].apply(pd.to_numeric, errors="coerce").to_numpy(float)
     points = points.reshape(-1, 2, N_LANDMARKS).swapaxes(1, 2)
-    bad = np.flatnonzero(~np.isfinite(points).all(axis=(1, 2)))
-    if len(bad):
-        raise InputError(
-            f"landmarks {path.name} are not finite numbers in {len(bad)} frames, first in frame "
-            f"{bad[0] + 1}; fetch them again"
-        )
+    _reject_frames(path.name, "are not finite numbers", ~np.isfinite(points).all(axis=(1, 2)))
+    lost = (np.ptp(points, axis=1) == 0).any(axis=1)
+    _reject_frames(path.name, "have no extent, so the tracker lost the face,", lost)
     return points
+
+
+def _reject_frames(name: str, what: str, bad: np.ndarray) -> None:
+    if bad.any():
+        raise InputError(
+            f"landmarks {name} {what} in {bad.sum()} of {len(bad)} frames, first in frame "
+            f"{bad.argmax() + 1}; fetch them again"
+        )
 
 
 def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:
@@ -83,7 +92,7 @@ def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.nd
     try:
         with av.open(path) as container:
             if not container.streams.video:
-                raise InputError(f"{path.name} has no picture stream; fetch the file again")
+                raise InputError("no picture stream; fetch the file again")
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # clips are spread over processes, not threads
             n_available = stream.frames or len(landmarks)

@@ -63,9 +63,7 @@ def run(clips, folder: Path, row="audio", fold=1, params=None):
 
 
 def contents(folder: Path):
-    return {
-        path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timing.json"
-    }
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timing.json"}
 
 
 def test_a_run_leaves_what_the_contract_lists(clips, tmp_path):

@@ -1,0 +1,126 @@
+import configparser
+import re
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
+
+from cfnsr.models.registry import ROWS
+from cfnsr.params import Schedule, Training
+from cfnsr.ravdess import N_FOLDS
+
+REPOSITORY = Path(__file__).parents[1]
+PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
+LOCK = (REPOSITORY / "requirements.lock").read_text()
+ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
+STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
+SCHEDULES = [name for name, field in Training.model_fields.items() if field.annotation is Schedule]
+MATRICES = {name: stage for name, stage in STAGES.items() if "row" in stage.get("matrix", {})}
+
+
+def locked():
+    """The requirement and the hashes of each entry of the lock."""
+    entries = LOCK.replace("\\\n", " ").splitlines()
+    return [
+        (Requirement(requirement.strip()), hashes)
+        for requirement, *hashes in (entry.split("--hash=") for entry in entries)
+    ]
+
+
+@pytest.mark.parametrize(
+    "wanted", [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["dev"]]
+)
+def test_every_dependency_of_the_project_is_locked_for_every_platform(wanted):
+    wanted = Requirement(wanted)
+    found = [
+        entry
+        for entry, _ in locked()
+        if canonicalize_name(entry.name) == canonicalize_name(wanted.name)
+    ]
+    assert len(found) == 1
+    assert found[0].marker is None
+    (pin,) = found[0].specifier
+    assert pin.version in wanted.specifier
+
+
+def test_the_lock_has_one_version_of_each_package_for_every_python():
+    names = [canonicalize_name(entry.name) for entry, _ in locked()]
+    assert len(names) == len(set(names)) > 100
+    for entry, _ in locked():
+        assert [pin.operator for pin in entry.specifier] == ["=="]
+
+
+def test_every_locked_package_has_a_hash():
+    for entry, hashes in locked():
+        assert hashes, entry
+        for found in hashes:
+            assert re.fullmatch(r"sha256:[0-9a-f]{64}", found.strip())
+
+
+def test_the_lock_names_no_address():
+    assert "://" not in LOCK
+    assert not re.search(r"index-url|find-links|trusted-host| @ ", LOCK)
+
+
+def test_conda_users_get_the_locked_packages_with_hashes_and_a_python_that_is_allowed():
+    pip = next(part["pip"] for part in ENVIRONMENT["dependencies"] if isinstance(part, dict))
+    assert pip == ["--require-hashes", "-r requirements.lock"]
+    python = next(part for part in ENVIRONMENT["dependencies"] if str(part).startswith("python="))
+    assert python.partition("=")[2] in SpecifierSet(PYPROJECT["project"]["requires-python"])
+
+
+def test_dvc_sends_no_statistics_and_stages_its_own_files():
+    config = configparser.ConfigParser()
+    config.read(REPOSITORY / ".dvc" / "config")
+    assert config["core"].getboolean("analytics") is False
+    assert config["core"].getboolean("autostage") is True
+
+
+def test_the_pipeline_trains_each_row_of_the_registry_in_one_stage():
+    rows = [row for stage in MATRICES.values() for row in stage["matrix"]["row"]]
+    assert len(rows) == len(set(rows))
+    assert set(rows) == {name for name, row in ROWS.items() if row.alias is None}
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_training_stage_has_every_fold_and_depends_on_its_rows_schedule(name):
+    stage = MATRICES[name]
+    assert stage["matrix"].get("fold") == list(range(1, N_FOLDS + 1))
+    for row in stage["matrix"]["row"]:
+        parameters = {str(key).replace("${item.row}", row) for key in stage["params"]}
+        schedules = {
+            schedule for schedule in SCHEDULES if f"${{data}}.training.{schedule}" in parameters
+        }
+        assert schedules == {ROWS[row].schedule}, row
+        encoders = [path for path in stage["deps"] if path.startswith("runs/")]
+        assert bool(encoders) == ROWS[row].starts_from_encoders
+
+
+@pytest.mark.parametrize("name", STAGES)
+def test_every_module_that_a_stage_depends_on_exists(name):
+    stage = STAGES[name]
+    for path in stage.get("deps", []):
+        if path.startswith("cfnsr"):
+            assert (REPOSITORY / path).exists(), path
+
+
+def test_no_tracked_file_names_a_package_registry():
+    # Whoever clones this may use a mirror; pip, uv and conda know where to look.
+    hosts = re.compile(
+        r"py[p]i\.org|python[h]osted\.org|anaconda\.[o]rg|download\.py[t]orch\.org", re.IGNORECASE
+    )
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    if listed.returncode:
+        pytest.skip("not a git repository")
+    for name in filter(None, listed.stdout.split("\0")):
+        path = REPOSITORY / name
+        if not path.is_file() or b"\0" in path.read_bytes():
+            continue
+        assert not hosts.search(path.read_text(errors="replace")), name

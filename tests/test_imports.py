@@ -1,0 +1,37 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def test_the_arrows_between_modules_point_to_the_left_only():
+    program = shutil.which("lint-imports", path=str(Path(sys.executable).parent))
+    assert program, "import-linter is not installed beside this Python; run `make env`"
+    checked = subprocess.run(
+        [program, "--no-cache"], cwd=REPOSITORY, capture_output=True, text=True
+    )
+    assert checked.returncode == 0, checked.stdout + checked.stderr
+
+
+def loaded(*modules):
+    """The top-level packages that importing these modules loads."""
+    program = (
+        "import sys\nfrom importlib import import_module\n"
+        "for name in sys.argv[1:]: import_module(name)\n"
+        "print(*(name for name in sys.modules if '.' not in name))"
+    )
+    printed = subprocess.check_output([sys.executable, "-c", program, *modules], text=True)
+    return set(printed.split())
+
+
+def test_torch_is_not_loaded_for_what_needs_no_model():
+    found = loaded("cfnsr.preprocess", "cfnsr.sources", "cfnsr.figures", "cfnsr.tables")
+    assert "pandas" in found
+    assert "torch" not in found
+
+
+def test_the_commands_and_the_plan_load_no_heavy_library():
+    found = loaded("cfnsr.__main__", "cfnsr.plan")
+    assert not found & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}

@@ -1,0 +1,122 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from cfnsr import params
+from cfnsr.__main__ import main
+from cfnsr.errors import InputError
+from cfnsr.params import Params, Preprocess
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+@pytest.fixture
+def written(tmp_path):
+    """A function that writes params.yaml and gives its path."""
+
+    def write(text):
+        path = tmp_path / "params.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def test_the_repositorys_params_yaml_is_valid():
+    assert params.load(REPOSITORY / "params.yaml").data == "synthetic"
+
+
+def test_the_defaults_are_the_papers(written):
+    found = params.load(written("data: ravdess")).source
+    assert (found.preprocess.n_frames, found.preprocess.frame_size) == (30, 224)
+    assert (found.preprocess.offset_s, found.preprocess.duration_s) == (0.5, 2.45)
+    assert found.model.n_blocks == (3, 4, 6, 3)
+    assert found.training.fusion.model_dump() == {
+        "n_epochs": 70,
+        "batch_size": 16,
+        "learning_rate": 0.001,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("colour: red", "unknown parameter colour"),
+        ("ravdess: {preprocess: {n_frame: 3}}", "unknown parameter ravdess.preprocess.n_frame"),
+        ("ravdess: {training: {video: {n_epochs: ten}}}", "ravdess.training.video.n_epochs: .*'t"),
+        ("ravdess: {preprocess: {frame_size: 4}}", "ravdess.preprocess.frame_size: .*16, found 4"),
+        ("ravdess: {preprocess: {n_mfcc: 200}}", "ravdess.preprocess.n_mfcc: .*128, found 200"),
+        ("ravdess: {preprocess: }", "ravdess.preprocess: .*found None"),
+        ("ravdess: {drawing: {line_width_px: 90}}", "ravdess.drawing.line_width_px: .*found 90"),
+        ("synthetic: {clips: {face_reliability: 1.5}}", "synthetic.clips.face_reliability: .*1.5"),
+        ("ravdess: {training: {audio: {learning_rate: .nan}}}", "learning_rate: .*finite.*nan"),
+        ("ravdess: {training: {audio: {batch_size: 1}}}", "batch_size: .*2, found 1"),
+        ("ravdess: {preprocess: {rejected: ignore}}", "rejected: .*'stop' or 'skip'.*'ignore'"),
+        ("data: crema_d", "data: .*'ravdess'.*'crema_d'"),
+        ("protocol: loso", "protocol: .*'nested'.*'loso'"),
+        ("fold: first", "fold.*found 'first'"),
+        ("fold: 9", "fold: expected all or 1 to 5 under protocol paper, found 9"),
+        ("fold: 6", r"fold: .*found 6 \(protocol nested has fold 6\)"),
+        ("fold: 0", "fold: expected all or 1 to 5"),
+        ("protocol: nested\nfold: 7", "expected all or 1 to 6 under protocol nested, found 7"),
+        ("seeds: []", "seeds: .*at least 1"),
+        ("- data\n- fold", "the whole file: .*dictionary"),
+        ("data: [ravdess", "not valid YAML"),
+        ("\tdata: ravdess", "not valid YAML"),
+        (b"data: \xff\xfe", "not valid YAML"),
+        (b"data: \x00", "not valid YAML"),
+    ],
+)
+def test_a_mistake_in_params_yaml_is_one_line_that_names_it(written, text, expected):
+    with pytest.raises(InputError, match=expected) as caught:
+        params.load(written(text))
+    assert "\n" not in str(caught.value)
+    assert "params.yaml" in str(caught.value) or str(caught.value).startswith("fold: expected")
+
+
+def test_all_mistakes_are_reported_at_once(written):
+    with pytest.raises(
+        InputError, match=r"ravdess\.preprocess\.n_frames: .*; unknown parameter colour"
+    ):
+        params.load(written("colour: red\nravdess: {preprocess: {n_frames: many}}"))
+
+
+def test_a_command_prints_the_line_alone_and_exits_with_1(written, monkeypatch, capsys):
+    monkeypatch.chdir(written("colour: red").parent)
+    assert main(["plan"]) == 1
+    printed = capsys.readouterr()
+    assert printed.err.startswith("error: params.yaml: unknown parameter colour")
+    assert printed.err.count("\n") == 1
+    assert printed.out == ""
+
+
+def test_a_missing_params_yaml_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match=r"no params.yaml in .*run this from inside"):
+        params.load()
+    with pytest.raises(InputError, match="does not exist"):
+        params.load(tmp_path / "params.yaml")
+
+
+def test_an_empty_params_yaml_means_the_defaults(written):
+    assert params.load(written("")) == Params()
+
+
+def test_the_repository_is_found_from_a_folder_below(written):
+    root = written("").parent
+    (root / "notebooks" / "deeper").mkdir(parents=True)
+    assert params.repository_root(root / "notebooks" / "deeper") == root.resolve()
+
+
+def test_parameters_cannot_be_changed_after_they_were_read():
+    with pytest.raises(ValidationError, match="frozen"):
+        Preprocess().n_frames = 3
+
+
+@pytest.mark.parametrize(
+    ("protocol", "fold", "folds"),
+    [("paper", "all", (1, 2, 3, 4, 5)), ("nested", "all", (1, 2, 3, 4, 5, 6)), ("nested", 6, (6,))],
+)
+def test_the_folds_follow_from_protocol_and_fold(protocol, fold, folds):
+    assert Params(protocol=protocol, fold=fold).folds == folds

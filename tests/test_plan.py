@@ -1,0 +1,85 @@
+import json
+
+import grimp
+import pytest
+
+from cfnsr import plan
+from cfnsr.errors import InputError
+from cfnsr.models.registry import ENCODERS, ROWS
+from cfnsr.params import Params
+from cfnsr.plan import rows_to_run, write_plan
+
+TRAINED = {name for name, row in ROWS.items() if row.alias is None}
+
+
+def written_plan(folder, **chosen):
+    write_plan(Params(**chosen), folder)
+    return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
+
+
+def runs(entries):
+    return {name for name, entry in entries.items() if entry["run"]}
+
+
+def test_every_row_and_fold_has_a_file_whatever_runs(tmp_path):
+    expected = {f"{name}-{fold}" for name in TRAINED for fold in range(1, 7)}
+    assert set(written_plan(tmp_path / "all")) == expected
+    assert set(written_plan(tmp_path / "one", row="audio", fold=2)) == expected
+
+
+def test_all_rows_run_on_the_protocols_folds(tmp_path):
+    paper = runs(written_plan(tmp_path / "paper"))
+    assert paper == {f"{name}-{fold}" for name in TRAINED for fold in range(1, 6)}
+    nested = runs(written_plan(tmp_path / "nested", protocol="nested"))
+    assert nested == {f"{name}-{fold}" for name in TRAINED for fold in range(1, 7)}
+
+
+def test_a_fusion_row_brings_its_fold_of_both_encoders(tmp_path):
+    assert runs(written_plan(tmp_path, row="cfn_sr", fold=4)) == {"cfn_sr-4", "video-4", "audio-4"}
+
+
+def test_an_encoder_runs_alone(tmp_path):
+    assert runs(written_plan(tmp_path, row="audio", fold=1)) == {"audio-1"}
+
+
+def test_an_alias_runs_the_row_that_it_stands_for():
+    for name, row in ROWS.items():
+        if row.alias is not None:
+            assert rows_to_run(Params(row=name)) == [*ENCODERS, row.alias]
+
+
+def test_a_misspelt_row_is_one_line_that_lists_all(tmp_path):
+    with pytest.raises(InputError, match=r"row: expected all or one of video, audio.*found cfnsr"):
+        write_plan(Params(row="cfnsr"), tmp_path / "plan")
+    assert not (tmp_path / "plan").exists()
+
+
+def test_another_fold_changes_only_the_files_of_the_two_folds(tmp_path):
+    before = written_plan(tmp_path, row="audio", fold=1)
+    after = written_plan(tmp_path, row="audio", fold=2)
+    assert {name for name in before if before[name] != after[name]} == {"audio-1", "audio-2"}
+
+
+def test_an_edited_model_changes_only_the_rows_that_use_it(tmp_path, monkeypatch):
+    models = tmp_path / "models"
+    models.mkdir()
+    for source in plan.MODELS.glob("*.py"):
+        (models / source.name).write_bytes(source.read_bytes())
+    monkeypatch.setattr(plan, "MODELS", models)
+    before = written_plan(tmp_path / "plan")
+    with (models / "mfcc_cnn.py").open("a") as file:
+        file.write("# edited\n")
+    after = written_plan(tmp_path / "plan")
+    changed = {name for name in before if before[name] != after[name]}
+    assert {"audio-1", "cfn_sr-1"} <= changed
+    assert not changed & {"video-1", "cfn_sr-6"}
+
+
+def test_a_rows_code_is_every_model_module_that_its_module_imports():
+    graph = grimp.build_graph("cfnsr", cache_dir=None, exclude_type_checking_imports=True)
+    for row in ROWS.values():
+        module = f"cfnsr.models.{row.model.split('.')[0]}"
+        imported = {module, *graph.find_upstream_modules(module)}
+        assert {f"cfnsr.models.{name}" for name in plan._code(row)} == {
+            name for name in imported if name.startswith("cfnsr.models.")
+        }
