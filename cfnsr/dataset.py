@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2
 
+from cfnsr import summary
 from cfnsr.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.params import Drawing
@@ -32,7 +33,8 @@ class Clips:
     """Preprocessed clips, memory-mapped where they are large.
 
     `frames` is uint8 (clip, frame, S, S, channel), 3 channels of RGB or 1 of drawn strokes;
-    `mfcc` float32 (clip, coefficient, time); `log_mel` float16 (clip, band, time); `emotion` the
+    `mfcc` float32 (clip, coefficient, time); `log_mel` float16 (clip, band, time);
+    `landmark_statistics` float32 (clip, statistic); `emotion` the
     class index of each clip; `sha256` stands for all of it.
     """
 
@@ -40,6 +42,7 @@ class Clips:
     frames: np.ndarray
     mfcc: np.ndarray
     log_mel: np.ndarray
+    landmark_statistics: np.ndarray
     sha256: str
 
     @cached_property
@@ -50,6 +53,12 @@ class Clips:
     def frame_size(self) -> int:
         """Height and width of a frame, pixels."""
         return self.frames.shape[2]
+
+    @cached_property
+    def statistics(self) -> np.ndarray:
+        """What the linear yardstick knows of each clip: (clip, statistic, 1), unscaled."""
+        of_mfcc = summary.mfcc_statistics(self.mfcc)
+        return np.concatenate([self.landmark_statistics, of_mfcc], axis=1)[:, :, None]
 
     def of_actors(self, actors: Iterable[int]) -> np.ndarray:
         """The positions of these actors' clips, in index order."""
@@ -79,6 +88,7 @@ def load(folder: Path, drawing: Drawing) -> Clips:
         frames,
         np.load(folder / "mfcc.npy"),
         np.load(folder / "log_mel.npy", mmap_mode="r"),
+        np.load(folder / "landmark_statistics.npy"),
         hashlib.sha256(what.encode()).hexdigest(),
     )
 

@@ -8,6 +8,7 @@ build/<data>/arrays/
     points.npy     float32 (clip, frame, 68, 2), pixels    from landmarks alone
     mfcc.npy       float32 (clip, coefficient, time)
     log_mel.npy    float16 (clip, band, time)
+    landmark_statistics.npy   float32 (clip, statistic), see `cfnsr.summary`
 """
 
 import hashlib
@@ -27,7 +28,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cfnsr import audio, video
+from cfnsr import audio, summary, video
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess, Source
 from cfnsr.ravdess import EMOTIONS, parse_name
@@ -60,7 +61,7 @@ class Job:
 def preprocess_clip(
     media: Path, landmarks: Path | None, settings: Preprocess, draws_landmarks: bool
 ) -> dict[str, np.ndarray]:
-    """One clip's arrays: `frames` or `points`, `mfcc` and `log_mel`, as the module says.
+    """One clip's arrays, by the names that the module lists.
 
     Raises:
         InputError: the clip cannot be used.
@@ -72,7 +73,11 @@ def preprocess_clip(
         )
     points = video.read_landmarks(landmarks)
     log_mel = audio.log_mel(audio.read_window(media, settings), settings.sample_rate_hz)
-    arrays = {"mfcc": audio.mfcc(log_mel, settings.n_mfcc), "log_mel": log_mel.astype(np.float16)}
+    arrays = {
+        "mfcc": audio.mfcc(log_mel, settings.n_mfcc),
+        "log_mel": log_mel.astype(np.float16),
+        "landmark_statistics": summary.landmark_statistics(points),
+    }
     if draws_landmarks:
         arrays["points"] = points[video.choose_frames(len(points), settings)].astype(np.float32)
     else:

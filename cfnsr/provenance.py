@@ -13,7 +13,7 @@ import torch
 
 PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "librosa", "av", "cfnsr")
 #: The modules whose code a training runs.
-TRAINING_CODE = ("dataset.py", "training.py", "video.py", "models/*.py")
+TRAINING_CODE = ("dataset.py", "drawing.py", "summary.py", "training.py", "models/*.py")
 
 
 def versions() -> dict[str, str]:

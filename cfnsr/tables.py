@@ -50,6 +50,7 @@ _MODALITIES: dict[ScheduleName, Modality] = {
     "audio": "audio",
     "erann": "audio",
     "fusion": "audio_video",
+    "none": "audio_video",
 }
 #: What always naming one emotion gets right: each has two of an actor's fifteen kinds of takes,
 #: but neutral, which RAVDESS has in one intensity only, has one.

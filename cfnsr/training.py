@@ -43,9 +43,9 @@ class Experiment:
     encoders: Mapping[str, Path] = field(default_factory=dict)
 
     @property
-    def schedule(self) -> Schedule:
-        schedule: Schedule = getattr(self.params.source.training, find(self.row).schedule)
-        return schedule
+    def schedule(self) -> Schedule | None:
+        """None for a row that is fitted without epochs."""
+        return getattr(self.params.source.training, find(self.row).schedule, None)
 
     @property
     def split(self) -> Split:
@@ -64,7 +64,7 @@ class Experiment:
             "protocol": self.params.protocol,
             "actors": {name: list(actors) for name, actors in vars(self.split).items()},
             "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
-            "schedule": self.schedule.model_dump(),
+            "schedule": self.schedule.model_dump() if self.schedule else None,
             "training": training.model_dump(exclude={"video", "audio", "erann", "fusion"}),
             "preprocess": source.preprocess.model_dump(),
             "data_sha256": self.clips.sha256,
@@ -144,7 +144,10 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
     scaling, loader = _loader(experiment, model, fabric.device)
     info["scaling"] = {"mean": scaling.mean.tolist(), "sd": scaling.sd.tolist()}
 
-    history = _fit(experiment, fabric, model, loader, scratch / "state.pt")
+    if experiment.schedule is None:
+        history = _fit_at_once(experiment, model, loader)
+    else:
+        history = _fit(experiment, experiment.schedule, fabric, model, loader, scratch / "state.pt")
 
     partial = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
@@ -178,7 +181,7 @@ def _loader(
     clips, training = experiment.clips, experiment.params.source.training
     sound: np.ndarray = getattr(clips, model.audio_input)
     scaling = Scaling.of(sound[clips.of_actors(experiment.split.training)])
-    if not training.standardise_mfcc:
+    if model.audio_input == "mfcc" and not training.standardise_mfcc:
         scaling = Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.sd))
     augment = augmentation(clips.frame_size, training.augment_per_frame)
     loader = Loader(clips, scaling(sound), model.uses_video, model.uses_audio, augment, device)
@@ -200,11 +203,40 @@ def _held_out(experiment: Experiment) -> dict[str, np.ndarray]:
     return {name: found for name, found in positions.items() if name != "training"}
 
 
+def _fit_at_once(experiment: Experiment, model: EmotionModel, loader: Loader) -> History:
+    """A model that finds its optimum itself: a history of one epoch, by convention."""
+    clips = experiment.clips
+    held_out = _held_out(experiment)
+    training = clips.of_actors(experiment.split.training)
+    emotion = clips.emotion[training]
+    model.fit(loader.sound[training], emotion, clips.index["actor"].to_numpy()[training])
+    logits = torch.from_numpy(predict(model, loader, training, len(training)).astype(np.float32))
+    target = torch.from_numpy(emotion)
+    history = History()
+    history.add(
+        {
+            "epoch": 1,
+            "train_loss": nn.functional.cross_entropy(logits, target).item(),
+            "train_accuracy_pct": 100 * (logits.argmax(dim=1) == target).float().mean().item(),
+        },
+        {
+            name: predict(model, loader, positions, len(positions))
+            for name, positions in held_out.items()
+        },
+    )
+    return history
+
+
 def _fit(
-    experiment: Experiment, fabric: Fabric, model: EmotionModel, loader: Loader, state: Path
+    experiment: Experiment,
+    schedule: Schedule,
+    fabric: Fabric,
+    model: EmotionModel,
+    loader: Loader,
+    state: Path,
 ) -> History:
     """All epochs, going on after the last saved one; the model ends with its last weights."""
-    schedule, emotion = experiment.schedule, experiment.clips.emotion
+    emotion = experiment.clips.emotion
     held_out = _held_out(experiment)
     training = experiment.clips.of_actors(experiment.split.training)
     optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)

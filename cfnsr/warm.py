@@ -55,7 +55,7 @@ class Process:
             "target": target,
             "arguments": arguments,
             "environment": environment,
-            "folder": os.getcwd(),
+            "folder": str(Path.cwd()),
         }
         payload = json.dumps(request).encode() + b"\n"
         socket.send_fds(self._connection, [payload[:1]], [0, 1, 2])

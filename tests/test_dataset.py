@@ -44,6 +44,7 @@ def write_arrays(folder, *, drawn=False, **changed):
     scale = rng.uniform(1, 50, (13, 1))
     np.save(folder / "mfcc.npy", (scale * rng.normal(3, 1, (N_CLIPS, 13, 30))).astype(np.float32))
     np.save(folder / "log_mel.npy", rng.normal(-40, 9, (N_CLIPS, 16, 30)).astype(np.float16))
+    np.save(folder / "landmark_statistics.npy", rng.normal(size=(N_CLIPS, 416)).astype(np.float32))
     return folder
 
 
@@ -133,7 +134,9 @@ def test_a_constant_coefficient_scales_to_zero_and_not_to_nan():
 def test_batches_take_each_clip_once_in_order_and_none_is_alone(n_clips, batch_size):
     index = pd.DataFrame({"emotion": ["calm"] * n_clips, "actor": 1})
     sound = np.arange(n_clips, dtype=np.float32)[:, None, None]
-    numbered = Clips(index, np.empty((n_clips, 1, 1, 1, 3), np.uint8), sound, sound, "")
+    numbered = Clips(
+        index, np.empty((n_clips, 1, 1, 1, 3), np.uint8), sound, sound, sound[:, 0], ""
+    )
     loader = Loader(numbered, sound, False, True, augmentation(1), CPU)
     positions = np.random.default_rng(1).permutation(n_clips)
     batches = [batch.sound[:, 0, 0] for batch in loader.batches(positions, batch_size)]

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.linear_model import LogisticRegression
 from torch import nn
 
 from cfnsr.audio import N_MELS
@@ -21,12 +22,14 @@ from cfnsr.models.early_fusion import MCBP, CompactBilinear, signed_sqrt
 from cfnsr.models.encoder import SelfAttention, sinusoidal_positions
 from cfnsr.models.erann import ERANN
 from cfnsr.models.late_fusion import Averaging, Multiplication, Multiplicative
+from cfnsr.models.linear import STRENGTHS
 from cfnsr.models.mfcc_cnn import AudioOnly, MFCCNet
 from cfnsr.models.mmtm import TransferModule
 from cfnsr.models.msaf import SplitAttention
 from cfnsr.models.registry import ROWS
 from cfnsr.models.resnext import ResNeXt, VideoOnly, average_pool
 from cfnsr.params import Model
+from cfnsr.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
 
 RELEASE = Path(__file__).parent / "data/release_logits.json"
 
@@ -77,11 +80,12 @@ def build(name):
 
 def batch(model, n_clips=N_CLIPS):
     """Frames of 64 pixels: two by two positions are left at the end, so that maps can differ."""
-    n_rows = N_MELS if model.audio_input == "log_mel" else SMALL.n_mfcc
-    return (
-        torch.randn(n_clips, 3, 8, 64, 64),
-        torch.randn(n_clips, n_rows, SMALL.n_mfcc_frames),
-    )
+    sound = {
+        "mfcc": (SMALL.n_mfcc, SMALL.n_mfcc_frames),
+        "log_mel": (N_MELS, SMALL.n_mfcc_frames),
+        "statistics": (N_LANDMARK_STATISTICS + N_STATISTICS_PER_MFCC * SMALL.n_mfcc, 1),
+    }[model.audio_input]
+    return torch.randn(n_clips, 3, 8, 64, 64), torch.randn(n_clips, *sound)
 
 
 # Every row
@@ -109,7 +113,7 @@ def test_rows_are_those_of_the_papers_tables_and_the_release():
         "no_self_attention",
         "no_residual",
     ]
-    assert list(registry.EXTRA) == ["cfn_sr_released"]
+    assert list(registry.EXTRA) == ["linear", "cfn_sr_released"]
     assert ROWS == registry.TABLE_1 | registry.TABLE_2 | registry.EXTRA
 
 
@@ -523,3 +527,36 @@ def test_a_state_dict_that_does_not_fit_is_an_error_and_changes_nothing():
         from_release(state | {"fc1.weight": torch.zeros(8, 1)}, model)
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, before[name])
+
+
+# The linear yardstick
+
+
+def test_the_linear_yardstick_is_scikit_learns_logistic_regression():
+    rng = np.random.default_rng(0)
+    model = build("linear")
+    n_statistics = batch(model)[1].shape[1]
+    emotion = np.arange(96) % 8
+    actor = np.arange(96) // 8
+    statistics = rng.normal(size=(96, n_statistics, 1)).astype(np.float32)
+    statistics[:, 0, 0] += emotion
+    model.fit(statistics, emotion, actor)
+    with torch.no_grad():
+        ours = model(torch.empty(0), torch.from_numpy(statistics)).softmax(dim=1).numpy()
+    theirs = [
+        LogisticRegression(C=c, max_iter=2000)
+        .fit(statistics[:, :, 0], emotion)
+        .predict_proba(statistics[:, :, 0])
+        for c in STRENGTHS
+    ]
+    assert min(np.abs(ours - each).max() for each in theirs) < 1e-4
+
+
+def test_the_linear_yardstick_never_answers_an_emotion_that_nobody_showed_it():
+    rng = np.random.default_rng(0)
+    model = build("linear")
+    statistics = rng.normal(size=(40, batch(model)[1].shape[1], 1)).astype(np.float32)
+    model.fit(statistics, np.arange(40) % 5, np.arange(40) // 4)
+    with torch.no_grad():
+        logits = model(torch.empty(0), 10 * torch.from_numpy(statistics))
+    assert int(logits.argmax(dim=1).max()) < 5

@@ -17,7 +17,12 @@ TRAINED = re.compile(r"runs/synthetic/paper/(\w+)/fold_(\d)")
 def run(folder, *command, succeeds=True):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     done = subprocess.run(
-        command, cwd=folder, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+        command,
+        cwd=folder,
+        env=environment,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
     )
     assert (done.returncode == 0) == succeeds, done.stdout[-3000:]
     return done.stdout

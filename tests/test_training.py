@@ -16,6 +16,7 @@ from cfnsr.models.registry import find
 from cfnsr.params import Model, Params, Schedule, SourceParams, Training
 from cfnsr.ravdess import EMOTIONS
 from cfnsr.runs import read_run
+from cfnsr.summary import N_LANDMARK_STATISTICS
 
 SCHEDULE = Schedule(n_epochs=3, batch_size=32)
 
@@ -46,6 +47,7 @@ def clips():
         rng.integers(0, 256, (n, 4, 32, 32, 3), dtype=np.uint8),
         rng.normal(10, 5, (n, 13, 212)).astype(np.float32),
         rng.normal(size=(n, 128, 212)).astype(np.float16),
+        rng.normal(size=(n, N_LANDMARK_STATISTICS)).astype(np.float32),
         "made up",
     )
 
@@ -195,7 +197,8 @@ def test_nested_never_lets_test_actors_train_scale_or_choose(clips, tmp_path, mo
 
 
 def test_a_fold_whose_actors_are_missing_says_so(clips, tmp_path):
-    few = Clips(clips.index.iloc[16:], clips.frames[16:], clips.mfcc[16:], clips.log_mel[16:], "")
+    arrays = (clips.frames, clips.mfcc, clips.log_mel, clips.landmark_statistics)
+    few = Clips(clips.index.iloc[16:], *(array[16:] for array in arrays), "few")
     with pytest.raises(InputError, match="no test clips: none of the actors 1, 2, 3, 4"):
         run(few, tmp_path)
 
@@ -213,5 +216,5 @@ def test_a_run_folder_is_complete_or_absent(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(training, "_write_json", die)
     with pytest.raises(KeyboardInterrupt):
         run(clips, tmp_path)
-    with pytest.raises(InputError, match="no run.json"):
+    with pytest.raises(InputError, match=r"no run\.json"):
         read_run(tmp_path / "audio/fold_1/seed_1")

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+import numpy as np
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -41,12 +42,13 @@ class EmotionModel(nn.Module):
     `forward(frames, mfcc)` takes frames (clip, 3, frame, height, width), normalised, and MFCCs
     (clip, coefficient, time), and gives logits (clip, emotion). A clip's logits never depend on
     the other clips of its batch. A modality that `uses_video` or `uses_audio` denies may be empty.
-    With `audio_input` "log_mel" the second argument is a log-mel spectrogram (clip, band, time).
+    With `audio_input` "log_mel" the second argument is a log-mel spectrogram (clip, band, time),
+    with "statistics" it holds statistics of the whole clip (clip, statistic, 1).
     """
 
     uses_video = True
     uses_audio = True
-    audio_input: Literal["mfcc", "log_mel"] = "mfcc"
+    audio_input: Literal["mfcc", "log_mel", "statistics"] = "mfcc"
 
     def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
         """Training loss, here cross entropy (eq. 10), and the logits that it was computed from.
@@ -55,3 +57,12 @@ class EmotionModel(nn.Module):
         """
         logits = self(frames, mfcc)
         return F.cross_entropy(logits, emotion), logits
+
+    def fit(self, sound: np.ndarray, emotion: np.ndarray, actor: np.ndarray) -> None:
+        """Find the optimum at once; only of rows whose schedule is `none`.
+
+        Args:
+            sound: what `audio_input` says, scaled, of the training clips; emotion: their class
+            indices; actor: who plays them.
+        """
+        raise NotImplementedError

@@ -1,0 +1,58 @@
+"""Tests of `cfnsr.summary`."""
+
+import numpy as np
+import pytest
+
+from cfnsr.summary import landmark_statistics, mfcc_statistics
+
+RNG = np.random.default_rng(0)
+
+
+@pytest.fixture
+def face():
+    """20 frames of a moving face whose eyes are 100 pixels apart, roughly level."""
+    still = RNG.uniform(0, 300, (68, 2))
+    still[36:42] = np.array([100, 100]) + RNG.uniform(-5, 5, (6, 2))
+    still[42:48] = np.array([200, 105]) + RNG.uniform(-5, 5, (6, 2))
+    return still + RNG.normal(0, 2, (20, 68, 2))
+
+
+def turned(points, degrees, scale, shift):
+    angle = np.deg2rad(degrees)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return points @ rotation * scale + shift
+
+
+def test_shape_does_not_depend_on_where_how_large_and_how_tilted_the_face_is(face):
+    moved = turned(face, degrees=20, scale=1.7, shift=[300, -40])
+    np.testing.assert_allclose(
+        landmark_statistics(moved)[:408], landmark_statistics(face)[:408], atol=1e-4
+    )
+
+
+def test_eyes_are_level_and_a_unit_apart(face):
+    mean_shape = landmark_statistics(turned(face, 35, 2, 0))[:136].reshape(68, 2)
+    between = mean_shape[42:48].mean(axis=0) - mean_shape[36:42].mean(axis=0)
+    np.testing.assert_allclose(between, [1, 0], atol=1e-3)
+
+
+def test_head_motion_is_measured_apart_from_the_shape(face):
+    rigid = np.repeat(face[:1], 20, axis=0)
+    nodding = rigid + np.arange(20)[:, None, None] * [0.0, 3.0]
+    statistics = landmark_statistics(nodding)
+    np.testing.assert_allclose(statistics[136:408], 0, atol=1e-5)  # shape: sd and change
+    sd, change = statistics[408:412], statistics[412:]
+    size = np.hypot(*(face[0, 42:48].mean(axis=0) - face[0, 36:42].mean(axis=0)))
+    np.testing.assert_allclose(change, [0, 3 / size, 0, 0], atol=1e-5)
+    np.testing.assert_allclose(sd[1], 3 / size * np.arange(20).std(), rtol=1e-4)
+
+
+def test_a_single_frame_has_no_motion(face):
+    statistics = landmark_statistics(face[:1])
+    assert np.isfinite(statistics).all()
+    assert not statistics[136:].any()
+
+
+def test_mfcc_statistics_of_a_ramp_are_worked_by_hand():
+    ramp = np.array([[[0.0, 2.0, 4.0]]])
+    np.testing.assert_allclose(mfcc_statistics(ramp), [[2, np.sqrt(8 / 3), 2, 4, 0]])
