@@ -272,6 +272,7 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
         "o-",
         color=BLUE,
         label="measured",
+        clip_on=False,  # a point at 100 % is whole
     )
     above.set(ylabel="accuracy, % of the bin's clips", ylim=(-4, 104))
     above.legend(loc="upper left", title=f"expected calibration error {100 * ece:.1f} %")

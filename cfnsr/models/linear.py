@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold
+from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
@@ -45,7 +46,9 @@ class Linear(EmotionModel):
         search = GridSearchCV(
             LogisticRegression(max_iter=2000), {"C": STRENGTHS}, cv=folds, scoring="accuracy"
         )
-        best = search.fit(statistics[:, :, 0], emotion, groups=actor).best_estimator_
+        # Two threads on problems this small spend their time waiting for each other.
+        with threadpool_limits(1):
+            best = search.fit(statistics[:, :, 0], emotion, groups=actor).best_estimator_
         # Emotions that no training clip shows keep a logit that never wins.
         self.linear.weight.zero_()
         self.linear.bias.fill_(best.intercept_.min() - 20)
