@@ -53,6 +53,7 @@ N_PARAMETERS = {
     "audio_to_video": 26_301_417,
     "no_self_attention": 26_051_369,
     "no_residual": 26_301_417,
+    "linear": 3_856,  # 8 x (416 of landmarks + 65 of MFCCs + 1)
     "cfn_sr_released": 26_301_417,
 }
 COUNT_NOT_REPRODUCED = {"mcbp", "mmtm", "video_to_audio"}

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,7 +22,9 @@ def cell(source, **metadata):
 
 def write(path, *cells):
     declared = cell("n = 1\nname = 'a'", tags=["parameters"])
-    nbformat.write(nbformat.v4.new_notebook(cells=[declared, *cells]), path)
+    kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
+    notebook = nbformat.v4.new_notebook(cells=[declared, *cells], metadata={"kernelspec": kernel})
+    nbformat.write(notebook, path)
     return path
 
 
@@ -131,14 +134,17 @@ def test_committed_notebooks_are_sources(path):
     assert content.cells[0].source.startswith("# ")
 
 
+@pytest.fixture(scope="module")
+def server_folder(tmp_path_factory):
+    return str(tmp_path_factory.mktemp("warm"))
+
+
 @pytest.fixture
-def warm_server(monkeypatch, tmp_path_factory):
-    """A server of this test's own, which leaves as soon as it is idle."""
-    folder = tmp_path_factory.mktemp("w")
-    monkeypatch.setattr(warm.tempfile, "gettempdir", lambda: str(folder))
-    monkeypatch.setenv("TMPDIR", str(folder))
+def warm_server(monkeypatch, server_folder):
+    """A server of these tests' own."""
+    monkeypatch.setattr(tempfile, "tempdir", server_folder)
+    monkeypatch.setenv("TMPDIR", server_folder)
     monkeypatch.delenv("CFNSR_WARM", raising=False)
-    monkeypatch.setattr(warm, "LIBRARIES", ("ipykernel.kernelapp", "papermill"))
     if not warm.is_possible():
         pytest.skip("the warm server is not used on this machine")
 
