@@ -1,6 +1,5 @@
 """Tests of `cfnsr.notebook` and of the warm server that it may use."""
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -173,14 +172,11 @@ def test_a_warm_notebook_reports_an_input_error_like_a_cold_one(tmp_path, warm_s
 
 def test_a_warm_process_ends_with_whoever_asked_for_it(tmp_path, warm_server):
     script = (
-        "import sys; sys.path.insert(0, '.'); from cfnsr import warm; "
+        "from cfnsr import warm; "
         "process = warm.start('sleeper:main', []); print(process.pid, flush=True); process.wait()"
     )
     (tmp_path / "sleeper.py").write_text("import time\ndef main(_): time.sleep(600)\n")
-    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    asker = subprocess.Popen(
-        [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, text=True
-    )
+    asker = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     pid = int(asker.stdout.readline())
     assert Path(f"/proc/{pid}").exists()
     asker.kill()
