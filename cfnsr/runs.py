@@ -27,11 +27,6 @@ _SEED_FOLDER = re.compile(r"seed_(\d+)")
 CLIP_COLUMNS = ("clip", "actor", "emotion")
 
 
-def fold_folder(root: Path, data: str, protocol: str, row: str, fold: int) -> Path:
-    """Where the runs of one row and fold live, one folder a seed."""
-    return root / "runs" / data / protocol / row / f"fold_{fold}"
-
-
 @dataclass(frozen=True, eq=False)
 class Predictions:
     """Logits (epoch, clip, emotion) of a set of clips, with each clip's actor and true emotion."""

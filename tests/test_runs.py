@@ -7,7 +7,6 @@ import pytest
 from cfnsr.errors import InputError
 from cfnsr.runs import (
     Predictions,
-    fold_folder,
     read_predictions,
     read_run,
     read_runs,
@@ -91,7 +90,7 @@ def test_logits_of_other_clips_than_the_table_lists_are_refused(tmp_path):
 
 def test_runs_come_in_row_fold_seed_order_and_left_out_folds_are_passed_over(tmp_path):
     for row, fold, seed in [("b", 1, 10), ("b", 1, 9), ("a", 2, 1), ("a", 1, 1)]:
-        folder = fold_folder(tmp_path, "synthetic", "paper", row, fold) / f"seed_{seed}"
+        folder = tmp_path / "runs/synthetic/paper" / row / f"fold_{fold}" / f"seed_{seed}"
         write_run(folder, row=row, fold=fold, seed=seed)
     below = tmp_path / "runs" / "synthetic" / "paper"
     (below / "a" / "fold_3").mkdir()  # left out by the plan
