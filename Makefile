@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: repro test check slow lab env lock clean
 
-repro: $(STAMP) .git
+repro: .git $(STAMP)
 	dvc repro
 
 test: $(STAMP)
@@ -19,7 +19,7 @@ check: $(STAMP)
 	mypy
 	lint-imports
 
-slow: $(STAMP) .git
+slow: .git $(STAMP)
 	pytest -m slow
 
 lab: $(STAMP)

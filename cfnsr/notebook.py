@@ -32,7 +32,10 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--when", type=Path, metavar="PLAN")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
-    os.chdir(repository_root())
+    try:
+        os.chdir(repository_root())
+    except InputError as error:
+        return _report(error)
     if options.when and not json.loads(options.when.read_text())["run"]:
         options.executed.parent.mkdir(parents=True, exist_ok=True)
         return 0
@@ -64,8 +67,7 @@ def run_reporting(task: list[str]) -> int:
     try:
         run(Path(source), Path(executed), values)
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+        return _report(error)
     return 0
 
 
@@ -154,6 +156,11 @@ def strip(sources: list[Path], output: Path) -> None:
         )
         normalise(notebook)
         nbformat.write(notebook, output / path.name)
+
+
+def _report(error: InputError) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return 1
 
 
 def _scalar(text: str) -> Scalar:
