@@ -109,6 +109,21 @@ def test_what_has_been_trained_is_never_trained_again(clone):
 
 
 @pytest.mark.slow
+def test_the_nested_protocol_tests_fold_6_and_lets_other_actors_choose(clone):
+    run(clone, "dvc", "exp", "run", "-S", "protocol=nested", "-S", "row=audio", "-S", "fold=6")
+    folders = list(clone.glob("runs/synthetic/nested/*/fold_*/seed_*"))
+    assert [
+        folder.relative_to(clone / "runs/synthetic/nested").parts[:2] for folder in folders
+    ] == [("audio", "fold_6")]
+    table = (clone / "figures/synthetic/table1.csv").read_text().splitlines()
+    assert [line.split(",")[6] for line in table[1:]] == [
+        "best test epoch",
+        "last epoch",
+        "chosen on validation actors",
+    ]
+
+
+@pytest.mark.slow
 def test_two_reproductions_from_scratch_have_equal_hashes(clone):
     change(clone, row="cfn_sr", fold=2)
     locks = []
