@@ -11,9 +11,9 @@ from typing import Any
 
 import torch
 
+from cfnsr import source_code
+
 PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "librosa", "av", "cfnsr")
-#: The modules whose code a training runs.
-TRAINING_CODE = ("dataset.py", "drawing.py", "summary.py", "training.py", "models/*.py")
 
 
 def versions() -> dict[str, str]:
@@ -47,12 +47,8 @@ def sha256_of_file(path: Path) -> str:
 
 def fingerprint(description: dict[str, Any]) -> str:
     """A short name for a training: its description and the code that would run."""
-    package = Path(__file__).parent
-    code = [path for pattern in TRAINING_CODE for path in sorted(package.glob(pattern))]
-    what = {
-        "description": description,
-        "code": {str(path.relative_to(package)): sha256_of_file(path) for path in code},
-    }
+    code = source_code.hashes(description["model"]["class"])
+    what = {"description": description, "code": code}
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 

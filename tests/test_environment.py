@@ -10,8 +10,8 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
+from cfnsr import source_code
 from cfnsr.models.registry import ROWS
-from cfnsr.params import Schedule, Training
 from cfnsr.ravdess import N_FOLDS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -19,7 +19,6 @@ PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())
 STAGES = yaml.safe_load((REPOSITORY / "dvc.yaml").read_text())["stages"]
-SCHEDULES = [name for name, field in Training.model_fields.items() if field.annotation is Schedule]
 MATRICES = {name: stage for name, stage in STAGES.items() if "row" in stage.get("matrix", {})}
 
 
@@ -88,17 +87,20 @@ def test_the_pipeline_trains_each_row_of_the_registry_in_one_stage():
 
 
 @pytest.mark.parametrize("name", MATRICES)
-def test_a_training_stage_has_every_fold_and_depends_on_its_rows_schedule(name):
+def test_a_training_stage_has_every_fold_and_what_its_rows_start_from(name):
     stage = MATRICES[name]
     assert stage["matrix"].get("fold") == list(range(1, N_FOLDS + 1))
+    assert "build/plan/${item.row}-${item.fold}.json" in stage["deps"]
+    encoders = [path for path in stage["deps"] if path.startswith("runs/")]
     for row in stage["matrix"]["row"]:
-        parameters = {str(key).replace("${item.row}", row) for key in stage["params"]}
-        schedules = {
-            schedule for schedule in SCHEDULES if f"${{data}}.training.{schedule}" in parameters
-        }
-        assert schedules == {ROWS[row].schedule} - {"none"}, row
-        encoders = [path for path in stage["deps"] if path.startswith("runs/")]
         assert bool(encoders) == ROWS[row].starts_from_encoders
+
+
+def test_the_plan_depends_on_all_code_that_it_hashes():
+    hashed = {name for row in ROWS.values() for name in source_code.hashes(row.model)}
+    deps = STAGES["plan"]["deps"]
+    for name in hashed:
+        assert any(f"cfnsr/{name}.py".startswith(path) for path in deps), name
 
 
 @pytest.mark.parametrize("name", STAGES)

@@ -1,12 +1,13 @@
 import json
+import shutil
 
 import grimp
 import pytest
 
-from cfnsr import plan
+from cfnsr import source_code
 from cfnsr.errors import InputError
 from cfnsr.models.registry import ENCODERS, ROWS
-from cfnsr.params import Params
+from cfnsr.params import Params, Schedule
 from cfnsr.plan import rows_to_run, write_plan
 
 TRAINED = {name for name, row in ROWS.items() if row.alias is None}
@@ -60,26 +61,72 @@ def test_another_fold_changes_only_the_files_of_the_two_folds(tmp_path):
     assert {name for name in before if before[name] != after[name]} == {"audio-1", "audio-2"}
 
 
-def test_an_edited_model_changes_only_the_rows_that_use_it(tmp_path, monkeypatch):
-    models = tmp_path / "models"
-    models.mkdir()
-    for source in plan.MODELS.glob("*.py"):
-        (models / source.name).write_bytes(source.read_bytes())
-    monkeypatch.setattr(plan, "MODELS", models)
+@pytest.fixture
+def copied_package(tmp_path, monkeypatch):
+    package = tmp_path / "cfnsr"
+    shutil.copytree(source_code.PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(source_code, "PACKAGE", package)
+    return package
+
+
+@pytest.mark.parametrize(
+    ("edited", "concerned", "others"),
+    [
+        ("models/mfcc_cnn.py", {"audio-1", "cfn_sr-1"}, {"video-1", "erann-2", "cfn_sr-6"}),
+        ("models/msaf.py", {"msaf-1"}, {"mmtm-1", "cfn_sr-1", "video-1"}),
+        ("summary.py", {"linear-1"}, {"cfn_sr-1", "video-1", "erann-1"}),
+        ("training.py", {"linear-1", "cfn_sr-1", "video-5"}, {"video-6"}),
+        ("models/registry.py", set(), {"cfn_sr-1", "video-1"}),
+        ("figures.py", set(), {"cfn_sr-1", "video-1"}),
+    ],
+)
+def test_an_edited_file_changes_only_the_runs_that_use_it(
+    tmp_path, copied_package, edited, concerned, others
+):
     before = written_plan(tmp_path / "plan")
-    with (models / "mfcc_cnn.py").open("a") as file:
+    with (copied_package / edited).open("a") as file:
         file.write("# edited\n")
     after = written_plan(tmp_path / "plan")
     changed = {name for name in before if before[name] != after[name]}
-    assert {"audio-1", "cfn_sr-1"} <= changed
-    assert not changed & {"video-1", "cfn_sr-6"}
+    assert concerned <= changed
+    assert not changed & others
 
 
-def test_a_rows_code_is_every_model_module_that_its_module_imports():
+@pytest.mark.parametrize(
+    ("change", "concerned", "others"),
+    [
+        ({"audio": Schedule(n_epochs=3)}, {"audio-1"}, {"video-1", "cfn_sr-1", "linear-1"}),
+        ({"erann": Schedule(n_epochs=3)}, {"erann-1"}, {"audio-1", "cfn_sr-1"}),
+        ({"fusion": Schedule(n_epochs=3)}, {"cfn_sr-1", "mcbp-2"}, {"audio-1", "erann-1"}),
+        ({"standardise_mfcc": False}, {"cfn_sr-1", "audio-1"}, {"audio-6"}),
+    ],
+)
+def test_a_changed_schedule_changes_only_the_runs_that_follow_it(
+    tmp_path, change, concerned, others
+):
+    params = Params()
+    training = params.synthetic.training.model_copy(update=change)
+    changed_params = params.model_copy(
+        update={"synthetic": params.synthetic.model_copy(update={"training": training})}
+    )
+    write_plan(params, tmp_path / "before")
+    write_plan(changed_params, tmp_path / "after")
+    changed = {
+        path.stem
+        for path in (tmp_path / "before").iterdir()
+        if path.read_bytes() != (tmp_path / "after" / path.name).read_bytes()
+    }
+    assert concerned <= changed
+    assert not changed & others
+
+
+def test_a_rows_code_is_every_module_of_models_that_its_module_imports():
     graph = grimp.build_graph("cfnsr", cache_dir=None, exclude_type_checking_imports=True)
     for row in ROWS.values():
         module = f"cfnsr.models.{row.model.split('.')[0]}"
         imported = {module, *graph.find_upstream_modules(module)}
-        assert {f"cfnsr.models.{name}" for name in plan._code(row)} == {
-            name for name in imported if name.startswith("cfnsr.models.")
+        assert set(source_code.hashes(row.model)) == set(source_code.SHARED) | {
+            name.removeprefix("cfnsr.").replace(".", "/")
+            for name in imported
+            if name.startswith(("cfnsr.models.", "cfnsr.summary"))
         }
