@@ -15,6 +15,15 @@ TOLERANCE_S = 0.1
 RIFF_TOLERANCE_BYTES = 1024
 
 
+def prepare() -> None:
+    """Load all of librosa, which takes seconds, by a first use."""
+    import librosa
+
+    silence = np.zeros(2 * HOP, np.float32)
+    librosa.resample(silence, orig_sr=2, target_sr=1)
+    mfcc(librosa.feature.melspectrogram(y=silence, n_fft=2 * HOP), n_mfcc=1)
+
+
 def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
     """How many MFCC vectors a window gives: 212 for 2.45 s at 44,100 Hz."""
     return 1 + round(duration_s * sample_rate_hz) // HOP

@@ -26,6 +26,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pandas as pd
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from cfnsr import audio, summary, video
@@ -182,7 +183,10 @@ def _reasons(jobs: dict[int, Job], n_processes: int) -> Iterator[tuple[int, str 
 
 
 def _prepare_worker() -> None:
+    # A process a core is enough: threads of each would spend their time waiting for the others.
     cv2.setNumThreads(1)
+    audio.prepare()
+    threadpool_limits(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
