@@ -15,7 +15,7 @@ import sys
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -30,7 +30,7 @@ from urllib3.exceptions import InvalidHeader
 from urllib3.util import Retry
 
 from cfnsr.errors import InputError
-from cfnsr.ravdess import AUDIO_ONLY, AUDIO_VIDEO, EMOTIONS, N_ACTORS, STATEMENTS, Take
+from cfnsr.ravdess import AUDIO_ONLY, AUDIO_VIDEO, N_ACTORS, speech_takes
 
 OfficialSource = Literal["ravdess", "ravdess_landmarks"]
 
@@ -46,15 +46,6 @@ CONNECT_AND_READ_TIMEOUT_S = (15, 60)
 CHUNK_BYTES = 1 << 16
 
 _T = TypeVar("_T")
-
-
-def _speech_takes(actor: int) -> Iterator[Take]:
-    """The actor's 60 speech takes; neutral has no strong intensity."""
-    for emotion in range(1, len(EMOTIONS) + 1):
-        for intensity in (1,) if emotion == 1 else (1, 2):
-            for statement in range(1, len(STATEMENTS) + 1):
-                for repetition in (1, 2):
-                    yield Take(actor, emotion, intensity, statement, repetition)
 
 
 @dataclass(frozen=True)
@@ -75,9 +66,10 @@ class Archive:
     def files(self) -> dict[str, Path]:
         """The base name of each file that is used, and its path under the root."""
         return {
-            name: Path(self.folder.format(actor=actor), name)
-            for actor in self.actors
-            for name in (take.stem(self.modality) + self.suffix for take in _speech_takes(actor))
+            name: Path(self.folder.format(actor=take.actor), name)
+            for take in speech_takes()
+            if take.actor in self.actors
+            for name in [take.stem(self.modality) + self.suffix]
         }
 
     def is_unpacked(self, root: Path) -> bool:

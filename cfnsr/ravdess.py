@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import dataclass
+from itertools import product
 from typing import Literal
 
 from cfnsr.errors import InputError
@@ -90,6 +91,24 @@ def parse_name(stem: str) -> Take:
     if emotion == 1 and intensity == 2:
         raise InputError(f"{stem!r}: RAVDESS has no neutral take of strong intensity")
     return Take(actor, emotion, intensity, statement, repetition, modality)
+
+
+def speech_takes(n_statements: int = 2, n_repetitions: int = 2) -> list[Take]:
+    """Every speech take, by actor: 15 emotions and intensities times statements, repetitions.
+
+    Neutral has one intensity.
+    """
+    return [
+        Take(actor, emotion, intensity, statement, repetition)
+        for actor, emotion, intensity, statement, repetition in product(
+            range(1, N_ACTORS + 1),
+            range(1, len(EMOTIONS) + 1),
+            (1, 2),
+            range(1, n_statements + 1),
+            range(1, n_repetitions + 1),
+        )
+        if (emotion, intensity) != (1, 2)
+    ]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
-from itertools import product
 from pathlib import Path
 
 import av
@@ -26,7 +25,7 @@ from tqdm import tqdm
 from cfnsr import synthetic_face, synthetic_voice
 from cfnsr.errors import InputError
 from cfnsr.params import Clips
-from cfnsr.ravdess import EMOTIONS, N_ACTORS, Take
+from cfnsr.ravdess import EMOTIONS, Take, speech_takes
 from cfnsr.synthetic_face import EXPRESSIONS, Array, Expression, Look, Pose
 from cfnsr.synthetic_voice import CARRIER, SAMPLE_RATE_HZ, SPEECH_S, TIMBRES, Speaker, Timbre
 
@@ -59,18 +58,8 @@ class Cue:
 
 
 def takes(clips: Clips) -> list[Take]:
-    """Every take, by actor: 15 each (neutral has one intensity) times statements, repetitions."""
-    return [
-        Take(actor, emotion, intensity, statement, repetition)
-        for actor, emotion, intensity, statement, repetition in product(
-            range(1, N_ACTORS + 1),
-            range(1, len(EMOTIONS) + 1),
-            (1, 2),
-            range(1, clips.n_statements + 1),
-            range(1, clips.n_repetitions + 1),
-        )
-        if (emotion, intensity) != (1, 2)
-    ]
+    """Every take of the control."""
+    return speech_takes(clips.n_statements, clips.n_repetitions)
 
 
 def cue(take: Take, clips: Clips) -> Cue:

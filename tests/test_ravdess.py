@@ -3,7 +3,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfnsr.errors import InputError
-from cfnsr.ravdess import PROTOCOL_FOLDS, Take, actors_of_fold, parse_name, split_actors
+from cfnsr.ravdess import (
+    PROTOCOL_FOLDS,
+    Take,
+    actors_of_fold,
+    parse_name,
+    speech_takes,
+    split_actors,
+)
 
 ALL_ACTORS = set(range(1, 25))
 
@@ -14,6 +21,13 @@ def test_the_example_of_ravdess_own_page_is_read_right():
     take = parse_name("02-01-06-01-02-01-12")
     assert take == Take(12, emotion=6, intensity=1, statement=2, repetition=1, modality=2)
     assert (take.emotion_index, take.clip) == (5, "06-01-02-01-12")
+
+
+def test_ravdess_has_60_speech_takes_an_actor_and_4_of_them_neutral():
+    takes = speech_takes()
+    assert len(set(takes)) == len(takes) == 24 * 60
+    assert sum(take.emotion == 1 for take in takes) == 24 * 4
+    assert all(parse_name(take.stem()) == take for take in takes)
 
 
 @given(
