@@ -3,15 +3,18 @@
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torchvision.transforms import v2
 
 from cfnsr import summary
@@ -26,6 +29,15 @@ RGB_SD = (0.229, 0.224, 0.225)
 #: The share of the picture that a random crop keeps; the release's reaches 1.4, which its crop
 #: cannot honour.
 CROP_SCALE = (0.8, 1.0)
+#: How many batches are gathered while a GPU works on another.
+N_AHEAD = 2
+#: How many float32 values a processor normalises at a time.
+IN_CACHE = 2**18
+
+#: uint8 pictures (clip, frame, channel, S, S) to others of that shape.
+Augment = Callable[[Tensor], Tensor]
+#: Of a batch: uint8 frames (clip, frame, S, S, channel), sound, emotion.
+OnHost = tuple[Tensor, Tensor, Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +90,9 @@ def load(folder: Path, drawing: Drawing) -> Clips:
     if (folder / "points.npy").exists():
         points = np.load(folder / "points.npy")
         size = settings["frame_size"]
-        frames = np.stack([draw_faces(clip, size, drawing)[..., None] for clip in points])
+        frames = np.empty((*points.shape[:2], size, size, 1), np.uint8)
+        for picture, clip in zip(frames, points, strict=True):
+            picture[..., 0] = draw_faces(clip, size, drawing)
         settings["drawing"] = drawing.model_dump()
     else:
         frames = np.load(folder / "frames.npy", mmap_mode="r")
@@ -117,7 +131,7 @@ class Scaling:
 class Batch:
     """`frames` (clip, 3, frame, S, S), normalised; `sound` (clip, band, time); `emotion` (clip,).
 
-    A modality that the model does not use is empty.
+    A modality that the model does not use is empty. The channels of `frames` come last in memory.
     """
 
     frames: Tensor
@@ -129,15 +143,16 @@ class Batch:
 class Loader:
     """Batches of chosen clips on a device.
 
-    `sound` (clip, band, time) is what the model hears of all clips, already scaled. Frames stay
-    where they are as uint8 and are augmented and normalised on the device.
+    `sound` (clip, band, time) is what the model hears of all clips, already scaled. The host only
+    copies the chosen clips' uint8 frames, ahead of time where the device is a GPU; they are
+    augmented and normalised on the device.
     """
 
     clips: Clips
     sound: np.ndarray
     uses_video: bool
     uses_audio: bool
-    augment: v2.Transform
+    augment: Augment
     device: torch.device
 
     def batches(
@@ -149,21 +164,47 @@ class Loader:
         is but one clip. So an odd number of clips in batches of 2 makes one batch of 3.
         """
         n_batches = min(math.ceil(len(positions) / batch_size), max(len(positions) // 2, 1))
-        for chosen in np.array_split(positions, n_batches):
-            emotion = torch.from_numpy(self.clips.emotion[chosen]).to(self.device)
-            frames = sound = torch.empty(len(chosen), 0, device=self.device)
-            if self.uses_audio:
-                sound = torch.from_numpy(self.sound[chosen]).to(self.device)
+        parts = np.array_split(positions, n_batches)
+        # A processor has nothing to gain from a second thread.
+        gathered = (
+            map(self.gather, parts) if self.device.type == "cpu" else ahead(self.gather, parts)
+        )
+        for on_host in gathered:
+            frames, sound, emotion = (part.to(self.device, non_blocking=True) for part in on_host)
             if self.uses_video:
-                frames = normalise(self._pictures(chosen, augmented))
+                pictures = frames.movedim(-1, 2)  # clip frame channel height width
+                frames = normalise(self.augment(pictures) if augmented else pictures)
             yield Batch(frames, sound, emotion)
 
-    def _pictures(self, chosen: np.ndarray, augmented: bool) -> Tensor:
-        pictures = torch.from_numpy(self.clips.frames[chosen]).to(self.device)
-        pictures = pictures.movedim(-1, 2)  # clip frame channel height width
-        if augmented:
-            pictures = torch.stack([self.augment(clip) for clip in pictures])
-        return pictures
+    def gather(self, chosen: np.ndarray) -> OnHost:
+        """The host's part of a batch."""
+        nothing = torch.empty(len(chosen), 0)
+        return (
+            self._copy(self.clips.frames, chosen) if self.uses_video else nothing,
+            self._copy(self.sound, chosen) if self.uses_audio else nothing,
+            self._copy(self.clips.emotion, chosen),
+        )
+
+    def _copy(self, array: np.ndarray, chosen: np.ndarray) -> Tensor:
+        rows = torch.from_numpy(np.empty((len(chosen), *array.shape[1:]), array.dtype))
+        if self.device.type == "cuda":
+            # A GPU fetches by itself what lies in pinned memory, while the host goes on.
+            rows = torch.empty_like(rows, pin_memory=True)
+        # `clip` writes to `out` directly; the positions are valid.
+        np.take(array, chosen, axis=0, out=rows.numpy(), mode="clip")
+        return rows
+
+
+def ahead(gather: Callable[[np.ndarray], OnHost], parts: Iterable[np.ndarray]) -> Iterator[OnHost]:
+    """As `map`, computed by a thread up to `N_AHEAD` parts before they are asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[OnHost]] = deque()
+        for part in parts:
+            waiting.append(pool.submit(gather, part))
+            if len(waiting) > N_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def normalise(pictures: Tensor) -> Tensor:
@@ -171,22 +212,96 @@ def normalise(pictures: Tensor) -> Tensor:
 
     Drawn strokes have one channel, which is repeated.
     """
-    mean = torch.tensor(RGB_MEAN, device=pictures.device)[:, None, None]
-    sd = torch.tensor(RGB_SD, device=pictures.device)[:, None, None]
-    return ((pictures / 255 - mean) / sd).transpose(1, 2)
+    # The channels lie last, as on disk: what a convolution is fastest with, and no copy.
+    rows = pictures.movedim(2, -1).expand(*[-1] * 4, 3).flatten(3)  # clip frame height width*3
+    mean, sd = _rgb_statistics(pictures.shape[-1], pictures.device)
+    scaled = _empty(rows.shape, rows.device)
+    # On a processor, what is in the cache stays there from one operation to the next.
+    n_frames = scaled[:, :, 0, 0].numel() if rows.is_cuda else 1 + IN_CACHE // scaled[0, 0].numel()
+    for part, into in zip(
+        rows.flatten(0, 1).split(n_frames), scaled.flatten(0, 1).split(n_frames), strict=True
+    ):
+        torch.div(part, 255, out=into).sub_(mean).div_(sd)
+    return scaled.unflatten(3, (-1, 3)).movedim(-1, 1)
 
 
-def augmentation(frame_size: int, per_frame: bool = False) -> v2.Transform:
-    """Random crop and level flip (section 3.2) of one clip, uint8 (frame, channel, S, S).
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    # NumPy asks for huge pages: touching a large array for the first time is five times as fast.
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
+@cache
+def _rgb_statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    # Kept, because sending them with every batch would make the host wait for the device.
+    mean, sd = (torch.tensor(value * width, device=device) for value in (RGB_MEAN, RGB_SD))
+    return mean, sd
+
+
+def augmentation(frame_size: int, per_frame: bool = False) -> Augment:
+    """Random crop and level flip (section 3.2).
 
     One draw a clip, so that its motion stays the actor's; the release draws anew for every frame.
     """
-    draw = v2.Compose(
-        [
-            v2.RandomResizedCrop((frame_size, frame_size), scale=CROP_SCALE, antialias=False),
-            v2.RandomHorizontalFlip(),
-        ]
+    crop = v2.RandomResizedCrop((frame_size, frame_size), scale=CROP_SCALE)
+    whole = torch.empty(1, frame_size, frame_size)
+
+    def draw() -> tuple[int, ...]:
+        box = crop.make_params([whole])
+        return *(box[side] for side in ("top", "left", "height", "width")), int(torch.rand(1) < 0.5)
+
+    def augment(pictures: Tensor) -> Tensor:
+        n_clips, n_frames = pictures.shape[:2]
+        n_draws = n_frames if per_frame else 1
+        draws = torch.tensor(
+            [[draw() for _ in range(n_draws)] for _ in range(n_clips)],
+            pin_memory=pictures.is_cuda,
+        )
+        return (crop_at_once if pictures.is_cuda else crop_one_by_one)(pictures, draws)
+
+    return augment
+
+
+def crop_one_by_one(pictures: Tensor, draws: Tensor) -> Tensor:
+    """Cut boxes out of pictures, resize them to the pictures' size, and flip some level.
+
+    Args:
+        pictures: uint8 (clip, frame, channel, S, S).
+        draws: (clip, 1 or frame, 5): a box's top, left, height and width, and whether to flip.
+    """
+    size = list(pictures.shape[-2:])
+    cropped = torch.empty_like(pictures)
+    n_draws = draws.shape[1]
+    for source, target, of_clip in zip(pictures, cropped, draws.tolist(), strict=True):
+        for part, into, (*box, flipped) in zip(
+            source.chunk(n_draws), target.chunk(n_draws), of_clip, strict=True
+        ):
+            found = v2.functional.resized_crop(part, *box, size=size, antialias=False)
+            into.copy_(found.flip(-1) if flipped else found)
+    return cropped
+
+
+def crop_at_once(pictures: Tensor, draws: Tensor) -> Tensor:
+    """The same as `crop_one_by_one` but for rounding, for a GPU: a few launches a batch.
+
+    Returns:
+        float32, not rounded to whole numbers.
+    """
+    n_frames, size = pictures.shape[1], pictures.shape[-1]
+    draws = draws.to(pictures.device, non_blocking=True)[:, :, None]  # clip draw pixel value
+    centres = torch.arange(size, device=pictures.device) + 0.5
+
+    def sampled(start: Tensor, length: Tensor) -> Tensor:
+        within = (centres * length / size - 0.5).clamp(min=0).minimum(length - 1)
+        return (start + within) * (2 / (size - 1)) - 1
+
+    top, left, height, width, flipped = draws.unbind(-1)
+    rows, columns = sampled(top, height), sampled(left, width)
+    columns = torch.where(flipped.bool(), columns.flip(-1), columns)
+    grid = torch.stack(torch.broadcast_tensors(columns[..., None, :], rows[..., None]), dim=-1)
+    grid = grid.expand(-1, n_frames, -1, -1, -1).flatten(0, 1)
+    cropped = F.grid_sample(
+        pictures.flatten(0, 1).float(), grid, padding_mode="border", align_corners=True
     )
-    if not per_frame:
-        return draw
-    return v2.Lambda(lambda clip: torch.stack([draw(frame) for frame in clip]))
+    return cropped.unflatten(0, pictures.shape[:2])

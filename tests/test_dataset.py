@@ -1,5 +1,6 @@
 import json
 import math
+import threading
 
 import numpy as np
 import pandas as pd
@@ -10,7 +11,19 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 from torchvision.transforms import v2
 
-from cfnsr.dataset import Clips, Loader, Scaling, augmentation, load, normalise
+from cfnsr.dataset import (
+    CROP_SCALE,
+    N_AHEAD,
+    Clips,
+    Loader,
+    Scaling,
+    ahead,
+    augmentation,
+    crop_at_once,
+    crop_one_by_one,
+    load,
+    normalise,
+)
 from cfnsr.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.params import Drawing
@@ -201,27 +214,131 @@ def test_augmented_batches_follow_the_seed_and_change_the_pictures_alone(loader)
     assert torch.equal(augmented(1).sound, plain.sound)
 
 
+def test_batches_keep_the_channels_last_in_memory_as_they_lie_on_disk(loader, tmp_path):
+    drawn = load(write_arrays(tmp_path, drawn=True), Drawing())
+    strokes = Loader(drawn, drawn.mfcc, True, True, augmentation(SIZE), CPU)
+    for augmented in (False, True):
+        for chosen in (loader, strokes):
+            (batch,) = chosen.batches(np.arange(4), 16, augmented)
+            assert batch.frames.shape == (4, 3, N_FRAMES, SIZE, SIZE)
+            assert batch.frames.is_contiguous(memory_format=torch.channels_last_3d)
+
+
+def test_gathering_ahead_gives_what_gathering_does_in_order_and_draws_nothing(loader):
+    parts = np.array_split(np.random.default_rng(1).permutation(N_CLIPS), 5)
+    state = torch.get_rng_state()
+    found = list(ahead(loader.gather, parts))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert len(found) == 5
+    for batch, part in zip(found, parts, strict=True):
+        for one, other in zip(batch, loader.gather(part), strict=True):
+            assert torch.equal(one, other)
+    np.testing.assert_array_equal(found[0][0], loader.clips.frames[parts[0]])
+
+
+def test_gathering_ahead_is_a_thread_a_few_batches_ahead_whose_errors_arrive():
+    done = []
+
+    def gather(part):
+        done.append(threading.current_thread())
+        if part[0] == 7:
+            raise OSError("the disk is gone")
+        return part
+
+    parts = [np.array([i]) for i in range(20)]
+    batches = ahead(gather, parts)
+    assert next(batches) == 0
+    assert len(done) <= N_AHEAD + 1
+    assert threading.current_thread() not in done
+    batches.close()
+    assert len(done) == N_AHEAD + 1
+    with pytest.raises(OSError, match="the disk is gone"):
+        list(ahead(gather, parts))
+
+
+def random_pictures(n_clips, n_frames, size):
+    torch.manual_seed(1)
+    pictures = torch.randint(0, 256, (n_clips, n_frames, size, size, 3), dtype=torch.uint8)
+    return pictures.movedim(-1, 2)
+
+
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_augmentation_is_torchvisions_under_the_same_seed(per_frame):
+    pictures = random_pictures(4, 5, 40)
+    plain = v2.Compose(
+        [
+            v2.RandomResizedCrop((40, 40), scale=CROP_SCALE, antialias=False),
+            v2.RandomHorizontalFlip(),
+        ]
+    )
+    torch.manual_seed(2)
+    if per_frame:
+        expected = torch.stack([torch.stack([plain(one) for one in clip]) for clip in pictures])
+    else:
+        expected = torch.stack([plain(clip) for clip in pictures])
+    torch.manual_seed(2)
+    assert torch.equal(augmentation(40, per_frame)(pictures), expected)
+
+
+@pytest.mark.parametrize("size", [40, 224])
+@pytest.mark.parametrize("n_draws", [1, 5])
+def test_cropping_all_clips_at_once_is_cropping_one_by_one_but_for_rounding(size, n_draws):
+    n_clips = 3
+    pictures = random_pictures(n_clips, 5, size)
+    rng = np.random.default_rng(1)
+    extent = rng.integers(size // 2, size + 1, (n_clips, n_draws, 2))
+    corner = rng.integers(0, size - extent + 1)
+    flipped = rng.integers(0, 2, (n_clips, n_draws, 1))
+    draws = torch.from_numpy(np.concatenate([corner, extent, flipped], axis=-1))
+    draws[0, 0] = torch.tensor([0, 0, size, size, 1])  # the whole picture
+    one_by_one = crop_one_by_one(pictures, draws)
+    at_once = crop_at_once(pictures, draws)
+    assert torch.equal(at_once[0, 0].round().to(torch.uint8), pictures[0, 0].flip(-1))
+    assert (at_once - one_by_one.float()).abs().max() <= 1.01
+    assert (at_once - one_by_one.float()).abs().mean() < 0.3
+    for clip in range(n_clips):
+        for frame in range(5):
+            *box, flip = draws[clip, frame % n_draws].tolist()
+            cut = v2.functional.crop(pictures[clip, frame], *box).float()
+            expected = v2.functional.resize(cut, [size, size], antialias=False)
+            expected = expected.flip(-1) if flip else expected
+            torch.testing.assert_close(at_once[clip, frame], expected, atol=2e-2, rtol=0)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.parametrize("per_frame", [False, True])
+def test_a_gpu_gets_the_batches_of_a_processor(clips, per_frame):
+    def batches(device):
+        torch.manual_seed(1)
+        loader = Loader(clips, clips.mfcc, True, True, augmentation(SIZE, per_frame), device)
+        return list(loader.batches(np.arange(N_CLIPS), 3, augmented=True))
+
+    for ours, plain in zip(batches(torch.device("cuda", 0)), batches(CPU), strict=True):
+        assert ours.frames.is_cuda
+        torch.testing.assert_close(ours.frames.cpu(), plain.frames, atol=1.01 / 255 / 0.22, rtol=0)
+        assert torch.equal(ours.sound.cpu(), plain.sound)
+        assert torch.equal(ours.emotion.cpu(), plain.emotion)
+
+
 @pytest.mark.parametrize("per_frame", [False, True])
 def test_a_clips_frames_share_one_crop_and_flip_unless_drawn_anew(per_frame):
     torch.manual_seed(1)
-    picture = torch.randint(0, 256, (1, 3, SIZE, SIZE), dtype=torch.uint8)
-    still = picture.expand(16, -1, -1, -1).contiguous()
-    draw = augmentation(SIZE, per_frame)
-    found = draw(still)
+    picture = torch.randint(0, 256, (1, 1, 3, SIZE, SIZE), dtype=torch.uint8)
+    still = picture.expand(1, 16, -1, -1, -1).contiguous()
+    found = augmentation(SIZE, per_frame)(still)
     assert found.shape == still.shape
     assert found.dtype == torch.uint8
-    n_different = len({frame.numpy().tobytes() for frame in found})
+    n_different = len({frame.numpy().tobytes() for frame in found[0]})
     assert n_different > 8 if per_frame else n_different == 1
 
 
 def test_flips_are_level_and_crops_keep_at_least_four_fifths():
     torch.manual_seed(1)
     rows, columns = torch.meshgrid(torch.arange(100), torch.arange(100), indexing="ij")
-    ramps = torch.stack([rows, columns]).to(torch.uint8)[None]
-    draw = augmentation(100)
+    ramps = torch.stack([rows, columns]).to(torch.uint8).expand(200, 1, -1, -1, -1)
     kept, flipped = [], []
-    for _ in range(200):
-        found = draw(ramps)[0].int()
+    for clip in augmentation(100)(ramps.contiguous()):
+        found = clip[0].int()
         down, across = found[:, -1, -1] - found[:, 0, 0]
         assert down > 0
         flipped.append(bool(across < 0))
