@@ -12,6 +12,7 @@ from cfnsr.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
 Source = Literal["synthetic", "ravdess", "ravdess_landmarks"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 
 
 class _Section(BaseModel):
@@ -79,7 +80,8 @@ class Training(_Section):
     `n_threads` of the processor (null: all): the control's tensors are so small that a second
     one gains little, and with one the result is the same on any number of cores.
     `standardise_mfcc` and `augment_per_frame` are where this project departs from the release
-    (false and true there).
+    (false and true there). `precision` auto is bfloat16 where the device computes with it, and
+    the network sees a video.
     """
 
     video: Schedule = Schedule()
@@ -89,7 +91,7 @@ class Training(_Section):
     standardise_mfcc: bool = True
     augment_per_frame: bool = False
     n_threads: Count | None = None
-    precision: Literal["32-true", "bf16-mixed", "16-mixed"] = "32-true"
+    precision: Precision | Literal["auto"] = "auto"
 
 
 class SourceParams(_Section):

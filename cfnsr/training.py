@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +19,8 @@ from cfnsr import provenance
 from cfnsr.dataset import Clips, Loader, Scaling, augmentation
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
-from cfnsr.models.registry import ENCODERS, find
-from cfnsr.params import Params, Schedule
+from cfnsr.models.registry import ENCODERS, Row, find
+from cfnsr.params import Params, Precision, Schedule
 from cfnsr.ravdess import Split, split_actors
 from cfnsr.runs import CLIP_COLUMNS, Predictions, Run, read_run, write_predictions
 
@@ -32,7 +32,8 @@ SAVE_EVERY_S = 20.0
 class Experiment:
     """Everything that determines one run's result, except the machine.
 
-    `encoders` are the weights to start from, by the model's attribute (`video`, `audio`).
+    `encoders` are the weights to start from, by the model's attribute (`video`, `audio`);
+    `options` are switches of the model beside those of its row.
     """
 
     row: str
@@ -41,11 +42,32 @@ class Experiment:
     params: Params
     clips: Clips
     encoders: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def system(self) -> Row:
+        row = find(self.row)
+        return replace(row, options={**row.options, **self.options})
 
     @property
     def schedule(self) -> Schedule | None:
         """None for a row that is fitted without epochs."""
-        return getattr(self.params.source.training, find(self.row).schedule, None)
+        return getattr(self.params.source.training, self.system.schedule, None)
+
+    @property
+    def precision(self) -> Precision:
+        """What `auto` stands for: bfloat16 where the device computes with it.
+
+        The small networks of sound alone gain nothing from it.
+        """
+        chosen = self.params.source.training.precision
+        if chosen != "auto":
+            return chosen
+        if torch.cuda.is_available():
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            has_bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        return "bf16-mixed" if has_bf16 and self.system.uses_video else "32-true"
 
     @property
     def split(self) -> Split:
@@ -54,7 +76,7 @@ class Experiment:
     def describe(self) -> dict[str, Any]:
         """The part of run.json that is known before the training."""
         source = self.params.source
-        row = find(self.row)
+        row = self.system
         training = source.training
         return {
             "row": self.row,
@@ -65,7 +87,8 @@ class Experiment:
             "actors": {name: list(actors) for name, actors in vars(self.split).items()},
             "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
             "schedule": self.schedule.model_dump() if self.schedule else None,
-            "training": training.model_dump(exclude={"video", "audio", "erann", "fusion"}),
+            "training": training.model_dump(exclude={"video", "audio", "erann", "fusion"})
+            | {"precision": self.precision},
             "preprocess": source.preprocess.model_dump(),
             "data_sha256": self.clips.sha256,
             "encoders_sha256": {
@@ -132,27 +155,34 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
     that was killed and goes on gives the same result as one that was not.
     """
     started = time.time()
+    source, system = experiment.params.source, experiment.system
+    held_out = _held_out(experiment)
     fabric = _fabric(experiment)
     info = experiment.describe() | provenance.device(fabric.device)
     scratch = scratch / provenance.fingerprint(info)
 
     torch.manual_seed(experiment.seed)
-    model = find(experiment.row).build(Sizes.of(experiment.params.source))
+    model = system.build(Sizes.of(source))
     for name, path in experiment.encoders.items():
         _start_from(getattr(model, name), name, path)
     info["n_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     scaling, loader = _loader(experiment, model, fabric.device)
+    _, n_frames, height, width, _ = experiment.clips.frames.shape
+    info["forward_gflops"] = model.forward_gflops(
+        (3, n_frames, height, width), loader.sound.shape[1:]
+    )
     info["scaling"] = {"mean": scaling.mean.tolist(), "sd": scaling.sd.tolist()}
 
     if experiment.schedule is None:
-        history = _fit_at_once(experiment, model, loader)
+        history = _fit_at_once(experiment, model, loader, held_out)
     else:
-        history = _fit(experiment, experiment.schedule, fabric, model, loader, scratch / "state.pt")
+        state = scratch / "state.pt"
+        history = _fit(experiment, experiment.schedule, fabric, model, loader, held_out, state)
 
     partial = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    _write(partial, history, experiment, model)
+    _write(partial, history, experiment.clips, held_out, model)
     _write_json(partial / "run.json", info)
     _write_json(partial / "timing.json", provenance.timing(started, time.time()))
     shutil.rmtree(folder, ignore_errors=True)
@@ -165,7 +195,7 @@ def _fabric(experiment: Experiment) -> Fabric:
     torch.use_deterministic_algorithms(True, warn_only=True)
     if training.n_threads is not None:
         torch.set_num_threads(training.n_threads)
-    return Fabric(accelerator="auto", devices=1, precision=training.precision)
+    return Fabric(accelerator="auto", devices=1, precision=experiment.precision)
 
 
 def _start_from(encoder: nn.Module, name: str, path: Path) -> None:
@@ -203,10 +233,14 @@ def _held_out(experiment: Experiment) -> dict[str, np.ndarray]:
     return {name: found for name, found in positions.items() if name != "training"}
 
 
-def _fit_at_once(experiment: Experiment, model: EmotionModel, loader: Loader) -> History:
+def _fit_at_once(
+    experiment: Experiment,
+    model: EmotionModel,
+    loader: Loader,
+    held_out: Mapping[str, np.ndarray],
+) -> History:
     """A model that finds its optimum itself: a history of one epoch, by convention."""
     clips = experiment.clips
-    held_out = _held_out(experiment)
     training = clips.of_actors(experiment.split.training)
     emotion = clips.emotion[training]
     model.fit(loader.sound[training], emotion, clips.index["actor"].to_numpy()[training])
@@ -233,11 +267,11 @@ def _fit(
     fabric: Fabric,
     model: EmotionModel,
     loader: Loader,
+    held_out: Mapping[str, np.ndarray],
     state: Path,
 ) -> History:
     """All epochs, going on after the last saved one; the model ends with its last weights."""
     emotion = experiment.clips.emotion
-    held_out = _held_out(experiment)
     training = experiment.clips.of_actors(experiment.split.training)
     optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
@@ -262,7 +296,8 @@ def _fit(
         model.train()
         totals = torch.zeros(2, device=fabric.device)  # loss, clips classified rightly
         for batch in loader.batches(order, schedule.batch_size, augmented=True):
-            loss, logits = wrapped.loss(batch.frames, batch.sound, batch.emotion)
+            with fabric.autocast():  # Fabric itself sees to `forward` alone
+                loss, logits = wrapped.loss(batch.frames, batch.sound, batch.emotion)
             wrapped_optimizer.zero_grad()
             fabric.backward(loss)
             wrapped_optimizer.step()
@@ -327,9 +362,15 @@ def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> H
     return History(state["epochs"], logits)
 
 
-def _write(folder: Path, history: History, experiment: Experiment, model: nn.Module) -> None:
-    index = experiment.clips.index.assign(emotion=experiment.clips.emotion)[list(CLIP_COLUMNS)]
-    for name, positions in _held_out(experiment).items():
+def _write(
+    folder: Path,
+    history: History,
+    clips: Clips,
+    held_out: Mapping[str, np.ndarray],
+    model: nn.Module,
+) -> None:
+    index = clips.index.assign(emotion=clips.emotion)[list(CLIP_COLUMNS)]
+    for name, positions in held_out.items():
         predictions = Predictions(np.stack(history.logits[name]), index.iloc[positions])
         write_predictions(folder, name, predictions)
     epochs = pd.DataFrame(history.epochs)

@@ -17,6 +17,7 @@ from cfnsr.params import Model, Params, Schedule, SourceParams, Training
 from cfnsr.ravdess import EMOTIONS
 from cfnsr.runs import read_run
 from cfnsr.summary import N_LANDMARK_STATISTICS
+from cfnsr.training import Experiment
 
 SCHEDULE = Schedule(n_epochs=3, batch_size=32)
 
@@ -25,7 +26,8 @@ def settings(protocol="paper", **training_changes):
     source = SourceParams(
         model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
         training=Training(
-            **{"video": SCHEDULE, "audio": SCHEDULE, "fusion": SCHEDULE, **training_changes}
+            **{"video": SCHEDULE, "audio": SCHEDULE, "fusion": SCHEDULE, "precision": "32-true"}
+            | training_changes
         ),
     )
     return Params(protocol=protocol, seeds=(1,), synthetic=source)
@@ -80,6 +82,63 @@ def test_a_run_leaves_what_the_contract_lists(clips, tmp_path):
     timing = json.loads((tmp_path / "audio/fold_1/seed_1/timing.json").read_text())
     assert set(timing) == {"seconds", "finished", "host", "git_commit", "git_dirty"}
     assert not list(tmp_path.glob("scratch/*"))
+
+
+def test_a_run_says_what_one_clip_costs(clips, tmp_path):
+    info = run(clips, tmp_path).info
+    sound = torch.empty(1, 13, 212)
+    model = find("audio").build(Sizes.of(settings().source)).eval()
+    operations = 0
+
+    def count(module, arguments, output):
+        nonlocal operations
+        n_inputs = module.weight[0].numel()  # multiplied and added up for each number put out
+        operations += 2 * n_inputs * output.numel()
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv1d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    model(torch.empty(1, 0), sound)
+    assert info["forward_gflops"] == pytest.approx(operations / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("row", "capable", "expected"),
+    [
+        ("cfn_sr", True, "bf16-mixed"),
+        ("cfn_sr", False, "32-true"),
+        ("audio", True, "32-true"),
+        ("linear", True, "32-true"),
+    ],
+)
+def test_auto_precision_is_bfloat16_where_it_is_native_and_pays(
+    clips, monkeypatch, row, capable, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
+    auto = Experiment(row, 1, 1, settings(precision="auto"), clips)
+    assert auto.describe()["training"]["precision"] == expected
+    fixed = Experiment(row, 1, 1, settings(precision="16-mixed"), clips)
+    assert fixed.precision == "16-mixed"
+
+
+def test_bfloat16_and_float32_train_to_nearly_the_same_loss(clips, tmp_path):
+    losses = [
+        run(clips, tmp_path / precision, "video", params=settings(precision=precision)).epochs[
+            "train_loss"
+        ]
+        for precision in ("32-true", "bf16-mixed")
+    ]
+    assert not losses[0].equals(losses[1])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
+
+
+def test_a_switch_changes_the_model_and_is_told(clips, tmp_path):
+    switched = Experiment("video", 1, 1, settings(), clips, options={"stem_relu": False})
+    assert switched.describe()["model"]["stem_relu"] is False
+    training.train(switched, tmp_path / "switched/seed_1", tmp_path / "scratch")
+    plain = run(clips, tmp_path, "video")
+    assert not np.array_equal(read_run(tmp_path / "switched/seed_1").test.logits, plain.test.logits)
 
 
 def test_equal_trainings_leave_equal_bytes(clips, tmp_path):

@@ -1,11 +1,15 @@
 """What every system shares: its sizes, its call, its loss."""
 
+import copy
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from cfnsr.audio import n_mfcc_frames
 from cfnsr.params import Model, SourceParams
@@ -57,6 +61,22 @@ class EmotionModel(nn.Module):
         """
         logits = self(frames, mfcc)
         return F.cross_entropy(logits, emotion), logits
+
+    @torch.no_grad()
+    def forward_gflops(self, frames_shape: Sequence[int], sound_shape: Sequence[int]) -> float:
+        """The cost of one clip's forward pass, 10^9 operations; a product and a sum are two.
+
+        Matrix products and convolutions are counted, and not computed.
+
+        Args:
+            frames_shape: (3, frame, height, width); sound_shape: (band, time), each of one clip.
+        """
+        frames, sound = (
+            torch.empty(1, *shape, device="meta") for shape in (frames_shape, sound_shape)
+        )
+        with FlopCounterMode(display=False) as counter:
+            copy.deepcopy(self).to("meta").eval()(frames, sound)
+        return counter.get_total_flops() / 1e9
 
     def fit(self, sound: np.ndarray, emotion: np.ndarray, actor: np.ndarray) -> None:
         """Find the optimum at once; only of rows whose schedule is `none`.

@@ -42,6 +42,11 @@ class Row:
     def starts_from_encoders(self) -> bool:
         return self.schedule == "fusion"
 
+    @property
+    def uses_video(self) -> bool:
+        """Whether it sees the frames, and not only hears or is given statistics."""
+        return self.schedule in ("video", "fusion")
+
     def build(self, sizes: "Sizes") -> "EmotionModel":
         """A freshly initialised model; the caller seeds torch and chooses the device."""
         module, _, name = self.model.partition(".")

@@ -11,25 +11,42 @@ from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 EXPANSION = 2
 
 
+class Conv3d(nn.Conv3d):
+    """A 3D convolution that computes in float32 where bfloat16 on a CPU goes wrong.
+
+    Measured with torch 2.15: with fewer frames than the kernel is long, oneDNN's bfloat16 gradient
+    of the weights is wrong and can be written outside its memory (at full size: layer4's). A
+    stride that leaves a width of 1 is wrong already in the forward pass (PyTorch issue 169688).
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        too_few_frames = x.shape[2] < self.kernel_size[0]
+        leaves_one_column = x.shape[-1] <= self.stride[-1] > 1
+        if x.device.type == "cpu" and (too_few_frames or leaves_one_column):
+            with torch.autocast("cpu", enabled=False):
+                return super().forward(x.float())
+        return super().forward(x)
+
+
 class Bottleneck(nn.Module):
     """1x1x1, grouped 3x3x3, 1x1x1 convolutions around an identity or projection shortcut."""
 
     def __init__(self, n_in: int, n_inner: int, cardinality: int, stride: int) -> None:
         super().__init__()
         n_out = n_inner * EXPANSION
-        self.conv1 = nn.Conv3d(n_in, n_inner, kernel_size=1, bias=False)
+        self.conv1 = Conv3d(n_in, n_inner, kernel_size=1, bias=False)
         self.bn1 = nn.BatchNorm3d(n_inner)
-        self.conv2 = nn.Conv3d(
+        self.conv2 = Conv3d(
             n_inner, n_inner, 3, stride=stride, padding=1, groups=cardinality, bias=False
         )
         self.bn2 = nn.BatchNorm3d(n_inner)
-        self.conv3 = nn.Conv3d(n_inner, n_out, kernel_size=1, bias=False)
+        self.conv3 = Conv3d(n_inner, n_out, kernel_size=1, bias=False)
         self.bn3 = nn.BatchNorm3d(n_out)
         self.relu = nn.ReLU(inplace=True)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or n_in != n_out:
             self.downsample = nn.Sequential(
-                nn.Conv3d(n_in, n_out, kernel_size=1, stride=stride, bias=False),
+                Conv3d(n_in, n_out, kernel_size=1, stride=stride, bias=False),
                 nn.BatchNorm3d(n_out),
             )
 
@@ -50,7 +67,7 @@ class ResNeXt(nn.Module):
     def __init__(self, sizes: Sizes, head: bool = True, stem_relu: bool = True) -> None:
         super().__init__()
         n_stem, cardinality = sizes.model.stem_channels, sizes.model.cardinality
-        self.conv1 = nn.Conv3d(
+        self.conv1 = Conv3d(
             3, n_stem, kernel_size=7, stride=(1, 2, 2), padding=3, bias=False
         )  # time keeps its length, space halves
         self.bn1 = nn.BatchNorm3d(n_stem)
@@ -107,9 +124,9 @@ class VideoOnly(EmotionModel):
 
     uses_audio = False
 
-    def __init__(self, sizes: Sizes) -> None:
+    def __init__(self, sizes: Sizes, *, stem_relu: bool = True) -> None:
         super().__init__()
-        self.video = ResNeXt(sizes)
+        self.video = ResNeXt(sizes, stem_relu=stem_relu)
 
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
         return self.video(frames)
