@@ -12,7 +12,9 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.ticker import EngFormatter, LogLocator, NullFormatter
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
 
 from cfnsr.evaluation import per_epoch
 from cfnsr.figures import (
@@ -28,11 +30,24 @@ from cfnsr.figures import (
     entitle,
 )
 from cfnsr.models.registry import find
+from cfnsr.numbering import number_points
 from cfnsr.runs import Run
 from cfnsr.selection import RULES, Rule, accuracy_by_epoch, best_epoch, with_epochs
 from cfnsr.tables import TEST_RULE, row_ceilings
 
 RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
+_RULE_MARKS: dict[Rule, str] = dict(zip(RULES, "os^v", strict=True))
+_SIZES = {
+    "n_parameters": "parameters of the model trained here",
+    "forward_gflops": "forward pass of one clip, GFLOPs",
+}
+_STAGES = {"-": ("o", GREY), "Early": ("s", GREEN), "Late": ("^", PURPLE), "Model": ("D", BLUE)}
+#: Of `evaluation.win_matrix`: sign, colour and words.
+_OUTCOMES = {
+    -1: ("\N{MINUS SIGN}", ORANGE, "the line's system loses"),
+    0: ("", "#F2F2F2", "tie"),
+    1: ("+", "#56B4E9", "the line's system wins"),
+}
 _N_PANELS_A_LINE = 4
 
 
@@ -58,7 +73,7 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
             lines["accuracy_pct"],
             [rows.index(row) + offset for row in lines["row"]],
             xerr=_to_ends(lines),
-            fmt="o",
+            fmt=_RULE_MARKS[rule],
             color=RULE_COLOURS[rule],
             markersize=4,
             linewidth=1,
@@ -155,44 +170,58 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
 
 
 @drawn
-def accuracy_against_parameters(table: pd.DataFrame, title: str) -> Figure:
-    """Accuracy after the last epoch against the number of parameters trained here."""
-    lines = table[table["rule"] == TEST_RULE].sort_values("accuracy_pct", kind="stable")
-    accuracy = lines["accuracy_pct"].to_numpy(float)
-    figure, axis = plt.subplots(figsize=(7.5, 0.2 * len(lines) + 2.6), layout="constrained")
-    axis.set_xscale("log")
-    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
-    axis.xaxis.set_minor_formatter(NullFormatter())
-    axis.errorbar(
-        lines["n_parameters"],
-        accuracy,
-        yerr=_to_ends(lines),
-        fmt="o",
-        color=RULE_COLOURS[TEST_RULE],
-        markersize=4,
-        linewidth=0.7,
+def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
+    """Accuracy after the last epoch against parameters and against operations, numbered points.
+
+    A size that no run has recorded has no panel.
+    """
+    lines = table[table["rule"] == TEST_RULE].sort_values(
+        "accuracy_pct", ascending=False, kind="stable"
     )
-    if n := lines["n_parameters"].tolist():
-        axis.set_xlim(min(n) / 1.5, max(n) * 1.5)  # one row alone has no range
-    axis.set(
-        xlabel="parameters of the model trained here",
-        ylabel="accuracy after the last epoch, % of clips\n(95 % interval by actor)",
+    lines = lines.assign(number=range(1, len(lines) + 1))
+    sizes = {column: label for column, label in _SIZES.items() if (lines[column] > 0).any()}
+    figure, panels = plt.subplots(
+        1,
+        len(sizes),
+        figsize=(3.4 * len(sizes) + 2.2, 0.13 * len(lines) + 2.8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
     )
-    leader = {"arrowstyle": "-", "color": GREY, "linewidth": 0.5, "relpos": (0, 0.5)}
-    low, high = axis.get_ylim()
-    heights = _apart(accuracy, low, high)
-    for line, height in zip(lines.itertuples(), heights, strict=True):
-        axis.annotate(
-            str(line.label),
-            (float(str(line.n_parameters)), float(str(line.accuracy_pct))),
-            (1.03, (height - low) / (high - low)),
-            textcoords="axes fraction",
-            va="center",
-            fontsize=8,
-            arrowprops=leader,
+    axes = panels[0]
+    for axis, (column, label) in zip(axes, sizes.items(), strict=True):
+        known = lines.loc[lines[column] > 0, column]
+        axis.set(xscale="log", xlabel=label, xlim=(known.min() / 4, known.max() * 4))
+        axis.xaxis.set_major_formatter(
+            EngFormatter(sep=" ") if column == "n_parameters" else FuncFormatter("{:g}".format)
         )
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        for stage, (shape, colour) in _STAGES.items():
+            of_stage = lines[(lines["fusion_stage"] == stage) & (lines[column] > 0)]
+            axis.errorbar(
+                of_stage[column],
+                of_stage["accuracy_pct"],
+                yerr=_to_ends(of_stage),
+                fmt=shape,
+                color=colour,
+                markersize=4.5,
+                elinewidth=0.7,
+                label="one modality" if stage == "-" else f"{stage.lower()} fusion",
+            )
+    axes[0].set_ylabel("accuracy after the last epoch, % of clips\n(95 % interval by actor)")
+    names = [
+        Line2D([], [], linestyle="none", label=f"{number:\N{FIGURE SPACE}>2}  {label}")
+        for number, label in zip(lines["number"], lines["label"], strict=True)
+    ]
+    figure.legend(
+        handles=names, loc="outside right center", handlelength=0, handletextpad=0, fontsize=7.5
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     entitle(figure, title)
+    figure.draw_without_rendering()  # the places of the numbers depend on the layout
+    for axis, column in zip(axes, sizes, strict=True):
+        shown = lines[lines[column] > 0]
+        number_points(axis, shown[column], shown["accuracy_pct"], shown["number"])
     return figure
 
 
@@ -200,32 +229,31 @@ def accuracy_against_parameters(table: pd.DataFrame, title: str) -> Figure:
 def wins(matrix: pd.DataFrame, title: str) -> Figure:
     """`evaluation.win_matrix`: whether the line's row beats the column's."""
     labels = [find(str(name)).label for name in matrix.index]
-    words = matrix.map({1.0: "win", 0.0: "tie", -1.0: "loss"}.get).fillna("")
-    side = 0.42 * len(labels) + 2.6
-    figure, axis = plt.subplots(figsize=(max(side, 4.5), side), layout="constrained")
+    side = 0.26 * len(labels) + 2.6
+    figure, axis = plt.subplots(figsize=(max(side, 5), side), layout="constrained")
     if matrix.empty:
         axis.text(0.5, 0.5, "fewer than two systems", ha="center", va="center")
         axis.set(xticks=[], yticks=[])
     else:
-        sns.heatmap(
-            matrix,
-            annot=words.to_numpy(),
-            fmt="",
-            annot_kws={"fontsize": 7, "color": "black"},
-            cmap=ListedColormap([ORANGE, "#F2F2F2", "#56B4E9"]),
-            vmin=-1,
-            vmax=1,
-            linewidths=0.5,
-            square=True,
-            cbar=False,
-            xticklabels=labels,
-            yticklabels=labels,
-            ax=axis,
-        )
+        colours = [colour for _, colour, _ in _OUTCOMES.values()]
+        axis.imshow(matrix, ListedColormap(colours), vmin=-1, vmax=1)
+        for line, column in np.argwhere(matrix.notna().to_numpy()):
+            sign, _, _ = _OUTCOMES[matrix.iloc[line, column]]
+            axis.text(column, line, sign, ha="center", va="center", fontsize=8)
+        ticks = np.arange(len(labels))
+        axis.set_xticks(ticks, labels, rotation=90)
+        axis.set_yticks(ticks, labels)
+        axis.set_xticks(ticks[1:] - 0.5, minor=True)
+        axis.set_yticks(ticks[1:] - 0.5, minor=True)
+        axis.grid(which="minor", color="white", linewidth=1.5)
+        axis.spines[:].set_visible(False)
+        patches = [
+            Patch(facecolor=colour, label=f"{sign} {word}".strip())
+            for sign, colour, word in _OUTCOMES.values()
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=3)
     axis.set(xlabel="against", ylabel="")
-    axis.tick_params(length=0)
-    axis.tick_params(axis="x", rotation=90)
-    axis.tick_params(axis="y", rotation=0)
+    axis.tick_params(which="both", length=0)
     entitle(figure, title)
     return figure
 
@@ -241,16 +269,3 @@ def _to_ends(lines: pd.DataFrame) -> np.ndarray:
     below = accuracy - lines["ci_low_pct"].to_numpy(float)
     above = lines["ci_high_pct"].to_numpy(float) - accuracy
     return np.maximum(np.stack([below, above]), 0)  # rounding
-
-
-def _apart(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    """Heights between low and high near ascending values, far enough apart for a label each."""
-    gap = (high - low) / max(len(values), 12)
-    heights = values.copy()
-    for i in range(1, len(heights)):
-        heights[i] = max(heights[i], heights[i - 1] + gap)
-    if len(heights):
-        heights[-1] = min(heights[-1], high)
-    for i in range(len(heights) - 2, -1, -1):
-        heights[i] = min(heights[i], heights[i + 1] - gap)
-    return heights

@@ -3,8 +3,10 @@
 `cfnsr.comparisons` draws the figures that set systems side by side.
 """
 
+import io
 import textwrap
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
 from typing import Any, ParamSpec
@@ -17,6 +19,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import RcKeyType
+from PIL import Image
 
 from cfnsr import evaluation
 from cfnsr.audio import HOP
@@ -46,6 +49,7 @@ STYLE: dict[RcKeyType, Any] = {
     "ytick.labelsize": 8,
 }
 PNG_DPI = 160
+_FEW_COLOURS = 16_384
 _CHARACTERS_PER_INCH = 12
 _LARGEST_Z = 3
 
@@ -76,11 +80,32 @@ def count_epochs(axis: Axes) -> None:
     axis.set_xlabel("epoch")
 
 
-def save(figure: Figure, path: Path) -> None:
+@dataclass(frozen=True)
+class Saved:
+    """A figure in a file; as the last line of a notebook's cell it is shown as it was saved."""
+
+    path: Path  # without suffix
+
+    def __repr__(self) -> str:
+        return f"<{self.path.name}.png>"  # no folder: equal notebooks have equal bytes anywhere
+
+    def _repr_png_(self) -> tuple[bytes, dict[str, int]]:
+        content = self.path.with_name(f"{self.path.name}.png").read_bytes()
+        width, _ = Image.open(io.BytesIO(content)).size
+        return content, {"width": round(width * STYLE["figure.dpi"] / PNG_DPI)}
+
+
+def save(figure: Figure, path: Path) -> Saved:
     """Write `<path>.svg` and `<path>.png`; equal figures give equal bytes."""
+    drawn = io.BytesIO()
     with plt.rc_context({**STYLE, "svg.hashsalt": "cfnsr", "svg.fonttype": "path"}):
         figure.savefig(f"{path}.svg", metadata={"Date": None, "Creator": None})
-        figure.savefig(f"{path}.png", dpi=PNG_DPI, metadata={"Software": None})
+        figure.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    picture = Image.open(drawn).convert("RGB")
+    if picture.getcolors(_FEW_COLOURS):  # not a photograph: a palette takes a third of the bytes
+        picture = picture.quantize(256)
+    picture.save(f"{path}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
+    return Saved(path)
 
 
 @drawn
@@ -223,7 +248,7 @@ def training_curves(runs: Sequence[Run], title: str) -> Figure:
 def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     """Which emotion is taken for which: the share of each true emotion, and the number of clips.
 
-    Clips of all folds and seeds are counted together.
+    Clips of all folds and seeds are counted together; a field without clips is empty.
     """
     counts = evaluation.confusion(runs, rule)
     share_pct = 100 * counts.div(counts.sum(axis=1), axis=0)
@@ -231,7 +256,7 @@ def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     figure, axis = plt.subplots(figsize=(6.6, 5.4), layout="constrained")
     sns.heatmap(
         share_pct,
-        annot=text.where(share_pct.notna(), "").to_numpy(),
+        annot=text.where(counts > 0, "").to_numpy(),
         fmt="",
         annot_kws={"fontsize": 7},
         cmap="Blues",

@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import special
 
 from cfnsr.errors import InputError
 
@@ -40,9 +41,48 @@ class Predictions:
         return self.logits.argmax(axis=-1)
 
     @property
+    def confidence(self) -> np.ndarray:
+        """The largest softmax probability, (epoch, clip); nan where logits are not finite."""
+        with np.errstate(invalid="ignore"):
+            return special.softmax(self.logits.astype(float), axis=-1).max(axis=-1)
+
+    @property
     def correct(self) -> np.ndarray:
         """Whether each clip is classified rightly after each epoch, bool (epoch, clip)."""
-        return self.predicted == self.clips["emotion"].to_numpy()[None, :]
+        return _is_correct(self)
+
+    @property
+    def accuracy_pct(self) -> np.ndarray:
+        """Percentage of clips classified rightly after each epoch, (epoch,)."""
+        return 100 * self.correct.mean(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Decisions:
+    """What `cfnsr.predictions` keeps of test `Predictions`, and every score is computed from.
+
+    `predicted` and `confidence` (epoch, clip) as there; the confidence is nan in epochs that no
+    rule reports.
+    """
+
+    predicted: np.ndarray
+    confidence: np.ndarray
+    clips: pd.DataFrame  # clip, actor, emotion (index, 0 to 7)
+
+    @property
+    def correct(self) -> np.ndarray:
+        return _is_correct(self)
+
+    @property
+    def accuracy_pct(self) -> np.ndarray:
+        return 100 * self.correct.mean(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Accuracies:
+    """What `cfnsr.predictions` keeps of clips that only choose an epoch, (epoch,)."""
+
+    accuracy_pct: np.ndarray
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,12 +94,12 @@ class Run:
     seed: int
     info: dict[str, Any]  # run.json
     epochs: pd.DataFrame  # epoch (from 1), train_loss, train_accuracy_pct
-    test: Predictions
-    validation: Predictions | None
+    test: Predictions | Decisions
+    validation: Predictions | Accuracies | None
 
     @property
     def n_epochs(self) -> int:
-        return len(self.test.logits)
+        return len(self.test.predicted)
 
 
 def write_predictions(folder: Path, name: str, predictions: Predictions) -> None:
@@ -124,3 +164,7 @@ def read_runs(folder: Path, rows: Iterable[str], folds: Iterable[int]) -> list[R
             ]
             runs += [read_run(path) for _, path in sorted(seeds)]
     return runs
+
+
+def _is_correct(said: Predictions | Decisions) -> np.ndarray:
+    return said.predicted == said.clips["emotion"].to_numpy()[None, :]

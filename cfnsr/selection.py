@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cfnsr.errors import InputError
-from cfnsr.runs import Predictions, Run
+from cfnsr.runs import Accuracies, Decisions, Predictions, Run
 
 Rule = Literal[
     "best test epoch",
@@ -105,9 +105,9 @@ def with_epochs(runs: Sequence[Run], rule: Rule) -> list[tuple[Run, int]]:
     return [pair for group in groups for pair in _choose(group, rule)]
 
 
-def accuracy_by_epoch(predictions: Predictions) -> np.ndarray:
+def accuracy_by_epoch(said: Predictions | Decisions | Accuracies) -> np.ndarray:
     """Percentage of clips classified rightly after each epoch, (epoch,)."""
-    return 100 * predictions.correct.mean(axis=1)
+    return said.accuracy_pct
 
 
 def _choose(folds: Sequence[Run], rule: Rule) -> list[tuple[Run, int]]:

@@ -6,7 +6,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from math import nan
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import pandas as pd
 from scipy import stats
@@ -14,11 +14,13 @@ from scipy import stats
 from cfnsr.evaluation import PairedTest, paired_test, score
 from cfnsr.models.registry import ROWS, Row, ScheduleName, find
 from cfnsr.params import Params, Source
+from cfnsr.ravdess import Protocol
 from cfnsr.runs import Run
 from cfnsr.selection import RULES, Rule
 from cfnsr.uncertainty import holm
 
 Modality = Literal["video", "audio", "audio_video"]
+RunsByRow = Mapping[str, Sequence[Run]]
 
 DATA_LABELS: dict[Source, str] = {
     "synthetic": "synthetic control",
@@ -40,8 +42,13 @@ COLUMNS = (
     "uar_pct",
     "n_folds",
     "n_clips",
+    "protocol",
+    "n_seeds",
+    "forward_gflops",
+    "macro_f1_pct",
+    "ece",
 )
-TEST_COLUMNS = ("row", "against", *PairedTest.__dataclass_fields__, "p_holm")
+TEST_COLUMNS = ("row", "protocol", "against", *PairedTest.__dataclass_fields__, "p_holm")
 #: Every row is compared with this one, after the last epoch: the rule without any choice.
 REFERENCE = "cfn_sr"
 TEST_RULE: Rule = "last epoch"
@@ -66,46 +73,76 @@ def by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
     return {name: group for name, group in groups.items() if group}
 
 
-def table(rows: Mapping[str, Row], runs_by_row: Mapping[str, Sequence[Run]]) -> pd.DataFrame:
-    """One line a row and rule that applies to it, with `COLUMNS`.
+def by_protocol(runs: Iterable[Run]) -> dict[Protocol, dict[str, list[Run]]]:
+    """The runs of each protocol that has any, `by_row`."""
+    found = list(runs)
+    groups = {
+        protocol: by_row(run for run in found if run.info["protocol"] == protocol)
+        for protocol in get_args(Protocol)
+    }
+    return {protocol: rows for protocol, rows in groups.items() if rows}
+
+
+def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
+    """One line a row, protocol and rule that applies to it, with `COLUMNS`.
 
     A row without runs is left out; an alias has the runs of the row that it names. `n_parameters`
-    counts the model as trained here, `paper_params_millions` is the paper's.
+    counts the model as trained here, `paper_params_millions` is the paper's; `forward_gflops` are
+    the operations of one clip's forward pass, in 10^9.
     """
     lines = []
     for name, row in rows.items():
-        runs = runs_by_row.get(row.alias or name, ())
-        scores = [score(runs, rule) for rule in RULES]
-        lines += [
-            asdict(row)
-            | {"row": name, "n_parameters": runs[0].info["n_parameters"]}
-            | asdict(found)
-            for found in scores
-            if found.n_clips
-        ]
+        for protocol, runs_by_row in runs.items():
+            of_row = runs_by_row.get(row.alias or name, ())
+            scores = [score(of_row, rule) for rule in RULES]
+            lines += [
+                asdict(row)
+                | {
+                    "row": name,
+                    "protocol": protocol,
+                    "n_parameters": of_row[0].info["n_parameters"],
+                    "forward_gflops": of_row[0].info["forward_gflops"],
+                }
+                | asdict(found)
+                for found in scores
+                if found.n_clips
+            ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def paired_tests(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule = TEST_RULE) -> pd.DataFrame:
-    """Every row against CFN-SR on the same clips: `TEST_COLUMNS`, p_holm over all lines."""
-    reference = runs_by_row.get(REFERENCE, ())
+def paired_tests(runs: Mapping[Protocol, RunsByRow], rule: Rule = TEST_RULE) -> pd.DataFrame:
+    """Every row against CFN-SR on the same clips: `TEST_COLUMNS`, p_holm over each protocol."""
     lines = [
-        {"row": name, "against": REFERENCE, **asdict(paired_test(runs, reference, rule))}
-        for name, runs in runs_by_row.items()
-        if reference and name != REFERENCE
+        {
+            "row": name,
+            "protocol": protocol,
+            "against": REFERENCE,
+            **asdict(paired_test(of_row, runs_by_row[REFERENCE], rule)),
+        }
+        for protocol, runs_by_row in runs.items()
+        for name, of_row in runs_by_row.items()
+        if REFERENCE in runs_by_row and name != REFERENCE
     ]
     tests = pd.DataFrame(lines, columns=list(TEST_COLUMNS))
-    return tests.assign(p_holm=holm(tests["p_value"]))
+    return tests.assign(p_holm=tests.groupby("protocol")["p_value"].transform(holm))
 
 
-def metrics(table: pd.DataFrame, folds: Sequence[int]) -> dict[str, str | dict[str, float]]:
-    """What `dvc exp show` prints: the folds, and each row's accuracy in percent by rule."""
-    shown: tuple[Rule, ...] = ("best test epoch", "last epoch")
-    lines = table[table["rule"].isin(shown)]
-    return {"folds": _span(folds)} | {
-        str(name): dict(zip(group["rule"], group["accuracy_pct"].round(2), strict=True))
-        for name, group in lines.groupby("row", sort=False)
-    }
+def metrics(table: pd.DataFrame, folds: Sequence[int]) -> dict[str, Any]:
+    """What `dvc metrics show` and `dvc exp show` print, in percent.
+
+    The folds; one system, CFN-SR if there, under every rule, with UAR and the interval of the
+    last epoch; and the accuracy of every system after the last epoch.
+    """
+    last = {line["row"]: line for line in table.to_dict("records") if line["rule"] == TEST_RULE}
+    found: dict[str, Any] = {"folds": _span(folds)}
+    chosen = REFERENCE if REFERENCE in last else next(iter(last), None)
+    if chosen is not None:
+        of_rule = table[table["row"] == chosen]
+        found[chosen] = dict(zip(of_rule["rule"], of_rule["accuracy_pct"].round(2), strict=True))
+        for name in ("uar_pct", "ci_low_pct", "ci_high_pct"):
+            found[chosen][name] = round(last[chosen][name], 2)
+        found[TEST_RULE] = {row: round(line["accuracy_pct"], 2) for row, line in last.items()}
+    return found
 
 
 def modality(row: Row) -> Modality:
@@ -158,13 +195,36 @@ def above_ceiling(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     return lines[lines["p_holm"] < LEAK_LEVEL]
 
 
-def setting(params: Params) -> str:
-    """The data source and protocol that stand with every number."""
-    return f"{DATA_LABELS[params.data]}, protocol {params.protocol}, {_folds(params.folds)}"
+def setting(params: Params, folds: Sequence[int] | None = None) -> str:
+    """The data source, protocol and folds that stand with every number.
+
+    `folds` are those that there are, if these need not be all that params.yaml asks for.
+    """
+    tested = _folds(params.folds if folds is None else folds)
+    return f"{DATA_LABELS[params.data]}, protocol {params.protocol}, {tested}"
+
+
+def folds(runs_by_row: RunsByRow) -> tuple[int, ...]:
+    """The folds that any of the runs tests."""
+    return tuple(sorted({run.fold for runs in runs_by_row.values() for run in runs}))
+
+
+def extent(protocol: Protocol, runs_by_row: RunsByRow) -> str:
+    """A protocol, and how much there is of it."""
+    runs = [run for of_row in runs_by_row.values() for run in of_row]
+    n_clips = len({clip for run in runs for clip in run.test.clips["clip"]})
+    n_seeds = len({run.seed for run in runs})
+    return (
+        f"protocol {protocol}, {_folds(folds(runs_by_row))}, {n_clips} test clips, {n_seeds} "
+        f"seed{'s' if n_seeds > 1 else ''} a fold"
+    )
 
 
 def _span(folds: Sequence[int]) -> str:
-    return str(folds[0]) if len(folds) == 1 else f"{folds[0]} to {folds[-1]}"
+    first, last = folds[0], folds[-1]
+    if len(folds) > 1 and tuple(folds) == tuple(range(first, last + 1)):
+        return f"{first} to {last}"
+    return ", ".join(map(str, folds))
 
 
 def _folds(folds: Sequence[int]) -> str:

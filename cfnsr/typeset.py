@@ -10,30 +10,31 @@ from typing import Any
 import pandas as pd
 
 from cfnsr.models.registry import find
-from cfnsr.params import Params
+from cfnsr.params import Source
+from cfnsr.ravdess import Protocol
 from cfnsr.selection import RULES
-from cfnsr.tables import TEST_RULE, row_ceilings, setting
+from cfnsr.tables import DATA_LABELS, TEST_RULE, RunsByRow, extent, row_ceilings
 from cfnsr.uncertainty import LEVEL
 
 MINUS = "\N{MINUS SIGN}"
+#: Columns that are aligned to the left.
+_WORDS = ("System", "Protocol", "Fusion")
 
 
-def caption(name: str, params: Params, table: pd.DataFrame) -> str:
+def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
     """What a printed table says above itself."""
-    n_clips = table["n_clips"].max() if len(table) else 0
-    n_seeds = len(params.seeds)
+    measured = "; ".join(extent(protocol, runs_by_row) for protocol, runs_by_row in runs.items())
     ceiling = (
         " Ceiling: the best possible accuracy from what a system sees and hears."
-        if params.data == "synthetic"
+        if data == "synthetic"
         else ""
     )
     return (
-        f"{name}. Measured on {setting(params)}: {n_clips} test clips, {n_seeds} "
-        f"seed{'s' if n_seeds > 1 else ''} a fold. Accuracy in % under each rule for choosing "
-        "the epoch: mean ± standard deviation over folds and seeds [95 % interval, resampled by "
-        "actor]. Paper: as printed there, on RAVDESS. UAR and the difference from CFN-SR are of "
-        "the last epoch; p is of a paired test by actor with Holm's correction, and a difference "
-        f"is bold where p < {LEVEL}.{ceiling}"
+        f"{name}. Measured on {DATA_LABELS[data]}: {measured}. Accuracy in % under each rule for "
+        "choosing the epoch: mean ± standard deviation over folds and seeds [95 % interval, "
+        "resampled by actor]. Paper: as printed there, on RAVDESS. UAR and the difference from "
+        "CFN-SR are of the last epoch; p is of a paired test by actor with Holm's correction, and "
+        f"a difference is bold where p < {LEVEL}.{ceiling}"
     )
 
 
@@ -47,18 +48,22 @@ def write(
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Two decimals; p values with three significant digits; nothing where a number is missing."""
-    p_values = [column for column in map(str, table) if column.startswith("p_")]
-    as_text = {column: [_significant(value) for value in table[column]] for column in p_values}
+    """Two decimals, but three or four digits of what may be small; nothing for a missing number."""
+    small = {column: 3 for column in map(str, table) if column.startswith("p_")}
+    small |= {column: 4 for column in ("forward_gflops", "ece") if column in table}
+    as_text = {
+        column: [_significant(value, n_digits) for value in table[column]]
+        for column, n_digits in small.items()
+    }
     table.assign(**as_text).to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
 
 
 def to_markdown(
     table: pd.DataFrame, tests: pd.DataFrame, ceilings: pd.DataFrame, caption: str
 ) -> str:
-    """A table as GitHub and JupyterLab show it, one line a row; notes stand below."""
+    """A table as GitHub and JupyterLab show it, one line a row and protocol; notes below."""
     header, lines, notes = _printed(table, tests, ceilings, _MARKDOWN)
-    rule = [":--", ":--", *["--:"] * (len(header) - 2)]
+    rule = [":--" if name in _WORDS else "--:" for name in header]
     grid = [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
     paragraphs = [_MARKDOWN.escape(caption), "\n".join(grid), *notes]
     return "\n\n".join(paragraphs) + "\n"
@@ -74,7 +79,7 @@ def to_tex(table: pd.DataFrame, tests: pd.DataFrame, ceilings: pd.DataFrame, cap
         r"\centering",
         rf"\caption{{{_TEX.escape(caption)}}}",
         r"\resizebox{\textwidth}{!}{%",
-        rf"\begin{{tabular}}{{ll{'r' * (len(header) - 2)}}}",
+        rf"\begin{{tabular}}{{{''.join('l' if name in _WORDS else 'r' for name in header)}}}",
         r"\toprule",
         head,
         r"\midrule",
@@ -125,24 +130,28 @@ def _printed(
     """Header, lines and notes; a rule has a column where it applies to any row."""
     rules = [rule for rule in RULES if rule in set(table["rule"])]
     has_ceilings = bool(ceilings["ceiling_pct"].notna().any())
-    header = ["System", "Fusion", "Parameters as trained", "Paper, M", "Paper, %", *rules]
+    has_protocols = table["protocol"].nunique() > 1
+    header = ["System", *["Protocol"] * has_protocols, "Fusion", "Parameters as trained"]
+    header += ["Paper, M", "Paper, %", *rules]
     header += ["UAR, %", "vs CFN-SR, points (p)", *["Ceiling, %"] * has_ceilings]
-    test_of_row = {test["row"]: test for test in tests.to_dict("records")}
-    lines, notes = [], list[str]()
+    test_of = {(test["row"], test["protocol"]): test for test in tests.to_dict("records")}
+    marks: dict[str, str] = {}
+    notes, lines = [], []
     table = table.assign(ceiling=row_ceilings(table, ceilings))
-    for name, group in table.groupby("row", sort=False):
+    for _, group in table.groupby(["row", "protocol"], sort=False):
         first = group.iloc[0]
+        name, protocol = str(first["row"]), str(first["protocol"])
         scores = {line["rule"]: line for line in group.to_dict("records")}
-        label = markup.escape(first["label"])
-        if note := find(str(name)).note:
-            mark = markup.raised.format(len(notes) + 1)
-            label += mark
-            notes.append(f"{mark} {markup.escape(note)}.")
-        test = test_of_row.get(str(name))
+        if (note := find(name).note) and name not in marks:
+            marks[name] = markup.raised.format(len(marks) + 1)
+            notes.append(f"{marks[name]} {markup.escape(note)}.")
+        label = markup.escape(first["label"]) + marks.get(name, "")
+        test = test_of.get((name, protocol))
         difference = markup.escape(_difference(test))
         if test and test["p_holm"] < LEVEL:
             difference = markup.bold.format(difference)
         cells = [
+            *[protocol] * has_protocols,
             first["fusion_stage"],
             f"{first['n_parameters']:,}",
             _number(first["paper_params_millions"]),
@@ -176,5 +185,5 @@ def _difference(test: Mapping[Any, Any] | None) -> str:
     return f"{difference} ({'< 0.001' if p < 0.001 else f'{p:.3f}'})"
 
 
-def _significant(p_value: float) -> str:
-    return "" if isnan(p_value) else f"{p_value:.3g}"
+def _significant(value: float, n_digits: int) -> str:
+    return "" if isnan(value) else f"{value:.{n_digits}g}"

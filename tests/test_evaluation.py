@@ -259,6 +259,19 @@ def test_the_difference_is_that_of_the_scores_and_changes_its_sign_with_the_orde
     assert forth.difference_pct == pytest.approx(difference)
     assert back.difference_pct == pytest.approx(-difference)
     assert back.p_value == pytest.approx(forth.p_value)
+    assert (back.ci_low_pct, back.ci_high_pct) == pytest.approx(
+        (-forth.ci_high_pct, -forth.ci_low_pct), abs=0.3
+    )
+
+
+def test_the_interval_of_a_difference_agrees_with_students_on_equal_actors():
+    a, b = all_folds("a", seeds=(1,), skill=1.7)[:5], all_folds("b", seeds=(1,))[:5]
+    means = [outcomes(runs, "last epoch").groupby("actor")["correct"].mean() for runs in (a, b)]
+    low, high = stats.ttest_rel(*means).confidence_interval(0.95)
+    found = paired_test(a, b, "last epoch")
+    width = 100 * (high - low)
+    assert found.ci_low_pct == pytest.approx(100 * low, abs=0.1 * width)
+    assert found.ci_high_pct == pytest.approx(100 * high, abs=0.1 * width)
 
 
 def test_rows_are_compared_on_the_clips_that_both_classified():

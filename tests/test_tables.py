@@ -31,12 +31,17 @@ def run(n_right, row="cfn_sr", fold=1, seed=1, n_parameters=1000, n_clips=8):
     names = [f"{t:02d}-{a:02d}" for a, t in zip(actor, take, strict=True)]
     clips = pd.DataFrame({"clip": names, "actor": actor, "emotion": emotion})
     logits = 9.0 * np.eye(len(EMOTIONS))[predicted]
-    info = {"n_parameters": n_parameters}
+    info = {"n_parameters": n_parameters, "forward_gflops": n_parameters / 1e6, "protocol": "paper"}
     return Run(row, fold, seed, info, pd.DataFrame(), Predictions(logits, clips), None)
 
 
 def by_row(*runs):
     return tables.by_row(runs)
+
+
+def paper(runs):
+    """Runs by row as those of the protocol `paper`."""
+    return {"paper": runs} if runs else {}
 
 
 def two_folds():
@@ -52,14 +57,15 @@ def every_row(folds=range(1, 6), n_right=(3, 6, 5)):
 
 
 def written(path, runs, params, rows=TABLE_1):
-    found = tables.table(rows, runs)
-    tests, ceilings = tables.paired_tests(runs), tables.ceilings(params)
-    typeset.write(path, found, tests, ceilings, typeset.caption("Systems", params, found))
+    found = tables.table(rows, paper(runs))
+    tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(params)
+    caption = typeset.caption("Systems", params.data, paper(runs))
+    typeset.write(path, found, tests, ceilings, caption)
     return [path.with_suffix(suffix).read_text() for suffix in (".csv", ".md", ".tex")]
 
 
 def test_a_hand_worked_table_of_two_folds():
-    found = tables.table(TABLE_2, two_folds())
+    found = tables.table(TABLE_2, paper(two_folds()))
     assert tuple(found.columns) == tables.COLUMNS
     lines = found[found["row"] == "cfn_sr"].set_index("rule")
     # of 8 clips: best 6 and 5; last 4 and 5; fold 1 takes fold 2's epoch 2, fold 2 fold 1's 1
@@ -75,13 +81,15 @@ def test_a_hand_worked_table_of_two_folds():
     assert set(lines["n_folds"]) == {2}
     assert set(lines["n_clips"]) == {64}
     assert set(lines["n_parameters"]) == {1000}
+    assert set(lines["forward_gflops"]) == {0.001}
+    assert set(lines["protocol"]) == {"paper"}
     assert set(lines["paper_accuracy_pct"]) == {75.76}
     last = lines.loc["last epoch"]
     assert last["ci_low_pct"] < last["accuracy_pct"] < last["ci_high_pct"]
 
 
 def test_an_alias_has_the_numbers_of_the_row_that_it_names():
-    found = tables.table(TABLE_2, two_folds()).drop(columns=["label"])
+    found = tables.table(TABLE_2, paper(two_folds())).drop(columns=["label"])
     alias = found[found["row"] == "audio_to_video"].drop(columns="row").reset_index(drop=True)
     named = found[found["row"] == "cfn_sr"].drop(columns="row").reset_index(drop=True)
     pd.testing.assert_frame_equal(alias, named)
@@ -90,13 +98,13 @@ def test_an_alias_has_the_numbers_of_the_row_that_it_names():
 def test_rows_without_runs_are_left_out_and_the_order_is_the_registrys():
     runs = by_row(run([1], "cfn_sr"), run([1], "audio"))
     assert list(runs) == ["audio", "cfn_sr"]
-    assert list(tables.table(TABLE_1, runs)["row"].unique()) == ["audio", "cfn_sr"]
+    assert list(tables.table(TABLE_1, paper(runs))["row"].unique()) == ["audio", "cfn_sr"]
 
 
 def test_validation_actors_give_a_fourth_line():
     fold = run([6, 4])
     nested = replace(fold, validation=run([1, 2], fold=2).test)
-    found = tables.table({"cfn_sr": find("cfn_sr")}, by_row(nested)).set_index("rule")
+    found = tables.table({"cfn_sr": find("cfn_sr")}, paper(by_row(nested))).set_index("rule")
     assert list(found.index) == ["best test epoch", "last epoch", "chosen on validation actors"]
     assert found.loc["chosen on validation actors", "accuracy_pct"] == 50
 
@@ -108,14 +116,14 @@ def test_a_paired_test_has_the_difference_and_holms_p():
         *[run([6], "audio", fold) for fold in folds],
         *[run([8], "video", fold) for fold in folds],
     )
-    tests = tables.paired_tests(runs).set_index("row")
+    tests = tables.paired_tests(paper(runs)).set_index("row")
     assert tests["difference_pct"].to_dict() == pytest.approx({"video": 0, "audio": -25})
     # twenty actors of equal difference: 2 of 2^20 sign flips are as extreme
     assert tests.loc["audio", "p_value"] == pytest.approx(2 / 2**20)
     assert tests.loc["audio", "p_holm"] == pytest.approx(4 / 2**20)
     assert tests.loc["video", "p_holm"] == 1
     text = typeset.to_markdown(
-        tables.table(TABLE_1, runs), tests.reset_index(), tables.ceilings(REAL), ""
+        tables.table(TABLE_1, paper(runs)), tests.reset_index(), tables.ceilings(REAL), ""
     )
     bold = [line.split("|")[1].strip() for line in text.splitlines() if "**" in line]
     assert bold == ["1D CNN (Aud.)"]
@@ -123,17 +131,51 @@ def test_a_paired_test_has_the_difference_and_holms_p():
 
 
 def test_without_cfn_sr_there_is_nothing_to_compare_with():
-    tests = tables.paired_tests(by_row(run([1], "audio")))
+    tests = tables.paired_tests(paper(by_row(run([1], "audio"))))
     assert tests.empty
     assert tuple(tests.columns) == tables.TEST_COLUMNS
 
 
-def test_metrics_are_the_folds_and_rounded_accuracies():
-    runs = by_row(run([1, 2, 1], fold=4, n_clips=6))
-    found = tables.metrics(tables.table(TABLE_1, runs), [4])
-    assert found == {"folds": "4", "cfn_sr": {"best test epoch": 33.33, "last epoch": 16.67}}
+def test_metrics_are_one_system_in_detail_and_all_after_the_last_epoch():
+    runs = by_row(run([1, 2, 1], fold=4, n_clips=6), run([3], "audio", fold=4, n_clips=6))
+    found = tables.metrics(tables.table(TABLE_1, paper(runs)), [4])
+    assert found == {
+        "folds": "4",
+        "cfn_sr": {
+            "best test epoch": 33.33,
+            "last epoch": 16.67,
+            "uar_pct": 16.67,
+            "ci_low_pct": 16.67,
+            "ci_high_pct": 16.67,
+        },
+        "last epoch": {"audio": 50.0, "cfn_sr": 16.67},
+    }
     json.dumps(found)
+    alone = tables.metrics(tables.table(TABLE_1, paper(by_row(run([3], "audio")))), [1])
+    assert alone["audio"]["last epoch"] == alone["last epoch"]["audio"] == 37.5
     assert tables.metrics(tables.table(TABLE_1, {}), [1, 2, 3]) == {"folds": "1 to 3"}
+
+
+def test_only_folds_without_a_gap_are_a_range():
+    assert tables.setting(CONTROL, [1, 2, 3]).endswith("protocol paper, folds 1 to 3")
+    assert tables.setting(CONTROL, [1, 3]).endswith("folds 1, 3")
+    assert tables.setting(CONTROL, [3]).endswith("fold 3")
+    assert tables.setting(CONTROL).endswith("folds 1 to 5")
+    assert tables.folds(by_row(run([1], fold=3), run([1], "audio", fold=1))) == (1, 3)
+
+
+def test_the_protocols_are_tested_and_corrected_each_for_itself():
+    folds = range(1, 6)
+    rows = {"cfn_sr": 8, "audio": 6, "video": 7}
+    runs = [run([n], row, fold) for row, n in rows.items() for fold in folds]
+    nested = [replace(r, info=r.info | {"protocol": "nested"}) for r in runs if r.row != "video"]
+    tests = tables.paired_tests(tables.by_protocol(runs + nested))
+    assert [*zip(tests["row"], tests["protocol"], strict=True)] == [
+        ("video", "paper"),
+        ("audio", "paper"),
+        ("audio", "nested"),
+    ]
+    assert tests["p_holm"].tolist() == pytest.approx([4 / 2**20, 4 / 2**20, 2 / 2**20])
 
 
 def test_ceilings_are_known_for_the_control_alone():
@@ -161,13 +203,13 @@ def test_a_row_is_measured_against_the_ceiling_of_what_it_sees_and_hears():
 @pytest.mark.parametrize(("n_right", "leaks"), [(5, False), (6, False), (8, True)])
 def test_only_a_row_above_its_ceiling_beyond_chance_leaks(n_right, leaks):
     runs = by_row(run([8, n_right], "audio"))
-    found = tables.above_ceiling(tables.table(TABLE_1, runs), tables.ceilings(CONTROL))
+    found = tables.above_ceiling(tables.table(TABLE_1, paper(runs)), tables.ceilings(CONTROL))
     assert (not found.empty) == leaks
     assert "best test epoch" not in set(found["rule"])
 
 
 def test_nothing_leaks_where_no_ceiling_is_known():
-    found = tables.table(TABLE_1, every_row())
+    found = tables.table(TABLE_1, paper(every_row()))
     assert tables.above_ceiling(found, tables.ceilings(REAL)).empty
     assert tables.above_ceiling(tables.table(TABLE_1, {}), tables.ceilings(CONTROL)).empty
 
@@ -177,12 +219,15 @@ def test_a_csv_has_two_decimals_and_no_word_for_missing_numbers(tmp_path):
     header, line, _ = text.splitlines()
     assert header == ",".join(tables.COLUMNS)
     assert line.startswith("erann,ERANNs,Model,1000,,74.80,best test epoch,16.67,,16.67,16.67,")
+    assert ",paper,1,0.001," in line  # operations that two decimals would make 0.00
 
 
 def test_a_markdown_table_has_a_line_a_row_and_the_setting_above(tmp_path):
     _, text, _ = written(tmp_path / "table", every_row(), CONTROL, TABLE_1 | EXTRA)
     caption, grid, *notes = text.strip().split("\n\n")
-    assert "synthetic control, protocol paper, folds 1 to 5: 160 test clips" in caption
+    assert (
+        "synthetic control: protocol paper, folds 1 to 5, 160 test clips, 1 seed a fold" in caption
+    )
     header, _, *lines = grid.splitlines()
     assert len(lines) == len(TABLE_1 | EXTRA)
     assert {line.count("|") for line in grid.splitlines()} == {header.count("|")}
@@ -193,7 +238,7 @@ def test_a_markdown_table_has_a_line_a_row_and_the_setting_above(tmp_path):
 def test_real_data_has_no_column_for_ceilings(tmp_path):
     _, text, tex = written(tmp_path / "table", every_row(), REAL)
     assert "Ceiling" not in text + tex
-    assert "Measured on RAVDESS, protocol paper" in text
+    assert "Measured on RAVDESS: protocol paper" in text
 
 
 def test_a_latex_table_is_escaped_and_every_row_ends(tmp_path):
