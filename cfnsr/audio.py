@@ -81,19 +81,28 @@ def read_window(path: Path, settings: Preprocess) -> np.ndarray:
     Raises:
         InputError: unreadable, or it ends before the window starts.
     """
-    import librosa  # loads numba: a second that the models need not pay
+    return cut_window(path.name, *read_waveform(path), settings)
 
-    waveform, rate = read_waveform(path)
-    if len(waveform) <= settings.offset_s * rate:
+
+def cut_window(name: str, waveform: np.ndarray, rate_hz: int, settings: Preprocess) -> np.ndarray:
+    """The same of a waveform that is already read from the file `name`."""
+    if len(waveform) <= settings.offset_s * rate_hz:
         raise InputError(
-            f"{path.name} has {len(waveform) / rate:.3f} s of sound, but the analysed window "
+            f"{name} has {len(waveform) / rate_hz:.3f} s of sound, but the analysed window "
             f"starts at {settings.offset_s} s; fetch the file again or lower preprocess.offset_s"
         )
-    target = settings.sample_rate_hz
-    waveform = librosa.resample(waveform, orig_sr=rate, target_sr=target)
-    start, n_samples = round(settings.offset_s * target), round(settings.duration_s * target)
+    target_hz = settings.sample_rate_hz
+    waveform = resample(waveform, rate_hz, target_hz)
+    start, n_samples = round(settings.offset_s * target_hz), round(settings.duration_s * target_hz)
     window = waveform[start : start + n_samples]
     return np.pad(window, (0, n_samples - len(window)))
+
+
+def resample(waveform: np.ndarray, rate_hz: int, target_hz: int) -> np.ndarray:
+    """Mono float32 samples at another rate."""
+    import librosa  # loads numba: two seconds that the models need not pay
+
+    return librosa.resample(waveform, orig_sr=rate_hz, target_sr=target_hz)
 
 
 def log_mel(window: np.ndarray, sample_rate_hz: int) -> np.ndarray:

@@ -20,8 +20,10 @@ import threading
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 import cv2
 import numpy as np
@@ -35,7 +37,7 @@ from cfnsr.params import Preprocess, Source
 from cfnsr.ravdess import EMOTIONS, parse_name
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
-VERSION = 1
+VERSION = 2
 INDEX_COLUMNS = (
     "clip",
     "actor",
@@ -73,7 +75,11 @@ def preprocess_clip(
             f"landmarks {take.stem(1)}.csv are missing; fetch the landmark archive again"
         )
     points = video.read_landmarks(landmarks)
-    log_mel = audio.log_mel(audio.read_window(media, settings), settings.sample_rate_hz)
+    waveform, rate_hz = audio.read_waveform(media)
+    if draws_landmarks:
+        video.check_duration(landmarks, len(waveform) / rate_hz)
+    window = audio.cut_window(media.name, waveform, rate_hz, settings)
+    log_mel = audio.log_mel(window, settings.sample_rate_hz)
     arrays = {
         "mfcc": audio.mfcc(log_mel, settings.n_mfcc),
         "log_mel": log_mel.astype(np.float16),
@@ -244,21 +250,20 @@ def _index(files: list[dict[str, str]], problems: dict[int, str]) -> pd.DataFram
 
 
 def _assemble(results: list[Path], output: Path) -> None:
-    """Copy the clips' arrays, one at a time, into arrays of all clips; memory stays flat."""
-    with np.load(results[0]) as first:
-        shapes = {name: (first[name].shape, first[name].dtype) for name in first.files}
-    whole = {
-        name: np.lib.format.open_memmap(
-            output / f"{name}.npy", mode="w+", dtype=dtype, shape=(len(results), *shape)
-        )
-        for name, (shape, dtype) in shapes.items()
-    }
-    for i, path in enumerate(results):
-        with np.load(path) as arrays:
-            for name, array in whole.items():
-                array[i] = arrays[name]
-    for array in whole.values():
-        array.flush()
+    """Join the clips' arrays, one clip at a time, so that memory stays flat."""
+    with ExitStack() as stack:
+        files: dict[str, BinaryIO] = {}
+        for path in results:
+            with np.load(path) as clip:
+                for name in clip.files:
+                    array = clip[name]
+                    if name not in files:
+                        file = stack.enter_context((output / f"{name}.npy").open("wb"))
+                        header = np.lib.format.header_data_from_array_1_0(array)
+                        header["shape"] = (len(results), *array.shape)
+                        np.lib.format.write_array_header_1_0(file, header)
+                        files[name] = file
+                    files[name].write(array.tobytes())
 
 
 def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:

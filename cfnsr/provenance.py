@@ -7,11 +7,12 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
-
-import torch
+from typing import TYPE_CHECKING, Any
 
 from cfnsr import source_code
+
+if TYPE_CHECKING:
+    import torch
 
 PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "librosa", "av", "cfnsr")
 
@@ -21,8 +22,10 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
-def device(chosen: torch.device) -> dict[str, Any]:
+def device(chosen: "torch.device") -> dict[str, Any]:
     """The device by name, and on a CPU its threads: sums depend on how they are split."""
+    import torch  # not at the top, because hashing a file needs none of it
+
     if chosen.type == "cuda":
         return {"device": torch.cuda.get_device_name(chosen), "n_threads": None}
     return {"device": chosen.type, "n_threads": torch.get_num_threads()}

@@ -1,6 +1,5 @@
 """Where the clips of a data source lie, and what exactly is there."""
 
-import hashlib
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -8,7 +7,7 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
-from cfnsr import download, synthetic
+from cfnsr import download, provenance, synthetic
 from cfnsr.errors import InputError
 from cfnsr.params import Clips, Params, Source
 from cfnsr.ravdess import AUDIO_ONLY, AUDIO_VIDEO, parse_name
@@ -124,8 +123,7 @@ def _sha256(path: Path | None) -> str:
     if path is None:
         return ""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return provenance.sha256_of_file(path)
     except OSError as error:
         raise InputError(
             f"{path} cannot be read ({error.strerror}); mend it or move it away"

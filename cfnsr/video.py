@@ -1,17 +1,24 @@
 """Frames, landmarks and face crops (section 3.2)."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import av
 import cv2
 import numpy as np
 import pandas as pd
+from av.video.reformatter import VideoReformatter
 
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 N_LANDMARKS = 68
+#: By how much landmarks may end before the sound; of RAVDESS's 1440 takes, one does by 0.33 s.
+LANDMARK_TOLERANCE_S = 0.5
+#: Of a video stream.
+Packets = list["av.Packet[av.VideoStream]"]
 _COLUMNS = [f"{axis}_{i}" for axis in "xy" for i in range(N_LANDMARKS)]
+_READ = frozenset(_COLUMNS)
 
 
 def choose_frames(n_available: int, settings: Preprocess) -> np.ndarray:
@@ -51,7 +58,7 @@ def read_landmarks(path: Path) -> np.ndarray:
         # Some releases write a blank after each comma. A comma at the end of the lines must not
         # shift the columns, as pandas would have it.
         table = pd.read_csv(
-            path, skipinitialspace=True, index_col=False, usecols=lambda c: c in set(_COLUMNS)
+            path, skipinitialspace=True, index_col=False, usecols=_READ.__contains__
         )
     except FileNotFoundError:
         raise InputError(f"landmarks {path.name} are missing; fetch the landmark archive") from None
@@ -61,12 +68,33 @@ def read_landmarks(path: Path) -> np.ndarray:
     if missing or table.empty:
         what = f"lack column {missing[0]}" if missing else "have no frame"
         raise InputError(f"landmarks {path.name} {what}; fetch them again")
-    points = table[_COLUMNS].apply(pd.to_numeric, errors="coerce").to_numpy(float)
-    points = points.reshape(-1, 2, N_LANDMARKS).swapaxes(1, 2)
+    table = table[_COLUMNS]
+    if not all(dtype.kind in "iuf" for dtype in table.dtypes):
+        table = table.apply(pd.to_numeric, errors="coerce")
+    points = table.to_numpy(float).reshape(-1, 2, N_LANDMARKS).swapaxes(1, 2)
     _reject_frames(path.name, "are not finite numbers", ~np.isfinite(points).all(axis=(1, 2)))
     lost = (np.ptp(points, axis=1) == 0).any(axis=1)
     _reject_frames(path.name, "have no extent, so the tracker lost the face,", lost)
     return points
+
+
+def check_duration(path: Path, sound_s: float) -> None:
+    """Whether landmarks reach to the end of the sound, by their time stamps.
+
+    Raises:
+        InputError: they end before, as a file that was cut at the end of a line.
+    """
+    stamps = pd.read_csv(
+        path, skipinitialspace=True, index_col=False, usecols=lambda name: name == "timestamp"
+    )
+    if stamps.empty:
+        raise InputError(f"landmarks {path.name} lack column timestamp; fetch them again")
+    last_s = float(pd.to_numeric(stamps["timestamp"], errors="coerce").max())
+    if not last_s > sound_s - LANDMARK_TOLERANCE_S:
+        raise InputError(
+            f"landmarks {path.name} end at {last_s:.2f} s, but the sound at {sound_s:.2f} s; fetch "
+            "them again"
+        )
 
 
 def _reject_frames(name: str, what: str, bad: np.ndarray) -> None:
@@ -95,32 +123,67 @@ def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.nd
                 raise InputError("no picture stream; fetch the file again")
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # clips are spread over processes, not threads
-            n_available = stream.frames or len(landmarks)
-            _check_lengths(path.name, n_available, len(landmarks))
-            wanted = choose_frames(min(n_available, len(landmarks)), settings)
-            last = int(wanted[-1])
-            faces: dict[int, np.ndarray] = {}
-            for i, frame in enumerate(container.decode(stream)):
-                if i in wanted:
-                    picture = frame.to_ndarray(format="rgb24")
-                    faces[i] = crop_face(picture, landmarks[i], settings)
-                if i == last:
-                    break
+            packets = list(container.demux(stream))
+            order = _display_order(packets, stream.frames)
+            _check_lengths(len(order), len(landmarks))
+            wanted = choose_frames(min(len(order), len(landmarks)), settings)
+            faces = dict(_decode_faces(packets, order, set(wanted), stream, landmarks, settings))
     except (av.FFmpegError, OSError) as error:
         raise InputError(
             f"{path.name} cannot be decoded ({error.strerror}); fetch the file again"
         ) from None
     except InputError as error:
         raise InputError(f"{path.name}: {error}") from None
-    if len(faces) < len(set(wanted)):
+    if missing := set(wanted) - set(faces):
         raise InputError(
-            f"{path.name} is cut short: it announces {n_available} frames, but frame "
-            f"{min(set(wanted) - set(faces)) + 1} cannot be decoded; fetch the file again"
+            f"{path.name} is damaged: frame {min(missing) + 1} of {len(order)} cannot be decoded; "
+            "fetch the file again"
         )
     return np.stack([faces[i] for i in wanted])
 
 
-def _check_lengths(name: str, n_frames: int, n_landmarks: int) -> None:
+def _display_order(packets: Packets, n_announced: int) -> dict[int, int]:
+    """The place of each shown frame in its clip, by its time stamp.
+
+    An edit list may end before the last packet does; what it cuts off is no frame of the clip.
+    """
+    pictures = [packet for packet in packets if packet.size and not packet.is_corrupt]
+    if len(pictures) < n_announced:
+        raise InputError(
+            f"only {len(pictures)} of its {n_announced} frames are there, so it is cut short; "
+            "fetch the file again"
+        )
+    shown = sorted(packet.pts or 0 for packet in pictures if not packet.is_discard)
+    return {pts: place for place, pts in enumerate(shown)}
+
+
+def _decode_faces(
+    packets: Packets,
+    order: dict[int, int],
+    wanted: set[int],
+    stream: av.VideoStream,
+    landmarks: np.ndarray,
+    settings: Preprocess,
+) -> Iterator[tuple[int, np.ndarray]]:
+    """The wanted frames' faces, with their place in the clip."""
+    # One for all frames, because preparing a conversion costs more than the conversion.
+    converter = VideoReformatter()
+    todo = set(wanted)
+    for packet in packets:
+        # A frame that no other refers to is decoded only if it is wanted.
+        is_wanted = order.get(packet.pts or 0) in wanted
+        stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+        for frame in packet.decode():
+            place = order.get(frame.pts or 0)
+            if place in todo:
+                todo.remove(place)
+                picture = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+                yield place, crop_face(picture, landmarks[place], settings)
+        if not todo:
+            break
+
+
+def _check_lengths(n_frames: int, n_landmarks: int) -> None:
     # The tracker may lose a frame or two at an end; more means that they belong to another take.
     if abs(n_frames - n_landmarks) > 3:
         raise InputError(

@@ -374,6 +374,17 @@ def test_drawn_landmarks_keep_the_chosen_frames_points_in_pixels(clips_root, tmp
         np.testing.assert_allclose(points[i], landmarks[chosen], rtol=1e-6)
 
 
+def test_landmarks_that_were_cut_at_the_end_of_a_line_are_rejected(clips_root, tmp_path):
+    media = clips_root / "Actor_01" / f"{STEMS[0]}.mp4"
+    waveform, rate = audio.read_waveform(media)
+    soundfile.write(media.with_name(f"03{STEMS[0][2:]}.wav"), waveform, rate)
+    csv = clips_root / "landmarks" / f"{STEMS[0]}.csv"
+    lines = csv.read_text().splitlines()
+    csv.write_text("\n".join(lines[: len(lines) // 2]) + "\n")
+    with pytest.raises(InputError, match=r"landmarks .* but the sound at .* fetch them again"):
+        run(clips_root, tmp_path, source="ravdess_landmarks")
+
+
 def test_the_real_videos_of_actor_1_become_the_papers_arrays(ravdess_actor_1, tmp_path):
     index = run(ravdess_actor_1, tmp_path, Preprocess(), "ravdess")
     assert index["clip"].tolist() == ["01-01-01-01-01", "08-01-01-02-01", "08-02-02-02-01"]

@@ -7,9 +7,10 @@ from conftest import cut, remux
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cfnsr import video
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
-from cfnsr.video import choose_frames, crop_face, read_faces, read_landmarks
+from cfnsr.video import check_duration, choose_frames, crop_face, read_faces, read_landmarks
 
 SETTINGS = Preprocess(n_frames=5, frame_size=24)
 SQUASHED = SETTINGS.model_copy(update={"crop": "squashed_first"})
@@ -155,6 +156,23 @@ def test_landmarks_that_cannot_be_used_are_refused_with_the_reason(csv, table, c
     assert str(caught.value).endswith("fetch them again")
 
 
+@pytest.mark.parametrize("separator", [",", ", "])
+def test_landmarks_that_end_long_before_the_sound_are_refused(csv, table, separator):
+    def write(part):
+        return csv(part.to_csv(index=False).replace(",", separator))
+
+    last_s = table["timestamp"].iloc[-1]
+    check_duration(write(table), last_s + 0.49)
+    check_duration(write(table), last_s - 1)
+    short = table[table["timestamp"] < last_s - 1]
+    assert 0 < len(short) < len(table)
+    read_landmarks(write(short))  # the points alone do not tell
+    with pytest.raises(InputError, match=r"^landmarks landmarks\.csv end at .* fetch them again$"):
+        check_duration(write(short), last_s)
+    with pytest.raises(InputError, match="lack column timestamp; fetch them again"):
+        check_duration(write(table.drop(columns="timestamp")), last_s)
+
+
 def test_missing_landmarks_are_refused(tmp_path):
     with pytest.raises(InputError, match=r"gone\.csv are missing; fetch the landmark archive"):
         read_landmarks(tmp_path / "gone.csv")
@@ -252,8 +270,53 @@ def test_an_mp4_that_is_cut_short_is_refused(one_clip, tmp_path, share):
     path = tmp_path / "clip.mp4"
     remux(one_clip[0], path)
     cut(path, share)
-    with pytest.raises(InputError, match=r"^clip\.mp4 (is cut short|cannot be decoded)"):
+    with pytest.raises(InputError, match=r"^clip\.mp4(: only .* is cut short| cannot be decod)"):
         read_faces(path, read_landmarks(one_clip[1]), SETTINGS)
+
+
+def shorten_edit(path, by_s):
+    """Let an mp4's edit list end its pictures earlier than its packets do."""
+    content = bytearray(path.read_bytes())
+    assert content.count(b"elst") == 1
+    duration = slice(content.index(b"elst") + 12, content.index(b"elst") + 16)
+    shorter_ms = int.from_bytes(content[duration]) - round(1000 * by_s)
+    content[duration] = shorter_ms.to_bytes(4)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("n_frames", [5, 39, 60])
+def test_frames_that_the_edit_list_cuts_off_are_none_of_the_clips(film, n_frames):
+    pictures = [np.full((96, 128, 3), 40 + 5 * i, np.uint8) for i in range(40)]
+    path = film(pictures)
+    shorten_edit(path, 1 / 25)
+    with av.open(path) as container:
+        assert container.streams.video[0].frames == 40
+        assert len(list(container.decode(video=0))) == 39
+    settings = SETTINGS.model_copy(update={"n_frames": n_frames})
+    faces = read_faces(path, np.stack([square(30, 20, 60)] * 40), settings)
+    expected = 40 + 5 * (np.arange(n_frames) * 39 // n_frames)
+    np.testing.assert_allclose(faces.mean(axis=(1, 2, 3)), expected, atol=3)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.model_copy(update={"n_frames": 30})])
+def test_leaving_out_frames_that_no_other_needs_changes_no_picture(film, settings, monkeypatch):
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 256, (50, 12, 16, 3), np.uint8)
+    path = film([cv2.resize(picture, (128, 96)) for picture in noise])
+    points = np.stack([square(31, 21, 60)] * 50)
+    with av.open(path) as container:
+        types = {int(frame.pict_type) for frame in container.decode(video=0)}
+        assert int(av.video.frame.PictureType.B) in types
+    with av.open(path) as container:
+        plain = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    decoded = []
+    crop = video.crop_face
+    monkeypatch.setattr(video, "crop_face", lambda *args: decoded.append(args[0]) or crop(*args))
+    read_faces(path, points, settings)
+    chosen = choose_frames(50, settings)
+    assert len(decoded) == len(chosen)
+    for picture, i in zip(decoded, chosen, strict=True):
+        np.testing.assert_array_equal(picture, plain[i])
 
 
 def test_an_mp4_without_pictures_is_refused(one_clip, tmp_path):
