@@ -90,6 +90,7 @@ class Experiment:
             "training": training.model_dump(exclude={"video", "audio", "erann", "fusion"})
             | {"precision": self.precision},
             "preprocess": source.preprocess.model_dump(),
+            "drawing": source.drawing.model_dump(),
             "data_sha256": self.clips.sha256,
             "encoders_sha256": {
                 name: provenance.sha256_of_file(path) for name, path in self.encoders.items()
