@@ -1,0 +1,324 @@
+"""Do maps point where the control's generator put the cue? And what notebook 04 draws."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY, SMALL, TAKES
+from test_attention import N_CLIPS, made
+from test_figures import is_cut
+
+from cfnsr import (
+    attention,
+    attention_effect_figures,
+    attention_figures,
+    attention_report,
+    attention_study,
+    dataset,
+    params,
+    preprocess,
+    sources,
+    synthetic,
+    trained,
+    training,
+)
+from cfnsr.attention_cue import Overlap, face_cue, face_overlap, lift, voice_cues, voice_overlap
+from cfnsr.attention_effect import Curves
+from cfnsr.attention_study import Effect, Look, Study, Survey, located_maps
+from cfnsr.errors import InputError
+from cfnsr.models.registry import find
+from cfnsr.params import Clips, Params
+from cfnsr.ravdess import EMOTIONS
+from cfnsr.video import choose_frames, read_landmarks
+
+FOUR = np.arange(4).reshape(1, 2, 2).repeat(3, axis=1).repeat(3, axis=2)  # of 1 frame, 6 x 6
+
+
+def test_the_face_cue_covers_brows_eyes_and_mouth_and_not_the_chin(synthetic_root):
+    settings = SMALL.model_copy(update={"frame_size": 96})
+    points = read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv")
+    masks = face_cue(points, settings)
+    assert masks.shape == (SMALL.n_frames, 96, 96)
+    chosen = points[choose_frames(len(points), settings)]
+    for mask, face in zip(masks, chosen, strict=True):
+        low = np.floor(face.min(axis=0))
+        x, y = ((face - low) * 96 / (np.ceil(face.max(axis=0)) - low)).clip(0, 95).astype(int).T
+        assert mask[y[17:27], x[17:27]].all()
+        assert mask[y[36:68], x[36:68]].all()
+        assert not mask[y[5:12], x[5:12]].any()
+        assert not mask[y[28], x[28]]
+        assert 0.05 < mask.mean() < 0.6
+
+
+def test_the_voice_cue_is_the_share_of_a_token_in_the_stretch():
+    cue = synthetic.cue(TAKES[0], Clips())
+    times_s = np.array([cue.voice_start_s - 1, cue.voice_start_s, cue.voice_start_s + 0.4, 9])
+    assert voice_cues([TAKES[0]], Clips(), times_s, 0.2)[0] == pytest.approx([0, 0.5, 1, 0])
+
+
+def test_overlap_with_a_face_worked_by_hand():
+    """The cue fills the first of four quarters, and half of the second."""
+    cues = np.zeros((2, 1, 6, 6), bool)
+    cues[:, 0, :3, :3] = True
+    cues[:, 0, 0:3, 3:] = np.array([1, 1, 0, 1, 0, 1, 0, 1, 1]).reshape(3, 3) > 0
+    share = np.array([1, 6 / 9, 0, 0])
+    maps = np.array([[[[1.0, 0], [0, 0]]], [[[0.0, 0.5], [0.5, 0]]]])
+    found = face_overlap(maps, cues, FOUR)
+    np.testing.assert_allclose(found.found, [1, 3 / 9])
+    np.testing.assert_allclose(found.by_chance, share.mean())
+
+
+def test_overlap_with_a_voice_is_compared_with_the_other_clips_stretches():
+    cues = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
+    maps = np.array([[1.0, 0, 0], [0.2, 0.4, 0.4], [0, 1.0, 0]])
+    found = voice_overlap(maps, cues)
+    np.testing.assert_allclose(found.found, [1, 0.4, 0])
+    np.testing.assert_allclose(found.by_chance, [0, 0.3, 0.5])
+    with pytest.raises(InputError, match="second clip"):
+        voice_overlap(maps[:1], cues[:1])
+
+
+def test_a_map_that_likes_the_same_moments_in_every_clip_is_at_chance():
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 16, 400)
+    cues = (np.arange(26) >= start[:, None]) & (np.arange(26) < start[:, None] + 10)
+    middle = np.tile(np.exp(-((np.arange(26) - 12) ** 2) / 20), (400, 1))
+    actor = np.arange(400) % 20
+    assert lift(voice_overlap(middle, cues.astype(float)), actor)["lift"] == pytest.approx(1)
+    knowing = lift(voice_overlap(cues + 0.1, cues.astype(float)), actor)
+    assert knowing["against_chance"] == "above"
+    assert knowing["ci_low"] > 1.2
+
+
+def test_the_lift_is_a_ratio_of_sums_with_a_verdict_by_its_interval():
+    actor = np.repeat(np.arange(10), 5)
+    for value, verdict in ((0.6, "above"), (0.4, "below")):
+        found = lift(Overlap(np.full(50, value), np.full(50, 0.5)), actor)
+        assert found["lift"] == pytest.approx(value / 0.5)
+        assert (found["against_chance"], found["n_actors"]) == (verdict, 10)
+    one = lift(Overlap(np.ones(3), np.ones(3)), np.ones(3))
+    assert one["against_chance"] == ""
+
+
+def look(row, data="synthetic"):
+    """A `Study` and a `Look` at a network with random weights and made-up clips."""
+    network = made(row)
+    network = replace(network, info={"row": row, "fold": 1, "seed": 0})
+    rng = np.random.default_rng(0)
+    size, n = network.preprocess.frame_size, network.preprocess.n_frames
+    pictures = rng.integers(0, 256, (N_CLIPS, n, size, size, 3), dtype=np.uint8)
+    sound = rng.normal(2, 3, (N_CLIPS, 13, 212)).astype(np.float32)
+    takes = TAKES[:N_CLIPS]
+    index = pd.DataFrame(
+        {
+            "clip": [take.clip for take in takes],
+            "actor": [take.actor for take in takes],
+            "emotion": [EMOTIONS[take.emotion_index] for take in takes],
+        }
+    )
+    view = network.view(pictures)
+    maps = attention.maps(view, sound)
+    located = located_maps(view, sound, maps)
+    settings = Params(data=data).model_copy(update={"fold": 1})
+    study = Study(settings, None, {row: []}, 0)
+    return study, Look(
+        REPOSITORY, network, np.arange(N_CLIPS), index, pictures, sound, maps, located
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("row", ["cfn_sr", "video_to_audio", "video", "audio", "mmtm"])
+def test_every_figure_of_one_run_names_its_setting_and_cuts_no_text(row):
+    study, at = look(row)
+    drawn = [
+        attention_report.timeline(study, at, None, "Title"),
+        attention_report.heads(study, at, "Title"),
+        attention_report.face(study, at, "Title"),
+        attention_report.by_emotion(study, at, "Title"),
+    ]
+    for figure in drawn:
+        title = " ".join(figure.get_suptitle().split())
+        assert title.startswith("Title")
+        assert "synthetic control, protocol paper, fold 1" in title
+        assert not is_cut(figure)
+
+
+def test_the_own_map_goes_before_grad_cam_and_a_missing_one_is_a_sentence():
+    names = {row: [map_.name for map_ in look(row)[1].located] for row in ("cfn_sr", "mmtm")}
+    assert names["cfn_sr"] == [
+        "cross-modal, face",
+        "Grad-CAM, face",
+        "rollout, voice",
+        "Grad-CAM, voice",
+    ]
+    assert names["mmtm"] == ["Grad-CAM, face", "Grad-CAM, voice"]
+    study, at = look("audio")
+    figure = attention_report.face(study, at, "Title")
+    assert "sees no picture" in figure.axes[0].texts[0].get_text()
+
+
+def test_no_picture_of_a_person_is_drawn_unless_asked_for(monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        attention_figures, "on_frames", lambda pictures, *_: shown.append(pictures is not None)
+    )
+    monkeypatch.setattr(
+        attention_figures, "animate", lambda pictures, *_: shown.append(pictures is not None)
+    )
+    for data in ("synthetic", "ravdess", "ravdess_landmarks"):
+        study, at = look("cfn_sr", data)
+        attention_report.face(study, at, "Title")
+        attention_report.animation(study, at, "Title", REPOSITORY / "never.gif")
+    assert shown == [True, True, False, False, False, False]
+    attention_report.face(study, at, "Title", overlays=True)
+    assert shown[-1] is True
+
+
+@pytest.mark.parametrize("row", ["cfn_sr", "audio"])
+def test_the_animation_is_small_and_equal_input_gives_equal_bytes(row, tmp_path):
+    study, at = look(row)
+    at = replace(at, pictures=at.pictures // 64 * 64)
+    paths = [tmp_path / "one.gif", tmp_path / "two.gif"]
+    for path in paths:
+        attention_report.animation(study, at, "Title", path)
+    content = paths[0].read_bytes()
+    assert content == paths[1].read_bytes()
+    assert content[:3] == b"GIF"
+    assert len(content) < 1_000_000
+
+
+def reliance_table(rows):
+    conditions = [("intact", np.nan)]
+    for row in rows:
+        if row != "audio":
+            conditions += [("video silenced", np.nan), ("frames dropped", 25.0)]
+        if row != "video":
+            conditions += [("audio swapped", np.nan), ("audio noise", 20.0), ("audio noise", -10.0)]
+    lines = [
+        {"row": row, "label": find(row).label, "condition": name, "level": level}
+        | dict.fromkeys(("accuracy_pct", "ci_low_pct", "ci_high_pct"), 50.0)
+        for row in rows
+        for name, level in dict.fromkeys(conditions)
+    ]
+    return pd.DataFrame(lines)
+
+
+def curves_of(names):
+    step = np.linspace(0, 1, 11)
+    values = np.tile(1 - step[:, None], (1, 4))
+    lines = [
+        {"map": name, "area": area, "mean": 0.1, "ci_low": 0.05, "ci_high": 0.2}
+        for name in names
+        for area in ("deletion", "insertion")
+    ]
+    curves = {name: Curves(step, values, values, values) for name in names}
+    return Effect(curves, pd.DataFrame(lines), dict.fromkeys(names, "of the sound"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        (["audio"], ["Grad-CAM, voice"]),
+        (["video"], ["Grad-CAM, face"]),
+        (["video", "audio", "mmtm", "cfn_sr"], list(attention_effect_figures._KINDS)),
+    ],
+)
+def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names):
+    study, at = look(rows[-1])
+    located = [
+        {"row": row, "label": find(row).label, "map": name, "lift": 1.2, "ci_low": 1, "ci_high": 2}
+        for row in rows
+        for name in names
+    ]
+    gates = {find(row).label: look(row)[1].maps.gates for row in rows if row == "mmtm"}
+    survey = Survey(reliance_table(rows), pd.DataFrame(located), gates)
+    drawn = [
+        attention_report.reliance(study, at, survey, "Title"),
+        attention_report.localisation(study, survey, "Title"),
+        attention_report.gates(study, survey, "Title"),
+        attention_report.deletion(study, at, curves_of(names), "Title"),
+        attention_report.deletion(study, at, Effect({}, pd.DataFrame(), {}), "Title"),
+        attention_report.localisation(
+            study, Survey(survey.reliance, pd.DataFrame(located[:0]), {}), "Title"
+        ),
+    ]
+    for figure in drawn:
+        assert "synthetic control, protocol paper, fold 1" in figure.get_suptitle()
+        assert not is_cut(figure)
+
+
+def run_folder(root, row, fold, seed):
+    folder = root / row / f"fold_{fold}" / f"seed_{seed}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_the_run_to_draw_is_the_one_asked_for_or_the_next_best(tmp_path):
+    video = run_folder(tmp_path, "video", 2, 1234)
+    cfn_sr = [run_folder(tmp_path, "cfn_sr", fold, 1234) for fold in (2, 4)]
+    (tmp_path / "audio" / "fold_2").mkdir(parents=True)  # left out by the plan
+    study = Study.open(Params(), None, tmp_path, 0)
+    assert list(study.folders) == ["video", "cfn_sr"]
+    assert study.choose("", 0, 0) == cfn_sr[0]
+    assert study.choose("cfn_sr", 4, 0) == cfn_sr[1]
+    assert study.choose("audio_to_video", 0, 0) == cfn_sr[0]  # the same system under another name
+    assert study.choose("video", 2, 1234) == video
+    alone = Study.open(Params(row="video"), None, tmp_path, 0)
+    assert alone.choose("", 0, 0) == video
+    with pytest.raises(InputError, match=r"cfn_sr has no run of fold 3.*fold_2/seed_1234"):
+        study.choose("cfn_sr", 3, 0)
+    with pytest.raises(InputError, match="expected all or one of"):
+        study.choose("cfnsr", 0, 0)
+    with pytest.raises(InputError, match="no runs in"):
+        Study.open(Params(row="erann"), None, tmp_path, 0)
+
+
+@pytest.mark.slow
+def test_with_16_positions_the_maps_lie_on_the_cue_better_than_chance_and_untrained(tmp_path):
+    """On the default control's 2 x 2 positions, each sees the whole face; here it does not."""
+    settings = params.load(REPOSITORY / "params.yaml")
+    source = settings.synthetic
+    finer = source.preprocess.model_copy(update={"frame_size": 112, "n_frames": 4})
+    schedules = {"fusion": source.training.fusion.model_copy(update={"n_epochs": 6})}
+    quiet = source.training.model_copy(update=schedules | {"n_threads": 1})
+    source = source.model_copy(update={"preprocess": finer, "training": quiet, "root": None})
+    settings = settings.model_copy(update={"data": "synthetic", "synthetic": source, "fold": 1})
+    root = sources.provide(settings, tmp_path)
+    preprocess.preprocess(
+        sources.manifest(root, "synthetic"),
+        root,
+        tmp_path / "arrays",
+        "synthetic",
+        finer,
+        tmp_path / "scratch",
+    )
+    clips = dataset.load(tmp_path / "arrays", source.drawing)
+    runs = tmp_path / "runs"
+    for row in ("audio", "video", "cfn_sr", "video_to_audio"):
+        folder = runs / row / "fold_1"
+        training.run_fold(row, 1, settings, clips, runs, folder, tmp_path / "scratch")
+    lifts = _lifts(clips, root, runs, settings)
+    for name in ("cross-modal, face", "Grad-CAM, face", "Grad-CAM, voice"):
+        found, fresh = lifts["cfn_sr", name], lifts["cfn_sr, untrained", name]
+        assert found["against_chance"] == "above", (name, found)
+        assert found["lift"] > fresh["lift"], name
+    assert lifts["video_to_audio", "cross-modal, voice"]["against_chance"] == "above"
+
+
+def _lifts(clips, root, runs, settings):
+    torch.set_num_threads(1)
+    cues = attention_study._Cues(Study(settings, clips, {}, 0), root)
+    found = {}
+    for row in ("cfn_sr", "video_to_audio"):
+        network = trained.load(runs / row / "fold_1" / f"seed_{settings.seeds[0]}", "cpu")
+        test = network.test_positions(clips)
+        actor = clips.index["actor"].to_numpy()[test]
+        for name, model in ((row, network), (f"{row}, untrained", network.untrained())):
+            view = model.view(clips.frames[test])
+            sound = model.sound_of(clips)[test]
+            for map_ in located_maps(view, sound, attention.maps(view, sound)):
+                found[name, map_.name] = lift(cues.overlap(model, map_, test), actor)
+    return found
