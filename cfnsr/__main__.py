@@ -3,6 +3,7 @@
 import argparse
 import csv
 import sys
+from pathlib import Path
 
 from cfnsr import params
 from cfnsr.errors import InputError
@@ -29,6 +30,41 @@ def main(arguments: list[str] | None = None) -> int:
         "notebooks", help="copy the notebooks' sources without outputs (a pipeline stage)"
     )
     command.set_defaults(run=_notebooks)
+
+    command = commands.add_parser(
+        "architecture", help="draw CFN-SR from the built network (a pipeline stage)"
+    )
+    command.add_argument("--output", type=Path, default=Path("build/try"), metavar="DIR")
+    command.add_argument(
+        "--full-size", action="store_true", help="at the paper's sizes, not at params.yaml's"
+    )
+    command.set_defaults(run=_architecture)
+
+    command = commands.add_parser(
+        "switch", help="train CFN-SR with one difference between paper and release switched over"
+    )
+    command.add_argument("name", help="a switch of cfnsr.switches (a stage of switches/dvc.yaml)")
+    command.set_defaults(run=_switch)
+
+    command = commands.add_parser("predict", help="classify a clip of your own")
+    command.add_argument("clip", type=Path, help="a video with sound, of any length")
+    command.add_argument(
+        "--run",
+        dest="trained",
+        type=Path,
+        metavar="FOLDER",
+        help="runs/<data>/<protocol>/<row>/fold_<k>/seed_<s>; CFN-SR of params.yaml's first fold",
+    )
+    command.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="CSV",
+        help="OpenFace's 68 points of each frame; without it a face detector looks",
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: build/predict/<clip name>"
+    )
+    command.set_defaults(run=_predict)
 
     options = parser.parse_args(arguments)
     try:
@@ -92,6 +128,45 @@ def _notebooks(options: argparse.Namespace) -> None:
 
     root = params.repository_root()
     strip(sorted((root / "notebooks").glob("*.ipynb")), root / "build" / "notebooks")
+
+
+def _architecture(options: argparse.Namespace) -> None:
+    from cfnsr import architecture, architecture_figure
+    from cfnsr.figures import save
+
+    chosen = params.load()
+    source = params.SourceParams() if options.full_size else chosen.source
+    network = architecture.read("cfn_sr", source)
+    title = architecture_figure.title(network, None if options.full_size else chosen.data)
+    options.output.mkdir(parents=True, exist_ok=True)
+    name = "architecture_full_size" if options.full_size else "architecture"
+    save(architecture_figure.architecture(network, title), options.output / name)
+    print(f"written: {options.output / name}.svg, .png")
+
+
+def _switch(options: argparse.Namespace) -> None:
+    from cfnsr import switches
+
+    switches.train_switched(options.name, params.load(), params.repository_root())
+
+
+def _predict(options: argparse.Namespace) -> None:
+    from cfnsr import predict
+
+    chosen = params.load()
+    run = options.trained or predict.default_run(chosen, params.repository_root())
+    prediction = predict.predict(options.clip, run, options.landmarks)
+    print(predict.report(prediction))
+    accuracy_pct = predict.accuracy_pct(run)
+    if accuracy_pct is not None:
+        print(f"(it classified {accuracy_pct:.1f} % of its own test actors' clips rightly)")
+    for warning in prediction.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    output = options.output or params.repository_root() / "build/predict" / options.clip.stem
+    if prediction.overlay is None:
+        print("no overlay: this network does not look at the face")
+    for path in predict.write(prediction, output):
+        print(f"written: {path}")
 
 
 if __name__ == "__main__":

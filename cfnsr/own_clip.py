@@ -1,0 +1,252 @@
+"""A clip of one's own, of any name and length, to arrays like those of the training clips.
+
+A clip as long as RAVDESS's is one window, as in training. A longer one is looked at through a
+sliding window of the length of an average take, so that each window holds what the network knows:
+`duration_s` of sound with a little before and after it, and frames spaced over all of it.
+"""
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import av
+import numpy as np
+from tqdm import tqdm
+
+from cfnsr import audio, face_detection, summary, video
+from cfnsr.errors import InputError
+from cfnsr.params import Preprocess
+
+#: What follows the analysed sound in RAVDESS's 1440 takes: 0.75 s on average (they last 3.70 s),
+#: 2.33 s in the longest (5.27 s).
+TAIL_S, LONGEST_TAIL_S = 0.75, 2.33
+HOP_S = 1.0
+#: How long a user waits without a sign of progress.
+PATIENCE_S = 5.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of a clip that is classified as one."""
+
+    start_s: float
+    end_s: float
+
+
+def windows(duration_s: float, settings: Preprocess) -> list[Window]:
+    """The windows of a clip: all of it, or stretches of equal length that start a second apart.
+
+    The last one ends with the clip, so its start may be less than a second after the one before.
+
+    >>> [window.start_s for window in windows(6.2, Preprocess())]
+    [0.0, 1.0, 2.0, 2.5]
+    """
+    analysed_s = settings.offset_s + settings.duration_s
+    if duration_s <= analysed_s + LONGEST_TAIL_S:
+        return [Window(0.0, duration_s)]
+    last_s = duration_s - analysed_s - TAIL_S
+    starts = (*np.arange(0, last_s, HOP_S).tolist(), last_s)
+    return [Window(start, start + analysed_s + TAIL_S) for start in starts]
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What a trained network looks at and listens to."""
+
+    video: bool
+    sound: bool
+    draws_landmarks: bool = False
+    statistics: bool = False
+
+    @property
+    def landmarks(self) -> bool:
+        """Whether a landmark csv is needed, since no detector finds the 68 points."""
+        return (self.video and self.draws_landmarks) or self.statistics
+
+
+@dataclass(frozen=True, eq=False)
+class OwnClip:
+    """An opened clip.
+
+    `points` (frame, point, 2), pixels: 68 landmarks, or the two corners of a found face, whose
+    box is all that a crop needs; None where nobody looks. `waveform` at the settings' rate.
+    """
+
+    path: Path
+    settings: Preprocess
+    needs: Needs
+    duration_s: float
+    n_frames: int
+    points: np.ndarray | None
+    waveform: np.ndarray | None
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def windows(self) -> list[Window]:
+        return windows(self.duration_s, self.settings)
+
+    def arrays(self) -> Iterator[dict[str, np.ndarray]]:
+        """Each window's arrays, named and made as `cfnsr.preprocess` does, in order of time.
+
+        Raises:
+            InputError: the file is cut short, or the face leaves the frame.
+        """
+        spans = [self._span(window) for window in self.windows]
+        chosen = [first + video.choose_frames(n, self.settings) for first, n in spans]
+        cropped = self._crops(chosen) if self._crops_faces else iter(())
+        for window, (first, n), frames in zip(self.windows, spans, chosen, strict=True):
+            arrays = self._sound(window) if self.needs.sound else {}
+            if self._crops_faces:
+                arrays["frames"] = next(cropped)
+            elif self.points is not None:
+                arrays["points"] = self.points[frames].astype(np.float32)
+            if self.needs.statistics and self.points is not None:
+                statistics = summary.landmark_statistics(self.points[first : first + n])
+                arrays["landmark_statistics"] = statistics
+            yield arrays
+
+    @property
+    def _crops_faces(self) -> bool:
+        return self.needs.video and not self.needs.draws_landmarks
+
+    def _span(self, window: Window) -> tuple[int, int]:
+        """A window's first frame and number of frames."""
+        rate_hz = self.n_frames / self.duration_s
+        first = round(window.start_s * rate_hz)
+        return first, max(min(round(window.end_s * rate_hz), self.n_frames) - first, 1)
+
+    def _sound(self, window: Window) -> dict[str, np.ndarray]:
+        assert self.waveform is not None
+        settings = self.settings
+        start = round((window.start_s + settings.offset_s) * settings.sample_rate_hz)
+        n_samples = round(settings.duration_s * settings.sample_rate_hz)
+        analysed = self.waveform[start : start + n_samples]
+        log_mel = audio.log_mel(
+            np.pad(analysed, (0, n_samples - len(analysed))), settings.sample_rate_hz
+        )
+        mfcc = audio.mfcc(log_mel, settings.n_mfcc)
+        return {"mfcc": mfcc, "log_mel": log_mel.astype(np.float16)}
+
+    def _crops(self, chosen: list[np.ndarray]) -> Iterator[np.ndarray]:
+        """Each window's faces in one pass; only those of the windows under way are kept."""
+        assert self.points is not None
+        wanted = {int(i) for frames in chosen for i in frames}
+        faces: dict[int, np.ndarray] = {}
+        ahead = pictures(self.path, wanted)
+        for frames in chosen:
+            while frames[-1] not in faces:
+                try:
+                    i, picture = next(ahead)
+                except StopIteration:
+                    raise InputError(
+                        f"{self.path.name} is cut short: frame {frames[-1] + 1} of "
+                        f"{self.n_frames} cannot be decoded; export it again"
+                    ) from None
+                try:
+                    faces[i] = video.crop_face(picture, self.points[i], self.settings)
+                except InputError as error:
+                    raise InputError(f"{self.path.name}, frame {i + 1}: {error}") from None
+            yield np.stack([faces[i] for i in frames])
+            faces = {i: face for i, face in faces.items() if i >= frames[0]}
+
+
+def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: Needs) -> OwnClip:
+    """Open a clip and find its face, unless its landmarks are given.
+
+    Raises:
+        InputError: no such file, no picture or sound where one is needed, too short, landmarks
+            missing or of another clip.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} is no file; give the path of a video")
+    if needs.landmarks and landmarks is None:
+        raise InputError(
+            "this network was trained on 68 facial landmarks, which no face detector here finds: "
+            "give their csv, as OpenFace writes it, with --landmarks (or choose another --run)"
+        )
+    n_frames, picture_s = _probe(path, needs)
+    waveform, sound_s = _whole_sound(path, settings) if needs.sound else (None, picture_s)
+    points: np.ndarray | None = None
+    warnings: tuple[str, ...] = ()
+    if landmarks is not None and (needs.video or needs.statistics):
+        points = video.read_landmarks(landmarks)
+        if not n_frames:
+            video.check_duration(landmarks, sound_s)
+        # The tracker may lose a frame or two at an end, as in training.
+        elif abs(n_frames - len(points)) > 3:
+            raise InputError(
+                f"{path.name} has {n_frames} frames, but {landmarks.name} has {len(points)}; "
+                "do both belong to this clip?"
+            )
+        n_frames = min(n_frames or len(points), len(points))
+    elif needs.video:
+        wanted = face_detection.looked_at(n_frames)
+        shown = tqdm(pictures(path, wanted), "look for the face", len(wanted), delay=PATIENCE_S)
+        points, warnings = face_detection.track(shown, n_frames)
+    return OwnClip(
+        path, settings, needs, picture_s or sound_s, n_frames, points, waveform, warnings
+    )
+
+
+def pictures(path: Path, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
+    """The wanted frames of a video, upright: position and uint8 RGB (height, width, 3)."""
+    if not wanted:
+        return
+    last = max(wanted)
+    try:
+        with av.open(path) as container:
+            for i, frame in enumerate(container.decode(container.streams.video[0])):
+                if i in wanted:
+                    # A telephone films lying down and notes how it was held.
+                    upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
+                    yield i, np.ascontiguousarray(upright)
+                if i == last:
+                    return
+    except (av.FFmpegError, OSError) as error:
+        raise _undecodable(path, error) from None
+
+
+def _probe(path: Path, needs: Needs) -> tuple[int, float]:
+    """The number of frames and how long they last; 0 and 0 for a file without a picture."""
+    crops = needs.video and not needs.draws_landmarks
+    try:
+        with av.open(path) as container:
+            if needs.sound and not container.streams.audio:
+                raise InputError(f"{path.name} has no sound, and this network listens")
+            if not container.streams.video:
+                if crops:
+                    raise InputError(f"{path.name} has no picture, and this network looks at faces")
+                return 0, 0.0
+            stream = container.streams.video[0]
+            rate_hz = float(stream.average_rate or stream.guessed_rate or 0)
+            n_there, n_frames, n_announced = 0, 0, stream.frames
+            for packet in container.demux(stream):
+                is_there = packet.size > 0 and not packet.is_corrupt
+                n_there += is_there
+                # What an edit list cuts off is no frame of the clip, as in training.
+                n_frames += is_there and not packet.is_discard
+    except (av.FFmpegError, OSError) as error:
+        raise _undecodable(path, error) from None
+    if n_there < n_announced:
+        raise InputError(
+            f"{path.name} is cut short: only {n_there} of its {n_announced} frames are there"
+        )
+    if not n_frames or not rate_hz:
+        raise InputError(f"{path.name} has an empty picture stream; export it again")
+    return n_frames, n_frames / rate_hz
+
+
+def _whole_sound(path: Path, settings: Preprocess) -> tuple[np.ndarray, float]:
+    """All of the sound at the settings' rate, and how long it lasts."""
+    waveform, rate_hz = audio.read_waveform(path)
+    duration_s = len(waveform) / rate_hz
+    if duration_s <= settings.offset_s:
+        raise InputError(
+            f"{path.name} is too short: {duration_s:.2f} s of sound, but the analysed part starts "
+            f"at {settings.offset_s} s and lasts {settings.duration_s} s"
+        )
+    return audio.resample(waveform, rate_hz, settings.sample_rate_hz), duration_s
+
+
+def _undecodable(path: Path, error: av.FFmpegError | OSError) -> InputError:
+    return InputError(f"{path.name} cannot be decoded as a video ({error.strerror})")

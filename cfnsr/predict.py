@@ -1,0 +1,283 @@
+"""What a trained network says of one clip of the user's own (`python -m cfnsr predict`).
+
+The clip is preprocessed and scaled as the run's training clips were, so a clip of the training's
+format gets the logits that the training stored for it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from cfnsr import attention, attention_figures, predict_figures, summary, tables
+from cfnsr.drawing import draw_faces
+from cfnsr.errors import InputError
+from cfnsr.figures import save
+from cfnsr.own_clip import PATIENCE_S, Needs, OwnClip, Window, open_clip
+from cfnsr.params import Params
+from cfnsr.ravdess import EMOTIONS, parse_name
+from cfnsr.runs import read_run
+from cfnsr.trained import Trained, Viewed, load
+
+FIGURES = ("attention", "timeline")
+
+
+@dataclass(frozen=True, eq=False)
+class Overlay:
+    """Where a network looked in one window.
+
+    `pictures` uint8 (frame, S, S, channel); `map` (frame, S, S) in multiples of a uniform map;
+    `what` kind of map it is.
+    """
+
+    window: Window
+    pictures: np.ndarray
+    map: np.ndarray
+    what: str
+
+
+@dataclass(frozen=True, eq=False)
+class Prediction:
+    """Logits (window, emotion) of a clip's windows, and where the network looked in the surest."""
+
+    clip: Path
+    network: str
+    windows: list[Window]
+    logits: np.ndarray
+    overlay: Overlay | None
+    warnings: tuple[str, ...]
+
+    @property
+    def title(self) -> str:
+        """What the figures say above themselves."""
+        return f"{self.clip.name}\n{self.network}"
+
+    @property
+    def probabilities(self) -> np.ndarray:
+        """Softmax of the logits, (window, emotion)."""
+        return _softmax(self.logits)
+
+    @property
+    def mean(self) -> pd.Series:
+        """Each emotion's mean probability over the windows, the most probable first."""
+        return pd.Series(self.probabilities.mean(axis=0), EMOTIONS).sort_values(
+            ascending=False, kind="stable"
+        )
+
+    @property
+    def table(self) -> pd.DataFrame:
+        """One line a window and emotion: start_s, end_s, emotion, probability."""
+        return pd.DataFrame(
+            [
+                (window.start_s, window.end_s, emotion, probability)
+                for window, line in zip(self.windows, self.probabilities, strict=True)
+                for emotion, probability in zip(EMOTIONS, line, strict=True)
+            ],
+            columns=["start_s", "end_s", "emotion", "probability"],
+        )
+
+
+def default_run(params: Params, repository: Path) -> Path:
+    """CFN-SR of the first fold and seed that params.yaml asks for.
+
+    Raises:
+        InputError: it is not trained.
+    """
+    fold, seed = params.folds[0], params.seeds[0]
+    folder = Path("runs") / params.data / params.protocol / "cfn_sr" / f"fold_{fold}"
+    if not (repository / folder / f"seed_{seed}").is_dir():
+        raise InputError(
+            f"no trained network: {folder / f'seed_{seed}'} is not there; train it with "
+            f"`dvc repro fusion@cfn_sr-{fold}` (or all with `make repro`), or name another with "
+            "--run"
+        )
+    return repository / folder / f"seed_{seed}"
+
+
+def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
+    """Classify a clip, window by window.
+
+    Args:
+        clip: a video with sound, of any length.
+        run: `runs/<data>/<protocol>/<row>/fold_<k>/seed_<s>`.
+        landmarks: OpenFace's csv of the clip's 68 points; without it the face is looked for.
+
+    Raises:
+        InputError: the clip, its landmarks or the run cannot be used.
+    """
+    trained = load(run)
+    needs = Needs(
+        trained.uses_video,
+        trained.uses_audio,
+        draws_landmarks=trained.info["data"] == "ravdess_landmarks",
+        statistics=trained.model.audio_input == "statistics",
+    )
+    opened = open_clip(clip, landmarks, trained.preprocess, needs)
+    logits, surest, largest = [], None, 0.0
+    # One at a time, so that no clip's length fills the memory.
+    inputs = tqdm(
+        _inputs(opened, trained),
+        total=len(opened.windows),
+        unit="window",
+        delay=PATIENCE_S,
+    )
+    for window, (pictures, sound) in zip(opened.windows, inputs, strict=True):
+        view = trained.view(pictures)
+        maps = attention.maps(view, sound)
+        logits.append(maps.logits[0])
+        probability = float(_softmax(maps.logits).max())
+        if probability > largest:
+            largest, surest = probability, (window, pictures, view, sound, maps)
+    overlay = _overlay(*surest) if surest and trained.uses_video else None
+    return Prediction(
+        clip,
+        _name(trained),
+        opened.windows,
+        np.stack(logits),
+        overlay,
+        (*_warnings(clip, trained), *opened.warnings),
+    )
+
+
+def write(prediction: Prediction, folder: Path) -> list[Path]:
+    """Write `prediction.csv`, the overlay if there is one, and the timeline of several windows.
+
+    Returns:
+        What was written.
+
+    Raises:
+        InputError: the folder cannot be written.
+    """
+    try:
+        return _write(prediction, folder)
+    except OSError as error:
+        raise InputError(
+            f"{folder} cannot be written ({error.strerror}); give another --output"
+        ) from None
+
+
+def _write(prediction: Prediction, folder: Path) -> list[Path]:
+    folder.mkdir(parents=True, exist_ok=True)
+    table = prediction.table.round({"start_s": 3, "end_s": 3, "probability": 6})
+    table.to_csv(folder / "prediction.csv", index=False, lineterminator="\n")
+    for name in FIGURES:
+        for suffix in ("svg", "png"):
+            # An earlier clip's must not be taken for this one's.
+            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    drawn = figures(prediction)
+    for name, figure in drawn.items():
+        save(figure, folder / name)
+    return [folder / "prediction.csv", *(folder / f"{name}.png" for name in drawn)]
+
+
+def figures(prediction: Prediction) -> dict[str, Figure]:
+    """`attention` of a network that sees, `timeline` of a clip of several windows."""
+    found = {}
+    shown = prediction.overlay
+    if shown is not None:
+        stretch = f"{shown.window.start_s:.1f} to {shown.window.end_s:.1f} s"
+        found["attention"] = attention_figures.on_frames(
+            shown.pictures[None],
+            shown.map[None],
+            [stretch],
+            f"{shown.what}: {prediction.title}",
+        )
+    if len(prediction.windows) > 1:
+        found["timeline"] = predict_figures.timeline(prediction.table, prediction.title)
+    return found
+
+
+def report(prediction: Prediction) -> str:
+    """The prediction as a small table."""
+    lines = [f"{prediction.clip.name}, by {prediction.network}"]
+    mean = prediction.mean
+    width = max(map(len, EMOTIONS)) + 2
+    if len(prediction.windows) > 1:
+        lines.append("start, s  end, s  most probable")
+        for window, probabilities in zip(prediction.windows, prediction.probabilities, strict=True):
+            best = EMOTIONS[probabilities.argmax()]
+            lines.append(
+                f"{window.start_s:8.1f} {window.end_s:7.1f}  {best:{width}}"
+                f"{probabilities.max():.3f}"
+            )
+        lines.append(f"mean of {len(prediction.windows)} windows")
+    lines += [f"  {emotion:{width}}{probability:.3f}" for emotion, probability in mean.items()]
+    return "\n".join(lines)
+
+
+def accuracy_pct(run: Path) -> float | None:
+    """How many of its test actors' clips the run classified rightly after its last epoch."""
+    try:
+        return float(100 * read_run(run).test.correct[-1].mean())
+    except InputError:
+        return None  # weights alone are enough to predict
+
+
+def _inputs(opened: OwnClip, trained: Trained) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Each window's pictures (1, frame, S, S, channel) and unscaled sound (1, band, time)."""
+    nothing = np.empty((1, 0), np.float32)
+    for arrays in opened.arrays():
+        pictures = nothing
+        if "frames" in arrays:
+            pictures = arrays["frames"][None]
+        elif trained.uses_video:
+            size = trained.preprocess.frame_size
+            pictures = draw_faces(arrays["points"], size, trained.drawing)[None, ..., None]
+        if not trained.uses_audio:
+            yield pictures, nothing
+        elif trained.model.audio_input == "statistics":
+            of_mfcc = summary.mfcc_statistics(arrays["mfcc"][None])
+            statistics = np.concatenate([arrays["landmark_statistics"][None], of_mfcc], axis=1)
+            yield pictures, statistics[:, :, None]
+        else:
+            yield pictures, arrays[trained.model.audio_input][None]
+
+
+def _overlay(
+    window: Window, pictures: np.ndarray, view: Viewed, sound: np.ndarray, maps: attention.Maps
+) -> Overlay:
+    over, what = maps.cross_modal, "cross-modal attention"
+    if over is None:
+        over = attention.grad_cam(view, sound, "video", maps.predicted)
+        emotion = EMOTIONS[maps.predicted[0]]
+        what = f"Grad-CAM of {emotion} (this network has no cross-modal map of the face)"
+    _, n_slices, n_lines, n_columns = over.shape
+    regions = attention.video_regions(view.trained, (n_slices, n_lines, n_columns))
+    map_ = attention_figures.on_pixels(attention.normalised(over), regions)
+    return Overlay(window, pictures[0], map_[0], what)
+
+
+def _name(trained: Trained) -> str:
+    info = trained.info
+    return (
+        f"{trained.row.label} ({tables.DATA_LABELS[info['data']]}, protocol {info['protocol']}, "
+        f"fold {info['fold']}, seed {info['seed']})"
+    )
+
+
+def _warnings(clip: Path, trained: Trained) -> Iterator[str]:
+    info = trained.info
+    if info["row"] == "cfn_sr_released":
+        yield (
+            "the logits of this network depend on which clips share its batch; here each window "
+            "has a batch of its own"
+        )
+    if info["data"] == "synthetic":
+        yield "this network was trained on the synthetic control: it knows only drawn faces"
+        return  # its actors have the names of RAVDESS's
+    try:
+        actor = parse_name(clip.stem).actor
+    except InputError:
+        return
+    if actor in info["actors"]["training"]:
+        yield f"by its name this is a clip of actor {actor}, whom the network was trained on"
+
+
+def _softmax(logits: np.ndarray) -> np.ndarray:
+    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
+    probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
+    return probabilities
