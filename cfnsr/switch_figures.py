@@ -1,0 +1,48 @@
+"""The effects of `cfnsr.switches` as a forest plot; never imports torch."""
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from cfnsr.figures import BLUE, GREY, LIGHT_GREY, drawn, entitle
+
+
+@drawn
+def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
+    """What each switch adds to the accuracy, with its 95 % interval over actors.
+
+    The grey band is as wide as the effect of another seed, where nothing was switched.
+
+    Args:
+        effects: `switches.effects`.
+        unswitched_pct: accuracy without any switch.
+        title: what stands above, with data, protocol and rule.
+    """
+    figure, axis = plt.subplots(figsize=(8, 1.5 + 0.33 * len(effects)), layout="constrained")
+    height = np.arange(len(effects))
+    value, low, high = (effects[f"{name}_pct"] for name in ("difference", "ci_low", "ci_high"))
+    chance = effects.loc[effects["switch"] == "another_seed", "difference_pct"].abs()
+    if len(chance):
+        axis.axvspan(
+            -chance.iloc[0], chance.iloc[0], color=LIGHT_GREY, label="no more than another seed"
+        )
+    axis.axvline(0, color=GREY, linewidth=1)
+    axis.errorbar(value, height, xerr=(value - low, high - value), fmt="o", color=BLUE, capsize=3)
+    axis.set_yticks(height, effects["label"])
+    axis.set_ylim(len(effects) - 0.5, -0.5)
+    axis.tick_params(axis="y", length=0)
+    axis.set_xlabel(
+        f"change of accuracy, percentage points (without a switch: {unswitched_pct:.1f} %)"
+    )
+    right = axis.secondary_yaxis("right")
+    right.set_yticks(
+        height,
+        [f"{change:+.1f}, p = {p:.2f}" for change, p in zip(value, effects["p_holm"], strict=True)],
+    )
+    right.tick_params(length=0)
+    right.spines[:].set_visible(False)
+    if len(chance):
+        figure.legend(loc="outside lower right")
+    entitle(figure, title)
+    return figure

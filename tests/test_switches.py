@@ -1,0 +1,186 @@
+"""Tests of `cfnsr.switches` on random clips."""
+
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from cfnsr import dataset, preprocess, switch_figures, switches, training
+from cfnsr.errors import InputError
+from cfnsr.params import Drawing, Model, Params, Schedule, SourceParams, Training
+from cfnsr.ravdess import EMOTIONS
+from cfnsr.runs import Predictions, read_run, write_predictions
+from cfnsr.summary import N_LANDMARK_STATISTICS
+from cfnsr.switches import SWITCHES, Switch
+
+BRIEF = Schedule(n_epochs=1, batch_size=16)
+SOURCE = SourceParams(
+    model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
+    training=Training(video=BRIEF, audio=BRIEF, fusion=BRIEF, precision="32-true", n_threads=1),
+)
+PARAMS = Params(fold=2, seeds=(5,), synthetic=SOURCE)
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    """Arrays, and both encoders of fold 2."""
+    folder = tmp_path_factory.mktemp("repository")
+    arrays = folder / "build" / "synthetic" / "arrays"
+    arrays.mkdir(parents=True)
+    rng = np.random.default_rng(0)
+    index = pd.DataFrame(
+        [
+            {"clip": f"{emotion}-{actor:02d}", "actor": actor, "emotion": emotion}
+            for actor in range(1, 25)
+            for emotion in EMOTIONS[:2]
+        ]
+    )
+    n = len(index)
+    index.to_csv(arrays / "index.csv", index=False)
+    (arrays / "settings.json").write_text(json.dumps({"frame_size": 40}))
+    np.save(arrays / "frames.npy", rng.integers(0, 256, (n, 4, 40, 40, 3), dtype=np.uint8))
+    np.save(arrays / "mfcc.npy", rng.normal(10, 5, (n, 13, 212)).astype(np.float32))
+    np.save(arrays / "log_mel.npy", rng.normal(size=(n, 128, 212)).astype(np.float16))
+    statistics = rng.normal(size=(n, N_LANDMARK_STATISTICS)).astype(np.float32)
+    np.save(arrays / "landmark_statistics.npy", statistics)
+    clips = dataset.load(arrays, Drawing())
+    runs = folder / "runs" / "synthetic" / "paper"
+    for row in ("video", "audio"):
+        output = runs / row / "fold_2"
+        training.run_fold(row, 2, PARAMS, clips, runs, output, folder / "scratch")
+    return folder
+
+
+@pytest.fixture
+def experiments(monkeypatch):
+    """What would be trained, in that order."""
+    trained = []
+    monkeypatch.setattr(switches, "train", lambda experiment, *folders: trained.append(experiment))
+    return trained
+
+
+def run_of(repository, switch, row, seed=5):
+    return repository / f"runs/synthetic/switches/paper/{switch}/{row}/fold_2/seed_{seed}"
+
+
+def test_a_switched_run_tells_its_switch_and_starts_from_the_encoder_that_has_it(repository):
+    switches.train_switched("no_stem_relu", PARAMS, repository)
+    fused = read_run(run_of(repository, "no_stem_relu", "cfn_sr"))
+    video = run_of(repository, "no_stem_relu", "video")
+    assert fused.info["model"]["stem_relu"] is False
+    assert read_run(video).info["model"]["stem_relu"] is False
+    hashes = fused.info["encoders_sha256"]
+    assert hashes["video"] == training.provenance.sha256_of_file(video / "weights.pt")
+    audio = repository / "runs/synthetic/paper/audio/fold_2/seed_5/weights.pt"
+    assert hashes["audio"] == training.provenance.sha256_of_file(audio)
+
+
+@pytest.mark.parametrize("name", SWITCHES)
+def test_a_switch_trains_cfn_sr_and_the_encoder_that_it_concerns(
+    repository, experiments, monkeypatch, name
+):
+    made = []
+
+    def arrays_already_there(manifest, root, output, source, settings, scratch):
+        made.append(settings)
+
+    monkeypatch.setattr(switches.sources, "read_manifest", lambda path: None)
+    monkeypatch.setattr(preprocess, "preprocess", arrays_already_there)
+    monkeypatch.setattr(
+        switches.dataset,
+        "load",
+        lambda folder, drawing: dataset.Clips(
+            pd.DataFrame(), *[np.empty(0)] * 4, sha256=str(folder)
+        ),
+    )
+    switches.train_switched(name, PARAMS, repository)
+    switch = SWITCHES[name]
+    assert [e.row for e in experiments] == [row for row in (switch.encoder, "cfn_sr") if row]
+    assert {e.fold for e in experiments} == {2}
+    assert [bool(e.encoders) for e in experiments] == [e.row == "cfn_sr" for e in experiments]
+    assert [dict(s) for s in (switch.preprocess,) if s] == [
+        {key: getattr(settings, key) for key in switch.preprocess} for settings in made
+    ]
+    for experiment in experiments:
+        changed, before = experiment.params.source, PARAMS.source
+        differing = {
+            key for key, value in changed.training if value != getattr(before.training, key)
+        }
+        assert differing == set(switch.training)
+        assert experiment.seed == 5 + switch.seed_step
+        assert experiment.clips.sha256.endswith(
+            f"switches/{name}/arrays" if switch.preprocess else "synthetic/arrays"
+        )
+
+
+def test_every_option_of_a_switch_is_one_that_the_networks_have_and_changes_them(repository):
+    for switch in SWITCHES.values():
+        models = [
+            training.Experiment(switches.ROW, 2, 5, PARAMS, None, options=options).system
+            for options in ({}, switch.options)
+        ]
+        torch.manual_seed(0)
+        assert all(system.build(training.Sizes.of(SOURCE)) for system in models)
+        assert (models[0].options == models[1].options) == (not switch.options)
+
+
+def test_a_switch_that_is_set_already_leaves_nothing(repository, experiments):
+    source = SOURCE.model_copy(
+        update={"training": SOURCE.training.model_copy(update={"augment_per_frame": True})}
+    )
+    params = PARAMS.model_copy(update={"synthetic": source})
+    switches.train_switched("augment_per_frame", params, repository)
+    assert experiments == []
+    folder = repository / "runs/synthetic/switches/paper/augment_per_frame"
+    assert list(folder.iterdir()) == []
+
+
+def test_no_drawn_face_is_cropped():
+    drawn = Params(data="ravdess_landmarks")
+    assert not switches.applies(SWITCHES["squashed_first"], drawn)
+    assert switches.applies(SWITCHES["consecutive_frames"], drawn)
+    assert switches.applies(SWITCHES["squashed_first"], Params(data="ravdess"))
+
+
+def test_an_unknown_switch_and_missing_encoders_say_what_there_is(repository):
+    with pytest.raises(InputError, match=r"expected one of another_seed, .*; found stem"):
+        switches.train_switched("stem", PARAMS, repository)
+    with pytest.raises(InputError, match=r"run `dvc repro encoders@video-3` first"):
+        switches.train_switched("no_stem_relu", PARAMS.model_copy(update={"fold": 3}), repository)
+
+
+def test_other_arrays_without_a_video_encoder_of_their_own_are_a_mistake():
+    with pytest.raises(ValueError, match="video encoder"):
+        Switch("frames", preprocess={"frame_choice": "consecutive"})
+
+
+def test_an_effect_is_the_paired_difference_from_cfn_sr_without_the_switch(tmp_path):
+    rng = np.random.default_rng(1)
+    actors = np.repeat([5, 6, 7, 8], 10)
+    clips = pd.DataFrame({"clip": np.arange(40).astype(str), "actor": actors, "emotion": 3})
+    right = {"": rng.random(40) < 0.8, "another_seed": rng.random(40) < 0.8}
+    right["no_stem_relu"] = right[""] & (actors != 6)
+    for name, of_clip in right.items():
+        folder = tmp_path / "runs/synthetic" / (f"switches/paper/{name}" if name else "paper")
+        folder = folder / "cfn_sr/fold_2/seed_5"
+        folder.mkdir(parents=True)
+        predicted = np.where(of_clip, 3, 0)
+        logits = np.eye(8, dtype=np.float32)[predicted][None]
+        write_predictions(folder, "test", Predictions(logits, clips))
+        (folder / "run.json").write_text(json.dumps({"row": "cfn_sr", "fold": 2, "seed": 5}))
+        (folder / "epochs.csv").write_text("epoch,train_loss,train_accuracy_pct\n1,1,50\n")
+    effects = switches.effects(PARAMS, tmp_path, "last epoch").set_index("switch")
+    assert effects.index.tolist() == ["another_seed", "no_stem_relu"]
+    found = effects.loc["no_stem_relu"]
+    lost = -100 * right[""][actors == 6].sum() / 40
+    assert found["difference_pct"] == pytest.approx(lost)
+    assert found["ci_low_pct"] < lost < found["ci_high_pct"] == pytest.approx(0)
+    assert found["p_holm"] == found["p_value"]  # the other seed is no switch to correct for
+    assert np.isnan(effects.loc["another_seed", "p_holm"])
+
+    figure = switch_figures.forest(effects.reset_index(), 80.0, "A title")
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
+        SWITCHES[name].label for name in effects.index
+    ]
