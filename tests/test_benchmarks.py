@@ -1,0 +1,221 @@
+"""The benchmarks run, on sizes that say nothing about speed."""
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import REPOSITORY
+
+BENCHMARKS = REPOSITORY / "benchmarks"
+
+#: A release of our own making, with the names that the benchmarks import and nothing of its code.
+RELEASE = {
+    "dataset_prep.py": """
+from pathlib import Path
+def preprocess_video(folder):
+    for clip in Path(folder).glob("Actor_*/*.mp4"):
+        csv = Path(folder, "landmarks", f"{clip.stem}.csv")
+        line = csv.read_text().splitlines()[0].split(",")
+        assert (line[297], line[364], line[365], line[432]) == ("x_0", "x_67", "y_0", "y_67")
+        Path(folder, "preprocessed", clip.stem).mkdir(parents=True)
+def mfcc_features(folder):
+    assert list(Path(folder, "preprocessed").iterdir())
+""",
+    "ravdess.py": """
+import cv2, glob, torch
+class RAVDESSDataset:
+    def __init__(self, folders, transform):
+        self.clips = sorted(glob.glob(folders[0] + "/*.mp4"))
+        self.transform = transform["image_transform"]
+    def __len__(self):
+        return len(self.clips)
+    def __getitem__(self, i):
+        frames = sorted(glob.glob(self.clips[i] + "/frames/*.jpg"))
+        return torch.stack([self.transform(cv2.imread(frame)) for frame in frames])
+""",
+    "main_utils.py": """
+def train(inputs, interval, model, device, loader, optimizer, loss, topk, epoch):
+    assert len(loader.dataset)
+    for sample in loader:
+        x, n = inputs(device, sample)
+        assert n == len(sample["emotion"])
+        value = loss(model(x), sample["emotion"])
+        optimizer.zero_grad()
+        value.backward()
+        optimizer.step()
+""",
+    "networks.py": """
+from torch import nn
+import MSAF
+class MFCCNet(nn.Linear):
+    def __init__(self):
+        super().__init__(212, 8)
+class MSAFNet(nn.Module):
+    def __init__(self, parts):
+        super().__init__()
+        self.video, self.audio = parts["video"]["model"], parts["audio"]["model"]
+        self.msaf = nn.ModuleList([nn.Module()])
+    def forward(self, both):
+        assert self.msaf[0].audio_attention is not None
+        return self.video(both[0].cuda()) + self.audio(both[1]).mean(dim=1)
+def resnet50(num_classes, **options):
+    return nn.Sequential(nn.AdaptiveAvgPool3d(1), nn.Flatten(), nn.Linear(3, num_classes))
+""",
+    "modules/transformer.py": """
+from torch import nn
+class TransformerEncoder(nn.Linear):
+    def __init__(self, embed_dim, **options):
+        super().__init__(embed_dim, embed_dim)
+""",
+}
+
+
+@pytest.fixture(scope="module")
+def release(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("release")
+    for name, code in RELEASE.items():
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_text(code)
+    return folder
+
+
+def run(script, output, *arguments):
+    """What a benchmark printed, and its csv files by name."""
+    command = [sys.executable, str(BENCHMARKS / f"{script}.py"), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*command, "--output", str(output)], capture_output=True, text=True, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    tables = {path.stem: pd.read_csv(path) for path in output.glob("*.csv")}
+    for table in tables.values():
+        assert table["machine"].str.contains("core").all()
+        assert table["versions"].str.contains("python 3").all()
+    return done.stdout, tables
+
+
+def test_preprocessing_takes_turns_with_decoding_and_the_release(synthetic_root, release, tmp_path):
+    sizes = ["--clips", 9, 12, "--repetitions", 2, "--once-from", 12, "--release-up-to", 9]
+    printed, tables = run("preprocess", tmp_path, synthetic_root, *sizes, "--reference", release)
+    table = tables["preprocess"].set_index(["case", "n_clips"])
+    assert list(table.index) == [
+        ("cfnsr", 9),
+        ("decode", 9),
+        ("release", 9),
+        ("cfnsr", 12),
+        ("decode", 12),
+    ]
+    assert table["n_runs"].tolist() == [2, 2, 2, 1, 1]
+    assert (table["seconds"] > 0).all()
+    assert (table["command_s"] >= table["seconds"]).all()
+    assert (table["peak_rss_mib"] > 10).all()
+    assert table.loc[("decode", 9), "time_over_decode"] == 1
+    assert "release / cfnsr" in printed
+
+
+def test_without_a_reference_its_columns_are_left_out_and_that_is_said(synthetic_root, tmp_path):
+    printed, tables = run("preprocess", tmp_path, synthetic_root, "--clips", 2, "--repetitions", 1)
+    assert "release: skipped, no --reference given" in printed
+    assert tables["preprocess"]["case"].tolist() == ["cfnsr", "decode"]
+
+
+def test_loading_is_compared_with_a_copy_and_the_release(release, tmp_path):
+    sizes = ["--clips", 5, "--frames", 3, "--size", 32, "--batch-size", 2, "--repetitions", 1]
+    printed, tables = run("loader", tmp_path, *sizes, "--reference", release)
+    table = tables["loader"].set_index("case")
+    assert list(table.index) == [
+        "copy",
+        "gather",
+        "device",
+        "loader",
+        "release",
+        "release, 4 workers",
+    ]
+    assert table.loc["copy", "over_copy"] == 1
+    assert table.loc["release", "over_copy"] > 1
+    assert set(table["frames"]) == {"3x32x32x3"}
+    assert "GPU" in printed
+
+
+def test_loading_takes_frames_that_are_there(tmp_path):
+    (tmp_path / "arrays").mkdir()
+    np.save(tmp_path / "arrays" / "frames.npy", np.zeros((3, 2, 16, 16, 3), np.uint8))
+    sizes = ["--clips", 4, "--batch-size", 2, "--repetitions", 1]
+    _, tables = run("loader", tmp_path / "out", "--arrays", tmp_path / "arrays", *sizes)
+    assert set(tables["loader"]["frames"]) == {"2x16x16x3"}
+
+
+SMALL_STEP = ["--frames", 16, "--size", 32, "--batch-size", 2, "--repetitions", 1]
+SMALL_STEP += ["--stem-channels", 32]
+
+
+def test_a_training_step_is_compared_with_the_releases(release, tmp_path):
+    printed, tables = run("train_step", tmp_path, *SMALL_STEP, "--reference", release)
+    table = tables["train_step"]
+    cases = ["fp32", "fp32 + channels last", "bf16", "bf16 + channels last"]
+    expected = ["release", *cases, "bf16 + channels last + fused"]
+    assert table["case"].tolist()[:6] == expected or "cuDNN off" in table["case"][0]
+    assert (table["s_a_clip"] > 0).all()
+    profile = tables["train_step_profile"]
+    assert profile["share_pct"].is_monotonic_decreasing
+    assert profile["operation"].str.contains("conv").any()
+    assert "not run, no GPU" in printed or "cuDNN off" in table["case"][0]
+
+
+def test_the_step_of_another_row_and_of_chosen_cases_is_timed(release, tmp_path):
+    chosen = ["--row", "video", "--cases", "release", "fp32", "--reference", release]
+    _, tables = run("train_step", tmp_path, *SMALL_STEP, *chosen)
+    table = tables["train_step"]
+    assert set(table["row"]) == {"video"}
+    assert "fp32" in table["case"].tolist()
+
+
+@pytest.fixture
+def pipeline(monkeypatch):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    import pipeline
+
+    return pipeline
+
+
+def test_stages_are_timed_by_what_dvc_prints(pipeline):
+    lines = [
+        (0.5, "'plan' didn't change, skipping\n"),
+        (1.0, "Running stage 'dataset':\n"),
+        (1.1, "> python -m cfnsr dataset\n"),
+        (3.0, "Running stage 'encoders@video-1':\n"),
+        (9.0, "Running stage 'fusion@cfn_sr-1':\n"),
+    ]
+    stages = pipeline.stage_seconds(lines, 12.5)
+    assert stages == [("dataset", 2.0), ("encoders@video-1", 6.0), ("fusion@cfn_sr-1", 3.5)]
+    assert pipeline.stage_seconds(lines[:1], 2.0) == []
+
+
+def test_start_up_is_what_a_stage_takes_beyond_its_training(pipeline):
+    stages = [
+        {"case": "a", "stage": "dataset", "seconds": 2.0},
+        {"case": "a", "stage": "fusion@cfn_sr-1", "seconds": 6.0},
+        {"case": "a", "stage": "fusion@cfn_sr-2", "seconds": 5.0},
+        {"case": "b", "stage": "fusion@cfn_sr-2", "seconds": 50.0},
+    ]
+    dataset, fusion = pipeline.by_kind(stages, {"cfn_sr-1": 4.0, "cfn_sr-2": 3.5})
+    assert (dataset["kind"], dataset["n_trained"], dataset["seconds"]) == ("dataset", 0, 2.0)
+    assert (fusion["kind"], fusion["n"], fusion["seconds"]) == ("fusion@cfn_sr", 2, 11.0)
+    assert (fusion["start_up_s_median"], fusion["start_up_s_max"]) == (1.75, 2.0)
+    assert fusion["share_pct"] == pytest.approx(84.62)
+
+
+def test_a_clone_is_timed_from_nothing_and_once_more(tmp_path):
+    program = tmp_path / "bin" / "dvc"
+    program.parent.mkdir()
+    program.write_text("#!/bin/sh\n[ -e ran ] || echo \"Running stage 'plan':\"\ntouch ran\n")
+    program.chmod(0o755)
+    path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
+    command = [sys.executable, str(BENCHMARKS / "pipeline.py"), "--output", str(tmp_path)]
+    subprocess.run(command, check=True, env=os.environ | {"PATH": path}, capture_output=True)
+    table = pd.read_csv(tmp_path / "pipeline.csv").set_index("case")
+    assert table["n_stages_run"].to_dict() == {"from nothing": 1, "once more": 0, "fold=4": 0}
+    assert pd.read_csv(tmp_path / "pipeline_stages.csv")["kind"].tolist() == ["plan"]
