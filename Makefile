@@ -5,10 +5,13 @@ STAMP := .venv/.locked
 # DVC starts `python` by name: the one of .venv must come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check slow lab env lock clean
+.PHONY: repro switches test check slow lab env lock clean
 
 repro: .git $(STAMP)
 	dvc repro
+
+switches: .git $(STAMP)
+	dvc repro switches/dvc.yaml
 
 test: $(STAMP)
 	pytest -m "not slow"
