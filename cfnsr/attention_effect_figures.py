@@ -11,7 +11,6 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from cfnsr.attention_figures import steady
 from cfnsr.figures import (
     BLUE,
     GREEN,
@@ -20,6 +19,7 @@ from cfnsr.figures import (
     ORANGE,
     PURPLE,
     VERMILLION,
+    drawn,
     entitle,
 )
 
@@ -37,7 +37,7 @@ _KINDS = (
 )
 
 
-@steady
+@drawn
 def nothing(sentence: str, title: str) -> Figure:
     """Says why there is no figure, in the figure's place."""
     figure, axis = plt.subplots(figsize=(6, 1.6), layout="constrained")
@@ -47,7 +47,7 @@ def nothing(sentence: str, title: str) -> Figure:
     return figure
 
 
-@steady
+@drawn
 def gates(by_row: Mapping[str, Sequence["Gate"]], title: str) -> Figure:
     """How strongly each channel is let through, channels sorted; the band is 80 % of the clips.
 
@@ -82,7 +82,7 @@ def gates(by_row: Mapping[str, Sequence["Gate"]], title: str) -> Figure:
     return figure
 
 
-@steady
+@drawn
 def deletion(
     curves: Mapping[str, "Curves"], gains: pd.DataFrame, hidden: Mapping[str, str], title: str
 ) -> Figure:
@@ -141,7 +141,7 @@ def deletion(
     return figure
 
 
-@steady
+@drawn
 def localisation(table: pd.DataFrame, title: str) -> Figure:
     """Each system's maps against the cue that the generator put in, with intervals by actor.
 
@@ -178,7 +178,7 @@ def localisation(table: pd.DataFrame, title: str) -> Figure:
     return figure
 
 
-@steady
+@drawn
 def reliance(table: pd.DataFrame, highlighted: Sequence[str], title: str) -> Figure:
     """Accuracy of every system under every condition; below, how some of them decline.
 

@@ -4,10 +4,8 @@ A map that lies on pixels is in multiples of a uniform map: 1 is no preference.
 """
 
 import io
-from collections.abc import Callable, Sequence
-from functools import wraps
+from collections.abc import Sequence
 from pathlib import Path
-from typing import ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -29,8 +27,6 @@ from cfnsr.figures import (
 from cfnsr.params import Preprocess
 from cfnsr.synthetic_face import EXPRESSIONS, Expression, Look, landmarks
 
-P = ParamSpec("P")
-
 _MAP_COLOURS = "RdBu_r"  # told apart by colour-blind readers, white at 1
 _OPACITY = 0.55
 _MOST_FRAMES = 8
@@ -39,26 +35,7 @@ _N_MOMENTS = 1000
 _MOST_STRENGTH = 16.0  # times uniform; more is not told apart
 
 
-def steady(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """As `drawn`, and with places that are the same in every process.
-
-    The layout's solver leaves the last bits of a place to chance, and an svg's ids depend on them.
-    """
-
-    @wraps(function)
-    def settled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        figure = drawn(function)(*args, **kwargs)
-        figure.set_layout_engine("none")
-        for axis in figure.axes:
-            left, bottom, width, height = axis.get_position(original=True).bounds
-            axis.set_position((round(left, 6), round(bottom, 6), round(width, 6), round(height, 6)))
-            axis.set_in_layout(True)
-        return figure
-
-    return settled
-
-
-@steady
+@drawn
 def audio_timeline(
     waveform: np.ndarray | None,
     mfcc: np.ndarray,
@@ -141,7 +118,7 @@ def audio_timeline(
     return figure
 
 
-@steady
+@drawn
 def heads(self_attention: np.ndarray, token_times_s: np.ndarray, title: str) -> Figure:
     """Every layer's and head's whole map, mean over clips: who asks (down), who is asked (across).
 
@@ -182,7 +159,7 @@ def heads(self_attention: np.ndarray, token_times_s: np.ndarray, title: str) -> 
     return figure
 
 
-@steady
+@drawn
 def on_frames(
     pictures: np.ndarray | None, maps: np.ndarray, labels: Sequence[str], title: str
 ) -> Figure:
@@ -217,7 +194,7 @@ def on_frames(
     return figure
 
 
-@steady
+@drawn
 def in_panels(
     pictures: np.ndarray | None, maps: np.ndarray, labels: Sequence[str], title: str
 ) -> Figure:

@@ -55,13 +55,22 @@ _LARGEST_Z = 3
 
 
 def drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the project's style, and leave nothing open: a notebook shows the figure once."""
+    """Draw in the project's style, and leave nothing open: a notebook shows the figure once.
+
+    The layout's solver leaves the last bits of a place to chance, and an svg's ids depend on them,
+    so places are rounded, and stay.
+    """
 
     @wraps(function)
     def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
         with plt.rc_context(STYLE):
             figure = function(*args, **kwargs)
             figure.draw_without_rendering()  # ticks take their style when they are drawn
+            figure.set_layout_engine("none")
+            for axis in figure.axes:
+                place = axis.get_position(original=True).bounds
+                axis.set_position(tuple(round(value, 6) for value in place))
+                axis.set_in_layout(True)
         plt.close(figure)
         return figure
 
