@@ -43,6 +43,8 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.axisbelow": True,
     "figure.titlesize": 10,
     "figure.dpi": 110,
+    # Texts are a little wider at one resolution than at another.
+    "figure.constrained_layout.w_pad": 0.1,
     "legend.frameon": False,
     "legend.fontsize": 8,
     "xtick.labelsize": 8,
