@@ -15,6 +15,8 @@ What is changed of the release, at run time: its CFN-SR imports a module that wa
 calls an encoder that is commented out, so an empty module stands in and the encoder is made as the
 comment has it; `.cuda()`, which it calls on a tensor, does nothing where there is no GPU.
 
+With --keep-memory, a setting of the whole process, all cases run with memory that glibc keeps.
+
 On a GPU the batch is doubled until memory is full. The share of the card's peak counts three
 forward passes a step (`EmotionModel.forward_gflops`) against the dense peak that its maker names.
 `train_step_profile.csv` says where the time of the last case goes.
@@ -22,6 +24,7 @@ forward passes a step (`EmotionModel.forward_gflops`) against the dense peak tha
 
 import argparse
 import contextlib
+import ctypes
 import gc
 import io
 import sys
@@ -55,6 +58,11 @@ def main() -> None:
     parser.add_argument("--batch-size", type=int, help="default: 16 on a GPU, 4 on a processor")
     parser.add_argument("--repetitions", type=int, help="default: 20 on a GPU, 3 on a processor")
     parser.add_argument("--stem-channels", type=int, default=64, help="64 is the paper's network")
+    parser.add_argument(
+        "--keep-memory",
+        action="store_true",
+        help="on a processor: freed memory stays the process's",
+    )
     parser.add_argument("--threads", type=int, help="of a processor; default: one a core")
     parser.add_argument("--cases", nargs="+", help="only these, instead of all that the device can")
     parser.add_argument("--largest-batch", type=int, default=256, help="of a GPU")
@@ -62,6 +70,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if arguments.keep_memory:
+        keep_memory()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)
@@ -84,6 +94,16 @@ def main() -> None:
     if own:
         profile = profiled(own[-1], arguments, device, batch_size)
         report.write(f"{arguments.name}_profile", profile, ("torch",), arguments.output)
+
+
+def keep_memory() -> None:
+    """Let glibc reuse freed memory instead of giving it back after each layer.
+
+    Otherwise each step gets its activations anew from the kernel, which clears every page.
+    """
+    libc = ctypes.CDLL(None)
+    m_trim_threshold, m_mmap_max = -1, -4
+    assert libc.mallopt(m_mmap_max, 0) == libc.mallopt(m_trim_threshold, -1) == 1
 
 
 def cases_for(device: torch.device, has_reference: bool) -> list[str]:
@@ -128,6 +148,7 @@ def side_by_side(
             "row": arguments.row,
             "frames": f"{arguments.frames}x{arguments.size}x{arguments.size}",
             "batch_size": batch_size,
+            "keeps_memory": arguments.keep_memory,
             "s_a_clip": round(step_s["median"] / batch_size, 5),
             "min_s": round(step_s["min"] / batch_size, 5),
             "max_s": round(step_s["max"] / batch_size, 5),
