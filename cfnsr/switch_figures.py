@@ -12,7 +12,7 @@ from cfnsr.figures import BLUE, GREY, LIGHT_GREY, drawn, entitle
 def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
     """What each switch adds to the accuracy, with its 95 % interval over actors.
 
-    The grey band is as wide as the effect of another seed, where nothing was switched.
+    The grey band is the interval of another seed, with which nothing was switched.
 
     Args:
         effects: `switches.effects`.
@@ -22,11 +22,10 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
     figure, axis = plt.subplots(figsize=(8, 1.5 + 0.33 * len(effects)), layout="constrained")
     height = np.arange(len(effects))
     value, low, high = (effects[f"{name}_pct"] for name in ("difference", "ci_low", "ci_high"))
-    chance = effects.loc[effects["switch"] == "another_seed", "difference_pct"].abs()
-    if len(chance):
-        axis.axvspan(
-            -chance.iloc[0], chance.iloc[0], color=LIGHT_GREY, label="no more than another seed"
-        )
+    seed = effects[effects["switch"] == "another_seed"]
+    if len(seed):
+        ends = seed[["ci_low_pct", "ci_high_pct"]].iloc[0]
+        axis.axvspan(*ends, color=LIGHT_GREY, label="interval of another seed", zorder=0)
     axis.axvline(0, color=GREY, linewidth=1)
     axis.errorbar(value, height, xerr=(value - low, high - value), fmt="o", color=BLUE, capsize=3)
     axis.set_yticks(height, effects["label"])
@@ -38,11 +37,14 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
     right = axis.secondary_yaxis("right")
     right.set_yticks(
         height,
-        [f"{change:+.1f}, p = {p:.2f}" for change, p in zip(value, effects["p_holm"], strict=True)],
+        [
+            f"{change:+.1f}" + (f", p = {p:.2f}" if np.isfinite(p) else "")
+            for change, p in zip(value.round(1) + 0.0, effects["p_holm"], strict=True)
+        ],
     )
     right.tick_params(length=0)
     right.spines[:].set_visible(False)
-    if len(chance):
+    if len(seed):
         figure.legend(loc="outside lower right")
     entitle(figure, title)
     return figure
