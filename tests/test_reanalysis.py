@@ -1,5 +1,4 @@
 import hashlib
-import json
 from functools import cache
 from pathlib import Path
 
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 from test_figures import is_cut, texts
 
-from cfnsr import figures, params, reanalysis, reanalysis_figures, released_log, typeset
+from cfnsr import figures, reanalysis, reanalysis_figures, released_log, typeset
 from cfnsr.models.registry import TABLE_1, TABLE_2
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -306,17 +305,3 @@ def test_drawing_and_computing_again_writes_the_same_bytes(tmp_path):
     drawn.cache_clear()
     assert len(written) == 10
     assert write_all(second) == written
-
-
-def test_the_notebook_ends_with_switches_that_exist():
-    source = REPOSITORY / "notebooks" / "05_reanalysis.ipynb"
-    text = "".join(json.loads(source.read_text())["cells"][-1]["source"])
-    assert not any(character.isdigit() for character in text)
-    assert "`cfn_sr_released`" in text
-    for section, names in (
-        (params.Preprocess, ("frame_choice", "crop")),
-        (params.Training, ("standardise_mfcc", "augment_per_frame")),
-    ):
-        for name in names:
-            assert name in section.model_fields
-            assert f"`{name}`" in text

@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+import yaml
+from conftest import REPOSITORY
 
 from cfnsr import dataset, preprocess, switch_figures, switches, training
 from cfnsr.errors import InputError
@@ -184,3 +186,12 @@ def test_an_effect_is_the_paired_difference_from_cfn_sr_without_the_switch(tmp_p
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         SWITCHES[name].label for name in effects.index
     ]
+
+
+def test_the_second_pipeline_trains_every_switch_and_lists_modules_that_exist():
+    stages = yaml.safe_load((REPOSITORY / "switches" / "dvc.yaml").read_text())["stages"]
+    assert stages["switched"]["matrix"]["switch"] == list(SWITCHES)
+    for stage in stages.values():
+        modules = [path for path in stage["deps"] if path.startswith("cfnsr/")]
+        assert modules
+        assert all((REPOSITORY / path).is_file() for path in modules)
