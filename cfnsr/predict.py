@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from scipy import special
 from tqdm import tqdm
 
 from cfnsr import attention, attention_figures, predict_figures, summary, tables
@@ -59,7 +60,7 @@ class Prediction:
     @property
     def probabilities(self) -> np.ndarray:
         """Softmax of the logits, (window, emotion)."""
-        return _softmax(self.logits)
+        return special.softmax(self.logits.astype(float), axis=-1)
 
     @property
     def mean(self) -> pd.Series:
@@ -129,7 +130,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
         view = trained.view(pictures)
         maps = attention.maps(view, sound)
         logits.append(maps.logits[0])
-        probability = float(_softmax(maps.logits).max())
+        probability = float(special.softmax(maps.logits.astype(float), axis=-1).max())
         if probability > largest:
             largest, surest = probability, (window, pictures, view, sound, maps)
     overlay = _overlay(*surest) if surest and trained.uses_video else None
@@ -275,9 +276,3 @@ def _warnings(clip: Path, trained: Trained) -> Iterator[str]:
         return
     if actor in info["actors"]["training"]:
         yield f"by its name this is a clip of actor {actor}, whom the network was trained on"
-
-
-def _softmax(logits: np.ndarray) -> np.ndarray:
-    powers = np.exp(logits.astype(np.float64) - logits.max(axis=-1, keepdims=True))
-    probabilities: np.ndarray = powers / powers.sum(axis=-1, keepdims=True)
-    return probabilities

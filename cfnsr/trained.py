@@ -13,12 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfnsr.audio import n_mfcc_frames
 from cfnsr.dataset import Clips, Scaling, normalise
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
-from cfnsr.params import Drawing, Model, Preprocess
+from cfnsr.params import Drawing, Model, Preprocess, SourceParams
 
 #: What run.json's `model` says beside its class and its switches.
 _SIZE = frozenset(Model.model_fields)
@@ -236,8 +235,7 @@ def _row(info: dict[str, Any]) -> Row:
 
 def _sizes(info: dict[str, Any], settings: Preprocess) -> Sizes:
     size = Model.model_validate({k: v for k, v in info["model"].items() if k in _SIZE})
-    n_times = n_mfcc_frames(settings.sample_rate_hz, settings.duration_s)
-    return Sizes(size, settings.n_mfcc, n_times)
+    return Sizes.of(SourceParams(model=size, preprocess=settings))
 
 
 def _no_run(folder: Path, missing: str) -> InputError:
