@@ -79,10 +79,10 @@ def main() -> None:
         name: [1000 * second / arguments.clips for second in taken]
         for name, taken in seconds.items()
     }
-    copy_ms, gather_ms = (report.spread(per_clip[name], 5)["median"] for name in ("copy", "gather"))
+    copy_ms, gather_ms = (report.spread(per_clip[name])["median"] for name in ("copy", "gather"))
     rows = []
     for name, taken in per_clip.items():
-        ms = report.spread(taken, 5)
+        ms = report.spread(taken)
         rows.append(
             {
                 "case": name,
@@ -239,7 +239,7 @@ def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]
     seconds = report.interleaved(
         {"loader": lambda: train(from_loader()), "stays": lambda: train(stays())}, 3, n_warm_up=1
     )
-    loader_s, stays_s = (report.spread(seconds[name], 4)["median"] for name in ("loader", "stays"))
+    loader_s, stays_s = (report.spread(seconds[name])["median"] for name in ("loader", "stays"))
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
         profiled = report.interleaved({"loader": lambda: train(from_loader())}, 1)["loader"][0]
     busy_s = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6

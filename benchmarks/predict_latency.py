@@ -59,7 +59,7 @@ def main() -> None:
             "n_windows": len(prediction.windows),
             "face": "landmarks" if options.landmarks else "detected",
             "n": options.repetitions,
-            **{f"{name}_s": value for name, value in report.spread(taken).items()},
+            **{f"{name}_s": round(value, 2) for name, value in report.spread(taken).items()},
             "load_average_at_start": load,
         }
         for case, taken in seconds.items()

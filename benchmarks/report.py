@@ -67,11 +67,10 @@ def interleaved(
     return seconds
 
 
-def spread(values: list[float], digits: int = 2) -> dict[str, float]:
-    """Median, smallest and largest."""
+def spread(values: list[float]) -> dict[str, float]:
+    """Median, smallest and largest; not rounded, so that ratios may be taken of them."""
     chosen = (statistics.median(values), min(values), max(values))
-    names = ("median", "min", "max")
-    return {name: round(value, digits) for name, value in zip(names, chosen, strict=True)}
+    return dict(zip(("median", "min", "max"), chosen, strict=True))
 
 
 def write(name: str, rows: list[dict[str, Any]], packages: tuple[str, ...], output: Path) -> None:

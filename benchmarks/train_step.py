@@ -139,10 +139,10 @@ def side_by_side(
     )
     peaks = [tflops for card, tflops in PEAK_TFLOPS.items() if card in report.machine()]
     forward = forward_gflops(arguments)
-    first = report.spread(seconds[cases[0]], 4)["median"]
+    first = report.spread(seconds[cases[0]])["median"]
     rows = []
     for case, taken in seconds.items():
-        step_s = report.spread(taken, 4)
+        step_s = report.spread(taken)
         row = {
             "case": case,
             "row": arguments.row,
