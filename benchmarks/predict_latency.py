@@ -20,7 +20,8 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import report
 
-from cfnsr import params, predict
+from cfnsr import params
+from cfnsr.own_clip import predict
 
 
 def main() -> None:

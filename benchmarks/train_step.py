@@ -6,7 +6,7 @@ The cases take turns, each with a model and an optimiser of its own:
 
 * `fp32` or `bf16`: this project's network, float32 or bfloat16 by autocast, contiguous tensors;
 * `+ channels last`: weights and frames in that layout, as in this project's trainings;
-* `+ fused`: Adam in one kernel instead of one for each of its operations and tensors;
+* `+ fused`: Adam in one kernel instead of one for each of its operations and tensors, likewise;
 * `+ compiled`: torch.compile; `+ graph`: the whole step as one CUDA graph. GPU only;
 * `release`: the release's network (for `cfn_sr` its CFN-SR) and its loop in main_utils.py,
   float32; on a GPU as shipped with cuDNN off, and with cuDNN on.
@@ -15,7 +15,8 @@ What is changed of the release, at run time: its CFN-SR imports a module that wa
 calls an encoder that is commented out, so an empty module stands in and the encoder is made as the
 comment has it; `.cuda()`, which it calls on a tensor, does nothing where there is no GPU.
 
-With --keep-memory, a setting of the whole process, all cases run with memory that glibc keeps.
+With --keep-memory all cases run with memory that glibc keeps, as this project's trainings do: it is
+a setting of the whole process.
 
 On a GPU the batch is doubled until memory is full. The share of the card's peak counts three
 forward passes a step (`EmotionModel.forward_gflops`) against the dense peak that its maker names.
@@ -24,7 +25,6 @@ forward passes a step (`EmotionModel.forward_gflops`) against the dense peak tha
 
 import argparse
 import contextlib
-import ctypes
 import gc
 import io
 import sys
@@ -37,6 +37,7 @@ import report
 import torch
 from torch import Tensor, nn
 
+from cfnsr.memory import keep_freed
 from cfnsr.models.base import N_EMOTIONS, Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model
@@ -71,7 +72,7 @@ def main() -> None:
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if arguments.keep_memory:
-        keep_memory()
+        keep_freed()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)
@@ -94,16 +95,6 @@ def main() -> None:
     if own:
         profile = profiled(own[-1], arguments, device, batch_size)
         report.write(f"{arguments.name}_profile", profile, ("torch",), arguments.output)
-
-
-def keep_memory() -> None:
-    """Let glibc reuse freed memory instead of giving it back after each layer.
-
-    Otherwise each step gets its activations anew from the kernel, which clears every page.
-    """
-    libc = ctypes.CDLL(None)
-    m_trim_threshold, m_mmap_max = -1, -4
-    assert libc.mallopt(m_mmap_max, 0) == libc.mallopt(m_trim_threshold, -1) == 1
 
 
 def cases_for(device: torch.device, has_reference: bool) -> list[str]:

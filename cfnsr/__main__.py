@@ -151,7 +151,7 @@ def _switch(options: argparse.Namespace) -> None:
 
 
 def _predict(options: argparse.Namespace) -> None:
-    from cfnsr import predict
+    from cfnsr.own_clip import predict
 
     chosen = params.load()
     run = options.trained or predict.default_run(chosen, params.repository_root())

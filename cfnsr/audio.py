@@ -91,9 +91,14 @@ def cut_window(name: str, waveform: np.ndarray, rate_hz: int, settings: Preproce
             f"{name} has {len(waveform) / rate_hz:.3f} s of sound, but the analysed window "
             f"starts at {settings.offset_s} s; fetch the file again or lower preprocess.offset_s"
         )
-    target_hz = settings.sample_rate_hz
-    waveform = resample(waveform, rate_hz, target_hz)
-    start, n_samples = round(settings.offset_s * target_hz), round(settings.duration_s * target_hz)
+    resampled = resample(waveform, rate_hz, settings.sample_rate_hz)
+    return cut_resampled(resampled, settings.offset_s, settings)
+
+
+def cut_resampled(waveform: np.ndarray, start_s: float, settings: Preprocess) -> np.ndarray:
+    """`duration_s` of a waveform at the settings' rate from `start_s`, zero-padded at its end."""
+    rate_hz = settings.sample_rate_hz
+    start, n_samples = round(start_s * rate_hz), round(settings.duration_s * rate_hz)
     window = waveform[start : start + n_samples]
     return np.pad(window, (0, n_samples - len(window)))
 

@@ -158,13 +158,8 @@ class Loader:
     def batches(
         self, positions: np.ndarray, batch_size: int, augmented: bool = False
     ) -> Iterator[Batch]:
-        """The clips at `positions` in that order, in batches of nearly equal size.
-
-        A batch of one clip has no batch statistics to normalise with: there is none unless there
-        is but one clip. So an odd number of clips in batches of 2 makes one batch of 3.
-        """
-        n_batches = min(math.ceil(len(positions) / batch_size), max(len(positions) // 2, 1))
-        parts = np.array_split(positions, n_batches)
+        """The clips at `positions` in that order, in batches as `split` makes them."""
+        parts = split(positions, batch_size)
         # A processor has nothing to gain from a second thread.
         gathered = (
             map(self.gather, parts) if self.device.type == "cpu" else ahead(self.gather, parts)
@@ -193,6 +188,16 @@ class Loader:
         # `clip` writes to `out` directly; the positions are valid.
         np.take(array, chosen, axis=0, out=rows.numpy(), mode="clip")
         return rows
+
+
+def split(positions: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Positions of clips in batches of nearly equal size.
+
+    A batch of one clip has no batch statistics to normalise with: there is none unless there is but
+    one clip. So an odd number of clips in batches of 2 makes one batch of 3.
+    """
+    n_batches = min(math.ceil(len(positions) / batch_size), max(len(positions) // 2, 1))
+    return np.array_split(positions, n_batches)
 
 
 def ahead(gather: Callable[[np.ndarray], OnHost], parts: Iterable[np.ndarray]) -> Iterator[OnHost]:

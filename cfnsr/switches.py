@@ -4,7 +4,7 @@ runs/<data>/switches/<protocol>/<switch>/<row>/fold_<k>/seed_<s>/ holds the runs
 `cfnsr.runs` describes: `cfn_sr`, and before it the encoder that the switch concerns, if any.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -14,11 +14,10 @@ import pandas as pd
 from cfnsr import dataset, preprocess, sources
 from cfnsr.errors import InputError
 from cfnsr.evaluation import PairedTest, paired_test
-from cfnsr.models.registry import ENCODERS
 from cfnsr.params import Params
 from cfnsr.runs import read_runs
 from cfnsr.selection import Rule
-from cfnsr.training import Experiment, train
+from cfnsr.training import Experiment, encoders_of, train
 from cfnsr.uncertainty import holm
 
 ROW = "cfn_sr"
@@ -119,7 +118,8 @@ def train_switched(name: str, params: Params, repository: Path) -> None:
         InputError: no such switch; encoders, arrays or clips that are not there yet.
     """
     switch = find(name)
-    output = repository / "runs" / params.data / "switches" / params.protocol / name
+    runs = repository / "runs" / params.data
+    output = runs / "switches" / params.protocol / name
     output.mkdir(parents=True, exist_ok=True)
     if not applies(switch, params):
         return
@@ -127,7 +127,7 @@ def train_switched(name: str, params: Params, repository: Path) -> None:
     clips = dataset.load(_arrays(name, switch, changed, repository), params.source.drawing)
     for fold in params.folds:
         for seed, own_seed in zip(params.seeds, changed.seeds, strict=True):
-            weights = dict(_encoders(params, fold, seed, repository))
+            weights = encoders_of(ROW, fold, seed, runs / params.protocol)
             for row in (switch.encoder, ROW):
                 if row is None:
                     continue
@@ -161,15 +161,6 @@ def effects(params: Params, repository: Path, rule: Rule) -> pd.DataFrame:
     table = pd.DataFrame(lines, columns=list(EFFECT_COLUMNS))
     switched_over = table["switch"] != "another_seed"
     return table.assign(p_holm=holm(table["p_value"].where(switched_over)))
-
-
-def _encoders(params: Params, fold: int, seed: int, repository: Path) -> Iterator[tuple[str, Path]]:
-    for row in ENCODERS:
-        runs = repository / "runs" / params.data / params.protocol
-        path = runs / row / f"fold_{fold}" / f"seed_{seed}" / "weights.pt"
-        if not path.exists():
-            raise InputError(f"there is no {path}; run `dvc repro encoders@{row}-{fold}` first")
-        yield row, path
 
 
 def _arrays(name: str, switch: Switch, changed: Params, repository: Path) -> Path:

@@ -1,7 +1,6 @@
 """A trained network back from its run folder, and what it takes to feed it."""
 
 import json
-import math
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfnsr.dataset import Clips, Scaling, normalise
+from cfnsr.dataset import Clips, Scaling, normalise, split
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
@@ -99,8 +98,7 @@ class Trained:
 
     def batches(self, n_clips: int) -> list[np.ndarray]:
         """Positions 0 to n_clips - 1 in batches, as in the training's evaluations."""
-        n_batches = min(math.ceil(n_clips / self.batch_size), max(n_clips // 2, 1))
-        return np.array_split(np.arange(n_clips), n_batches)
+        return split(np.arange(n_clips), self.batch_size)
 
     def logits(self, pictures: np.ndarray, unscaled: np.ndarray) -> np.ndarray:
         """Logits of clips as `frames` and `sound` take them, float32 (clip, emotion)."""

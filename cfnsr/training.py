@@ -15,7 +15,7 @@ from lightning_fabric import Fabric
 from torch import nn
 from tqdm import tqdm
 
-from cfnsr import provenance
+from cfnsr import memory, provenance
 from cfnsr.dataset import Clips, Loader, Scaling, augmentation
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
@@ -127,14 +127,19 @@ def run_fold(
     """
     results = []
     for seed in params.seeds:
-        encoders = _encoders(row, fold, seed, runs)
+        encoders = encoders_of(row, fold, seed, runs)
         experiment = Experiment(row, fold, seed, params, clips, encoders)
         train(experiment, output / f"seed_{seed}", scratch)
         results.append(read_run(output / f"seed_{seed}"))
     return results
 
 
-def _encoders(row: str, fold: int, seed: int, runs: Path) -> dict[str, Path]:
+def encoders_of(row: str, fold: int, seed: int, runs: Path) -> dict[str, Path]:
+    """The weights that a row starts from, in `runs/<data>/<protocol>`; none where it needs none.
+
+    Raises:
+        InputError: they are not trained yet.
+    """
     if not find(row).starts_from_encoders:
         return {}
     encoders = {
@@ -193,6 +198,7 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
 
 def _fabric(experiment: Experiment) -> Fabric:
     training = experiment.params.source.training
+    memory.keep_freed()
     torch.use_deterministic_algorithms(True, warn_only=True)
     if training.n_threads is not None:
         torch.set_num_threads(training.n_threads)
@@ -274,7 +280,7 @@ def _fit(
     """All epochs, going on after the last saved one; the model ends with its last weights."""
     emotion = experiment.clips.emotion
     training = experiment.clips.of_actors(experiment.split.training)
-    optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate)
+    optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate, fused=True)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
     wrapped.mark_forward_method("loss")
     history = _resume(state, model, optimizer)

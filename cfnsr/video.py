@@ -1,7 +1,8 @@
 """Frames, landmarks and face crops (section 3.2)."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import TypeAlias
 
 import av
 import cv2
@@ -15,8 +16,7 @@ from cfnsr.params import Preprocess
 N_LANDMARKS = 68
 #: By how much landmarks may end before the sound; of RAVDESS's 1440 takes, one does by 0.33 s.
 LANDMARK_TOLERANCE_S = 0.5
-#: Of a video stream.
-Packets = list["av.Packet[av.VideoStream]"]
+VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
 _COLUMNS = [f"{axis}_{i}" for axis in "xy" for i in range(N_LANDMARKS)]
 _READ = frozenset(_COLUMNS)
 
@@ -124,7 +124,8 @@ def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.nd
             stream = container.streams.video[0]
             stream.thread_type = "NONE"  # clips are spread over processes, not threads
             packets = list(container.demux(stream))
-            order = _display_order(packets, stream.frames)
+            times = times_shown(packets, stream.frames)
+            order = {pts: place for place, pts in enumerate(times)}
             _check_lengths(len(order), len(landmarks))
             wanted = choose_frames(min(len(order), len(landmarks)), settings)
             faces = dict(_decode_faces(packets, order, set(wanted), stream, landmarks, settings))
@@ -142,23 +143,29 @@ def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.nd
     return np.stack([faces[i] for i in wanted])
 
 
-def _display_order(packets: Packets, n_announced: int) -> dict[int, int]:
-    """The place of each shown frame in its clip, by its time stamp.
+def times_shown(packets: Iterable[VideoPacket], n_announced: int) -> list[int]:
+    """The time stamp of each frame of a clip, in the order in which they are shown.
 
     An edit list may end before the last packet does; what it cuts off is no frame of the clip.
+
+    Raises:
+        InputError: fewer frames than the file announces.
     """
-    pictures = [packet for packet in packets if packet.size and not packet.is_corrupt]
-    if len(pictures) < n_announced:
+    there = [
+        (packet.pts or 0, packet.is_discard)
+        for packet in packets
+        if packet.size and not packet.is_corrupt
+    ]
+    if len(there) < n_announced:
         raise InputError(
-            f"only {len(pictures)} of its {n_announced} frames are there, so it is cut short; "
-            "fetch the file again"
+            f"only {len(there)} of its {n_announced} frames are there, so it is cut short; "
+            "fetch or export it again"
         )
-    shown = sorted(packet.pts or 0 for packet in pictures if not packet.is_discard)
-    return {pts: place for place, pts in enumerate(shown)}
+    return sorted(pts for pts, is_cut_off in there if not is_cut_off)
 
 
 def _decode_faces(
-    packets: Packets,
+    packets: list[VideoPacket],
     order: dict[int, int],
     wanted: set[int],
     stream: av.VideoStream,

@@ -1,15 +1,20 @@
 """Clips shared by the tests: a tiny synthetic data set, and real RAVDESS where it is at hand."""
 
+import json
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import av
+import numpy as np
+import pandas as pd
 import pytest
 
 from cfnsr import synthetic
 from cfnsr.params import Clips, Preprocess
+from cfnsr.ravdess import EMOTIONS
+from cfnsr.summary import N_LANDMARK_STATISTICS
 
 REPOSITORY = Path(__file__).parents[1]
 #: Quick to make; nothing equals the paper's sizes, so that nothing can be hard-coded.
@@ -39,6 +44,29 @@ def one_clip(synthetic_root):
     """The mp4 and the landmark csv of one synthetic clip."""
     stem = TAKES[0].stem()
     return synthetic_root / "Actor_01" / f"{stem}.mp4", synthetic_root / "landmarks" / f"{stem}.csv"
+
+
+@pytest.fixture(scope="session")
+def random_arrays(tmp_path_factory):
+    """What preprocessing leaves, of 96 random clips: 24 actors in 4 emotions. Read only."""
+    folder = tmp_path_factory.mktemp("random_arrays")
+    rng = np.random.default_rng(0)
+    index = pd.DataFrame(
+        [
+            {"clip": f"{emotion}-{actor:02d}", "actor": actor, "emotion": emotion}
+            for actor in range(1, 25)
+            for emotion in EMOTIONS[:4]
+        ]
+    )
+    n = len(index)
+    index.to_csv(folder / "index.csv", index=False)
+    (folder / "settings.json").write_text(json.dumps({"frame_size": 32}))
+    np.save(folder / "frames.npy", rng.integers(0, 256, (n, 4, 32, 32, 3), dtype=np.uint8))
+    np.save(folder / "mfcc.npy", rng.normal(10, 5, (n, 13, 212)).astype(np.float32))
+    np.save(folder / "log_mel.npy", rng.normal(size=(n, 128, 212)).astype(np.float16))
+    statistics = rng.normal(size=(n, N_LANDMARK_STATISTICS)).astype(np.float32)
+    np.save(folder / "landmark_statistics.npy", statistics)
+    return folder
 
 
 @pytest.fixture(scope="session")

@@ -7,26 +7,14 @@ import pandas as pd
 import pytest
 import torch
 from conftest import REPOSITORY, SMALL, TAKES
-from test_attention import N_CLIPS, made
+from test_attention_attended import N_CLIPS, made
 from test_figures import is_cut
 
-from cfnsr import (
-    attention,
-    attention_effect_figures,
-    attention_figures,
-    attention_report,
-    attention_study,
-    dataset,
-    params,
-    preprocess,
-    sources,
-    synthetic,
-    trained,
-    training,
-)
-from cfnsr.attention_cue import Overlap, face_cue, face_overlap, lift, voice_cues, voice_overlap
-from cfnsr.attention_effect import Curves
-from cfnsr.attention_study import Effect, Look, Study, Survey, located_maps
+from cfnsr import dataset, params, preprocess, sources, synthetic, trained, training
+from cfnsr.attention import attended, effect_figures, figures, inquiry, report
+from cfnsr.attention.cue import Overlap, face_cue, face_overlap, lift, voice_cues, voice_overlap
+from cfnsr.attention.deletion import Curves
+from cfnsr.attention.inquiry import Effect, Look, Study, Survey, located_maps
 from cfnsr.errors import InputError
 from cfnsr.models.registry import find
 from cfnsr.params import Clips, Params
@@ -119,7 +107,7 @@ def look(row, data="synthetic"):
         }
     )
     view = network.view(pictures)
-    maps = attention.maps(view, sound)
+    maps = attended.maps(view, sound)
     located = located_maps(view, sound, maps)
     settings = Params(data=data).model_copy(update={"fold": 1})
     study = Study(settings, None, {row: []}, 0)
@@ -133,10 +121,10 @@ def look(row, data="synthetic"):
 def test_every_figure_of_one_run_names_its_setting_and_cuts_no_text(row):
     study, at = look(row)
     drawn = [
-        attention_report.timeline(study, at, None, "Title"),
-        attention_report.heads(study, at, "Title"),
-        attention_report.face(study, at, "Title"),
-        attention_report.by_emotion(study, at, "Title"),
+        report.timeline(study, at, None, "Title"),
+        report.heads(study, at, "Title"),
+        report.face(study, at, "Title"),
+        report.by_emotion(study, at, "Title"),
     ]
     for figure in drawn:
         title = " ".join(figure.get_suptitle().split())
@@ -155,24 +143,22 @@ def test_the_own_map_goes_before_grad_cam_and_a_missing_one_is_a_sentence():
     ]
     assert names["mmtm"] == ["Grad-CAM, face", "Grad-CAM, voice"]
     study, at = look("audio")
-    figure = attention_report.face(study, at, "Title")
+    figure = report.face(study, at, "Title")
     assert "sees no picture" in figure.axes[0].texts[0].get_text()
 
 
 def test_no_picture_of_a_person_is_drawn_unless_asked_for(monkeypatch):
     shown = []
     monkeypatch.setattr(
-        attention_figures, "on_frames", lambda pictures, *_: shown.append(pictures is not None)
+        figures, "on_frames", lambda pictures, *_: shown.append(pictures is not None)
     )
-    monkeypatch.setattr(
-        attention_figures, "animate", lambda pictures, *_: shown.append(pictures is not None)
-    )
+    monkeypatch.setattr(figures, "animate", lambda pictures, *_: shown.append(pictures is not None))
     for data in ("synthetic", "ravdess", "ravdess_landmarks"):
         study, at = look("cfn_sr", data)
-        attention_report.face(study, at, "Title")
-        attention_report.animation(study, at, "Title", REPOSITORY / "never.gif")
+        report.face(study, at, "Title")
+        report.animation(study, at, "Title", REPOSITORY / "never.gif")
     assert shown == [True, True, False, False, False, False]
-    attention_report.face(study, at, "Title", overlays=True)
+    report.face(study, at, "Title", overlays=True)
     assert shown[-1] is True
 
 
@@ -182,7 +168,7 @@ def test_the_animation_is_small_and_equal_input_gives_equal_bytes(row, tmp_path)
     at = replace(at, pictures=at.pictures // 64 * 64)
     paths = [tmp_path / "one.gif", tmp_path / "two.gif"]
     for path in paths:
-        attention_report.animation(study, at, "Title", path)
+        report.animation(study, at, "Title", path)
     content = paths[0].read_bytes()
     assert content == paths[1].read_bytes()
     assert content[:3] == b"GIF"
@@ -223,7 +209,7 @@ def curves_of(names):
     [
         (["audio"], ["Grad-CAM, voice"]),
         (["video"], ["Grad-CAM, face"]),
-        (["video", "audio", "mmtm", "cfn_sr"], list(attention_effect_figures._KINDS)),
+        (["video", "audio", "mmtm", "cfn_sr"], list(effect_figures._KINDS)),
     ],
 )
 def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names):
@@ -236,14 +222,12 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
     gates = {find(row).label: look(row)[1].maps.gates for row in rows if row == "mmtm"}
     survey = Survey(reliance_table(rows), pd.DataFrame(located), gates)
     drawn = [
-        attention_report.reliance(study, at, survey, "Title"),
-        attention_report.localisation(study, survey, "Title"),
-        attention_report.gates(study, survey, "Title"),
-        attention_report.deletion(study, at, curves_of(names), "Title"),
-        attention_report.deletion(study, at, Effect({}, pd.DataFrame(), {}), "Title"),
-        attention_report.localisation(
-            study, Survey(survey.reliance, pd.DataFrame(located[:0]), {}), "Title"
-        ),
+        report.reliance(study, at, survey, "Title"),
+        report.localisation(study, survey, "Title"),
+        report.gates(study, survey, "Title"),
+        report.deletion(study, at, curves_of(names), "Title"),
+        report.deletion(study, at, Effect({}, pd.DataFrame(), {}), "Title"),
+        report.localisation(study, Survey(survey.reliance, pd.DataFrame(located[:0]), {}), "Title"),
     ]
     for figure in drawn:
         assert "synthetic control, protocol paper, fold 1" in figure.get_suptitle()
@@ -310,7 +294,7 @@ def test_with_16_positions_the_maps_lie_on_the_cue_better_than_chance_and_untrai
 
 def _lifts(clips, root, runs, settings):
     torch.set_num_threads(1)
-    cues = attention_study._Cues(Study(settings, clips, {}, 0), root)
+    cues = inquiry._Cues(Study(settings, clips, {}, 0), root)
     found = {}
     for row in ("cfn_sr", "video_to_audio"):
         network = trained.load(runs / row / "fold_1" / f"seed_{settings.seeds[0]}", "cpu")
@@ -319,6 +303,6 @@ def _lifts(clips, root, runs, settings):
         for name, model in ((row, network), (f"{row}, untrained", network.untrained())):
             view = model.view(clips.frames[test])
             sound = model.sound_of(clips)[test]
-            for map_ in located_maps(view, sound, attention.maps(view, sound)):
+            for map_ in located_maps(view, sound, attended.maps(view, sound)):
                 found[name, map_.name] = lift(cues.overlap(model, map_, test), actor)
     return found

@@ -16,6 +16,7 @@ TRAINED = re.compile(r"runs/synthetic/paper/(\w+)/fold_(\d)")
 
 def run(folder, *command, succeeds=True):
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)  # as on most machines: no stage may mind it
     done = subprocess.run(
         command,
         cwd=folder,

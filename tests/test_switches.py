@@ -1,6 +1,7 @@
 """Tests of `cfnsr.switches` on random clips."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,7 @@ from conftest import REPOSITORY
 from cfnsr import dataset, preprocess, switch_figures, switches, training
 from cfnsr.errors import InputError
 from cfnsr.params import Drawing, Model, Params, Schedule, SourceParams, Training
-from cfnsr.ravdess import EMOTIONS
 from cfnsr.runs import Predictions, read_run, write_predictions
-from cfnsr.summary import N_LANDMARK_STATISTICS
 from cfnsr.switches import SWITCHES, Switch
 
 BRIEF = Schedule(n_epochs=1, batch_size=16)
@@ -26,27 +25,10 @@ PARAMS = Params(fold=2, seeds=(5,), synthetic=SOURCE)
 
 
 @pytest.fixture(scope="module")
-def repository(tmp_path_factory):
+def repository(random_arrays, tmp_path_factory):
     """Arrays, and both encoders of fold 2."""
     folder = tmp_path_factory.mktemp("repository")
-    arrays = folder / "build" / "synthetic" / "arrays"
-    arrays.mkdir(parents=True)
-    rng = np.random.default_rng(0)
-    index = pd.DataFrame(
-        [
-            {"clip": f"{emotion}-{actor:02d}", "actor": actor, "emotion": emotion}
-            for actor in range(1, 25)
-            for emotion in EMOTIONS[:2]
-        ]
-    )
-    n = len(index)
-    index.to_csv(arrays / "index.csv", index=False)
-    (arrays / "settings.json").write_text(json.dumps({"frame_size": 40}))
-    np.save(arrays / "frames.npy", rng.integers(0, 256, (n, 4, 40, 40, 3), dtype=np.uint8))
-    np.save(arrays / "mfcc.npy", rng.normal(10, 5, (n, 13, 212)).astype(np.float32))
-    np.save(arrays / "log_mel.npy", rng.normal(size=(n, 128, 212)).astype(np.float16))
-    statistics = rng.normal(size=(n, N_LANDMARK_STATISTICS)).astype(np.float32)
-    np.save(arrays / "landmark_statistics.npy", statistics)
+    arrays = shutil.copytree(random_arrays, folder / "build/synthetic/arrays")
     clips = dataset.load(arrays, Drawing())
     runs = folder / "runs" / "synthetic" / "paper"
     for row in ("video", "audio"):

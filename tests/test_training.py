@@ -4,19 +4,16 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 
-from cfnsr import training
+from cfnsr import dataset, training
 from cfnsr.dataset import Clips, Loader, Scaling
 from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
-from cfnsr.params import Model, Params, Schedule, SourceParams, Training
-from cfnsr.ravdess import EMOTIONS
+from cfnsr.params import Drawing, Model, Params, Schedule, SourceParams, Training
 from cfnsr.runs import read_run
-from cfnsr.summary import N_LANDMARK_STATISTICS
 from cfnsr.training import Experiment
 
 SCHEDULE = Schedule(n_epochs=3, batch_size=32)
@@ -34,24 +31,8 @@ def settings(protocol="paper", **training_changes):
 
 
 @pytest.fixture(scope="module")
-def clips():
-    rng = np.random.default_rng(0)
-    index = pd.DataFrame(
-        [
-            {"clip": f"{emotion}-{actor:02d}", "actor": actor, "emotion": emotion}
-            for actor in range(1, 25)
-            for emotion in EMOTIONS[:4]
-        ]
-    )
-    n = len(index)
-    return Clips(
-        index,
-        rng.integers(0, 256, (n, 4, 32, 32, 3), dtype=np.uint8),
-        rng.normal(10, 5, (n, 13, 212)).astype(np.float32),
-        rng.normal(size=(n, 128, 212)).astype(np.float16),
-        rng.normal(size=(n, N_LANDMARK_STATISTICS)).astype(np.float32),
-        "made up",
-    )
+def clips(random_arrays):
+    return dataset.load(random_arrays, Drawing())
 
 
 def run(clips, folder: Path, row="audio", fold=1, params=None):

@@ -1,4 +1,4 @@
-"""Tests of `cfnsr.attention` on tiny networks with random weights."""
+"""Tests of `cfnsr.attention.attended` on tiny networks with random weights."""
 
 from dataclasses import replace
 
@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from cfnsr import attention
+from cfnsr.attention import attended
+from cfnsr.attention.receptive_field import Axis, receptive_axis
 from cfnsr.dataset import Scaling
 from cfnsr.models.base import Sizes
 from cfnsr.models.cross_modal import CrossModalAttention
@@ -16,7 +17,6 @@ from cfnsr.models.mmtm import TransferModule
 from cfnsr.models.msaf import SplitAttention
 from cfnsr.models.registry import ROWS, find
 from cfnsr.params import Model, Preprocess
-from cfnsr.receptive_field import Axis, receptive_axis
 from cfnsr.trained import Trained
 
 SETTINGS = Preprocess(n_frames=10, frame_size=72)
@@ -76,7 +76,7 @@ def test_listening_leaves_the_logits_bit_for_bit_and_no_hook_behind(row, clips):
     frames, sound = trained.frames(clips[0]), trained.sound(clips[1])
     with torch.no_grad():
         before = trained.model(frames, sound).numpy()
-    maps = attention.record(trained.model, frames, sound)
+    maps = attended.record(trained.model, frames, sound)
     with torch.no_grad():
         after = trained.model(frames, sound).numpy()
     np.testing.assert_array_equal(maps.logits, before)
@@ -89,12 +89,12 @@ def test_a_network_in_training_is_refused_since_dropout_would_hide_some(clips):
     trained = made("cfn_sr")
     trained.model.train()
     with pytest.raises(AssertionError, match="eval"):
-        attention.record(trained.model, trained.frames(clips[0]), trained.sound(clips[1]))
+        attended.record(trained.model, trained.frames(clips[0]), trained.sound(clips[1]))
 
 
 def test_self_attention_sums_to_one_and_no_token_hears_the_future(clips):
     trained = made("cfn_sr")
-    weights = attention.maps(trained.view(clips[0]), clips[1]).self_attention
+    weights = attended.maps(trained.view(clips[0]), clips[1]).self_attention
     assert weights.shape == (N_CLIPS, 3, 2, 26, 26)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
     assert weights.min() >= 0
@@ -118,12 +118,12 @@ def test_cross_modal_maps_sum_to_one_over_a_slice_and_are_the_modules_own(clips)
     (module,) = modules(trained.model, CrossModalAttention)
     heard = []
     handle = module.register_forward_hook(lambda _, inputs, output: heard.append(output))
-    maps = attention.maps(trained.view(clips[0]), clips[1]).cross_modal
+    maps = attended.maps(trained.view(clips[0]), clips[1]).cross_modal
     handle.remove()
     assert maps.shape == (N_CLIPS, 1, 3, 3)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, rtol=1e-5)
     np.testing.assert_array_equal(maps, torch.cat(heard).numpy())
-    of_sound = attention.maps(made("video_to_audio").view(clips[0]), clips[1])
+    of_sound = attended.maps(made("video_to_audio").view(clips[0]), clips[1])
     assert of_sound.cross_modal is None
     assert of_sound.cross_modal_audio.shape == (N_CLIPS, 26)
     np.testing.assert_allclose(of_sound.cross_modal_audio.sum(axis=1), 1, rtol=1e-5)
@@ -138,7 +138,7 @@ def test_gates_times_features_are_what_leaves_the_module(row, kind, clips):
         for module in modules(trained.model, kind)
     ]
     frames, sound = trained.frames(clips[0]), trained.sound(clips[1])
-    gates = attention.record(trained.model, frames, sound).gates
+    gates = attended.record(trained.model, frames, sound).gates
     for handle in handles:
         handle.remove()
     assert [(gate.place, gate.modality) for gate in gates] == [
@@ -155,10 +155,10 @@ def test_gates_times_features_are_what_leaves_the_module(row, kind, clips):
 def test_neighbours_in_the_batch_change_no_map(row, clips):
     together = made(row, batch_size=N_CLIPS)
     alone = replace(together, batch_size=1)
-    all_at_once = arrays(attention.maps(together.view(clips[0]), clips[1]))
+    all_at_once = arrays(attended.maps(together.view(clips[0]), clips[1]))
     for clip in range(N_CLIPS):
         one = slice(clip, clip + 1)
-        single = arrays(attention.maps(alone.view(clips[0][one]), clips[1][one]))
+        single = arrays(attended.maps(alone.view(clips[0][one]), clips[1][one]))
         assert single.keys() == all_at_once.keys()
         for name, values in single.items():
             np.testing.assert_allclose(values[0], all_at_once[name][clip], atol=1e-5, err_msg=name)
@@ -169,15 +169,15 @@ def test_rollout_of_two_layers_worked_by_hand():
     second = np.array([[[1.0, 0.0], [1.0, 0.0]], [[1.0, 0.0], [0.6, 0.4]]])  # 0.8
     # (A + I) / 2: [[1, 0], [0.15, 0.85]], then [[1, 0], [0.4, 0.6]]; the later layer comes left
     by_hand = [[1, 0], [0.4 + 0.6 * 0.15, 0.6 * 0.85]]
-    np.testing.assert_allclose(attention.rollout(np.stack([first, second])), by_hand)
+    np.testing.assert_allclose(attended.rollout(np.stack([first, second])), by_hand)
 
 
 def test_rollout_sums_to_one_and_that_of_uniform_attention_drifts_to_the_start(clips):
-    weights = attention.maps(made("cfn_sr").view(clips[0]), clips[1]).self_attention
-    rolled = attention.rollout(weights)
+    weights = attended.maps(made("cfn_sr").view(clips[0]), clips[1]).self_attention
+    rolled = attended.rollout(weights)
     assert rolled.shape == (N_CLIPS, 26, 26)
     np.testing.assert_allclose(rolled.sum(axis=-1), 1, rtol=1e-5)
-    one_layer, five = (attention.uniform_rollout(n, 26)[-1] for n in (1, 5))
+    one_layer, five = (attended.uniform_rollout(n, 26)[-1] for n in (1, 5))
     np.testing.assert_allclose(one_layer[:-1], 0.5 / 26)
     assert five[0] > 3 * five[12] > 0
 
@@ -186,7 +186,7 @@ def test_grad_cam_of_the_video_network_is_the_class_activation_map(clips):
     """Behind an average pool and one linear layer, the gradient is known in closed form."""
     trained = made("video")
     view, target = trained.view(clips[0]), np.array([0, 3, 7, 2, 2])
-    found = attention.grad_cam(view, clips[1], "video", target)
+    found = attended.grad_cam(view, clips[1], "video", target)
     video = trained.model.video
     with torch.no_grad():
         x_v = video.features(trained.frames(clips[0]))
@@ -203,7 +203,7 @@ def test_every_row_that_sees_has_a_grad_cam_and_keeps_its_logits(row, clips):
     trained = made(row)
     view = trained.view(clips[0])
     before = view.logits(clips[1])
-    found = attention.grad_cam(view, clips[1], "video", before.argmax(axis=1))
+    found = attended.grad_cam(view, clips[1], "video", before.argmax(axis=1))
     assert found.shape == (N_CLIPS, 1, 3, 3)
     assert np.isfinite(found).all()
     assert found.min() >= 0
@@ -214,22 +214,22 @@ def test_every_row_that_sees_has_a_grad_cam_and_keeps_its_logits(row, clips):
 def test_grad_cam_of_the_sound_has_a_value_a_token(clips):
     trained = made("audio")
     view = trained.view(clips[0])
-    found = attention.grad_cam(view, clips[1], "audio", np.zeros(N_CLIPS, int))
+    found = attended.grad_cam(view, clips[1], "audio", np.zeros(N_CLIPS, int))
     assert found.shape == (N_CLIPS, 26)
     assert (found > 0).any()
 
 
 def test_a_map_of_zeros_becomes_uniform_and_others_sum_to_one():
-    found = attention.normalised(np.array([[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [2.0, 1.0]]]))
+    found = attended.normalised(np.array([[[0.0, 0.0], [0.0, 0.0]], [[1.0, 0.0], [2.0, 1.0]]]))
     np.testing.assert_allclose(found, [[[0.25, 0.25], [0.25, 0.25]], [[0.25, 0], [0.5, 0.25]]])
 
 
 def test_token_times_of_the_full_size_network_worked_by_hand():
     """Two convolutions of 7 without their full padding shift by 2 vectors, a pool of 8 by 3.5."""
     audio = find("audio").build(Sizes()).audio
-    axis = attention.audio_axis(audio)
+    axis = attended.audio_axis(audio)
     assert axis == Axis(5.5, 8, 1 + 6 + 6 + 7 + 4 * 8)
-    times_s = attention.token_times_s(axis, 26, Preprocess())
+    times_s = attended.token_times_s(axis, 26, Preprocess())
     assert times_s[0] == pytest.approx(0.5 + 5.5 * 512 / 44_100)
     assert np.diff(times_s) == pytest.approx(8 * 512 / 44_100)
     assert times_s[-1] < 0.5 + 2.45
@@ -237,7 +237,7 @@ def test_token_times_of_the_full_size_network_worked_by_hand():
 
 def test_a_token_hears_exactly_what_its_axis_says():
     audio = made("audio").model.audio
-    axis, token = attention.audio_axis(audio), 13
+    axis, token = attended.audio_axis(audio), 13
     heard = []
     for seed in range(20):  # a maximum passes the gradient of one vector of eight at a time
         mfcc = torch.randn(1, 13, 212, generator=torch.Generator().manual_seed(seed))
@@ -257,7 +257,7 @@ def test_a_position_of_the_face_sees_exactly_what_its_axes_say():
     assert features.shape[2:] == (4, 4, 4)
     features[0, :, 2, 2, 1].sum().backward()
     seen = frames.grad[0].abs().sum(dim=0) > 0
-    for axis, along, position in zip(attention.video_axes(video), range(3), (2, 2, 1), strict=True):
+    for axis, along, position in zip(attended.video_axes(video), range(3), (2, 2, 1), strict=True):
         others = tuple(other for other in range(3) if other != along)
         touched = np.flatnonzero(seen.any(dim=others[1]).any(dim=others[0]).numpy())
         centre, reach = axis.centres(4)[position], (axis.width - 1) / 2
@@ -273,7 +273,7 @@ def test_receptive_axes_follow_kernel_stride_padding_and_dilation():
 
 
 def test_each_pixel_belongs_to_the_position_whose_centre_is_nearest():
-    regions = attention.video_regions(made("video"), (1, 3, 3))
+    regions = attended.video_regions(made("video"), (1, 3, 3))
     assert regions.shape == (10, 72, 72)
     # centres at 0, 32 and 64
     expected = np.repeat([0, 1, 2], [17, 32, 23])

@@ -24,10 +24,10 @@ from cfnsr.figures import (
 )
 
 if TYPE_CHECKING:
-    from cfnsr.attention import Gate
-    from cfnsr.attention_effect import Curves
+    from cfnsr.attention.attended import Gate
+    from cfnsr.attention.deletion import Curves
 
-#: As `cfnsr.attention_study.located_maps` names them.
+#: As `cfnsr.attention.inquiry.located_maps` names them.
 _KINDS = (
     "cross-modal, face",
     "Grad-CAM, face",
@@ -183,7 +183,7 @@ def reliance(table: pd.DataFrame, highlighted: Sequence[str], title: str) -> Fig
     """Accuracy of every system under every condition; below, how some of them decline.
 
     Args:
-        table: of `cfnsr.modality_reliance.summarise`.
+        table: of `cfnsr.attention.modality_reliance.summarise`.
         highlighted: rows whose sweeps are drawn with intervals.
     """
     conditions = list(dict.fromkeys(zip(table["condition"], table["level"].fillna(0), strict=True)))

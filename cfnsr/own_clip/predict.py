@@ -14,11 +14,14 @@ from matplotlib.figure import Figure
 from scipy import special
 from tqdm import tqdm
 
-from cfnsr import attention, attention_figures, predict_figures, summary, tables
+from cfnsr import summary, tables
+from cfnsr.attention import attended
+from cfnsr.attention.figures import on_frames, on_pixels
 from cfnsr.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.figures import save
-from cfnsr.own_clip import PATIENCE_S, Needs, OwnClip, Window, open_clip
+from cfnsr.own_clip.figures import timeline
+from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
 from cfnsr.params import Params
 from cfnsr.ravdess import EMOTIONS, parse_name
 from cfnsr.runs import read_run
@@ -128,7 +131,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     )
     for window, (pictures, sound) in zip(opened.windows, inputs, strict=True):
         view = trained.view(pictures)
-        maps = attention.maps(view, sound)
+        maps = attended.maps(view, sound)
         logits.append(maps.logits[0])
         probability = float(special.softmax(maps.logits.astype(float), axis=-1).max())
         if probability > largest:
@@ -181,14 +184,14 @@ def figures(prediction: Prediction) -> dict[str, Figure]:
     shown = prediction.overlay
     if shown is not None:
         stretch = f"{shown.window.start_s:.1f} to {shown.window.end_s:.1f} s"
-        found["attention"] = attention_figures.on_frames(
+        found["attention"] = on_frames(
             shown.pictures[None],
             shown.map[None],
             [stretch],
             f"{shown.what}: {prediction.title}",
         )
     if len(prediction.windows) > 1:
-        found["timeline"] = predict_figures.timeline(prediction.table, prediction.title)
+        found["timeline"] = timeline(prediction.table, prediction.title)
     return found
 
 
@@ -213,7 +216,7 @@ def report(prediction: Prediction) -> str:
 def accuracy_pct(run: Path) -> float | None:
     """How many of its test actors' clips the run classified rightly after its last epoch."""
     try:
-        return float(100 * read_run(run).test.correct[-1].mean())
+        return float(read_run(run).test.accuracy_pct[-1])
     except InputError:
         return None  # weights alone are enough to predict
 
@@ -239,16 +242,16 @@ def _inputs(opened: OwnClip, trained: Trained) -> Iterator[tuple[np.ndarray, np.
 
 
 def _overlay(
-    window: Window, pictures: np.ndarray, view: Viewed, sound: np.ndarray, maps: attention.Maps
+    window: Window, pictures: np.ndarray, view: Viewed, sound: np.ndarray, maps: attended.Maps
 ) -> Overlay:
     over, what = maps.cross_modal, "cross-modal attention"
     if over is None:
-        over = attention.grad_cam(view, sound, "video", maps.predicted)
+        over = attended.grad_cam(view, sound, "video", maps.predicted)
         emotion = EMOTIONS[maps.predicted[0]]
         what = f"Grad-CAM of {emotion} (this network has no cross-modal map of the face)"
     _, n_slices, n_lines, n_columns = over.shape
-    regions = attention.video_regions(view.trained, (n_slices, n_lines, n_columns))
-    map_ = attention_figures.on_pixels(attention.normalised(over), regions)
+    regions = attended.video_regions(view.trained, (n_slices, n_lines, n_columns))
+    map_ = on_pixels(attended.normalised(over), regions)
     return Overlay(window, pictures[0], map_[0], what)
 
 

@@ -1,4 +1,4 @@
-"""Tests of `cfnsr.predict` on networks that were trained, a little, by the training itself."""
+"""Tests of `cfnsr.own_clip.predict` on networks trained, a little, by the training itself."""
 
 import pickle
 import re
@@ -11,8 +11,9 @@ import pandas as pd
 import pytest
 from conftest import REPOSITORY, cut, remux
 
-from cfnsr import dataset, notebook, own_clip, predict, preprocess, sources, synthetic, training
+from cfnsr import dataset, notebook, preprocess, sources, synthetic, training
 from cfnsr.__main__ import main
+from cfnsr.own_clip import face_detection, predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SourceParams, Training
 from cfnsr.ravdess import EMOTIONS
 
@@ -112,7 +113,7 @@ def joined(paths, target):
         film = [frame for path in paths for frame in av.open(path).decode(video=0)]
         stream = container.add_stream("libx264", synthetic.FRAME_RATE_HZ)
         stream.width, stream.height, stream.pix_fmt = film[0].width, film[0].height, "yuv420p"
-        sound = [own_clip.audio.read_waveform(path) for path in paths]
+        sound = [reading.audio.read_waveform(path) for path in paths]
         voice = container.add_stream("aac", sound[0][1], layout="mono")
         for i, frame in enumerate(film):
             frame = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")
@@ -142,7 +143,7 @@ def test_a_long_clip_gets_a_timeline(repository, clips_root, tmp_path, capsys):
     }
     table = pd.read_csv(written / "prediction.csv")
     assert list(table.columns) == ["start_s", "end_s", "emotion", "probability"]
-    windows = own_clip.windows(table["end_s"].max(), Preprocess())
+    windows = reading.windows(table["end_s"].max(), Preprocess())
     assert len(windows) > 5
     assert table["emotion"].tolist() == list(EMOTIONS) * len(windows)
     assert table["probability"].between(0, 1).all()
@@ -196,7 +197,7 @@ def test_a_network_that_only_listens_has_no_overlay_and_needs_no_picture(
 
 def test_without_landmarks_the_face_is_looked_for(runs, clip, monkeypatch):
     looked = []
-    monkeypatch.setattr(own_clip.face_detection, "find_face", looked.append)
+    monkeypatch.setattr(face_detection, "find_face", looked.append)
     prediction = predict.predict(clip[0], runs["cfn_sr"], None)
     assert looked
     assert any("no face was found" in warning for warning in prediction.warnings)

@@ -120,7 +120,7 @@ def video_score(
 
     Args:
         view: of `pictures`.
-        regions: int (frame, S, S), see `cfnsr.attention.video_regions`.
+        regions: int (frame, S, S), see `cfnsr.attention.attended.video_regions`.
     """
     whole = view.logits(unscaled).argmax(axis=1)
 
@@ -134,7 +134,7 @@ def audio_score(view: Viewed, unscaled: np.ndarray, regions: np.ndarray) -> Scor
     """Likewise, as moments of the sound are hidden.
 
     Args:
-        regions: int (time,), see `cfnsr.attention.audio_regions`.
+        regions: int (time,), see `cfnsr.attention.attended.audio_regions`.
     """
     whole = view.logits(unscaled).argmax(axis=1)
     by_time = unscaled.swapaxes(1, 2)  # clip time band

@@ -11,17 +11,11 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cfnsr import (
-    attention,
-    attention_cue,
-    attention_effect_figures,
-    attention_figures,
-    audio,
-    figures,
-    synthetic,
-    tables,
-)
-from cfnsr.attention_study import Effect, Located, Look, Study, Survey, cams
+from cfnsr import audio, synthetic, tables
+from cfnsr.attention import attended, effect_figures, figures
+from cfnsr.attention.cue import takes_of
+from cfnsr.attention.inquiry import Effect, Located, Look, Study, Survey, cams
+from cfnsr.figures import spread
 from cfnsr.models.registry import find
 from cfnsr.ravdess import EMOTIONS
 
@@ -39,7 +33,7 @@ def setting(study: Study, look: Look | None = None) -> str:
 
 
 def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure:
-    """The self-attention of the last token over the sound, see `attention_figures.audio_timeline`.
+    """The self-attention of the last token over the sound, see `figures.audio_timeline`.
 
     Args:
         media: of the clip to show, the first of `shown_clips`; None shows the mean over clips.
@@ -52,19 +46,19 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
     clip = shown_clips(look)[0] if media is not None else slice(None)
     chosen = np.atleast_1d(np.arange(len(look.index))[clip])
     mfcc = look.trained.scaling(look.sound[chosen]).mean(axis=0)
-    rolled = attention.rollout(weights[chosen])[:, -1].mean(axis=0)
-    uniform = attention.uniform_rollout(weights.shape[1], weights.shape[-1])[-1]
+    rolled = attended.rollout(weights[chosen])[:, -1].mean(axis=0)
+    uniform = attended.uniform_rollout(weights.shape[1], weights.shape[-1])[-1]
     waveform = stretch_s = None
     if media is not None:
         waveform = audio.read_window(media, settings)
         title = f"{title}; {_label(look, chosen[0], ', ')}"
         if study.settings.data == "synthetic" and study.settings.source.clips is not None:
-            (take,) = attention_cue.takes_of(look.index.iloc[chosen])
+            (take,) = takes_of(look.index.iloc[chosen])
             cue = synthetic.cue(take, study.settings.source.clips)
             stretch_s = cue.voice_start_s, cue.voice_end_s
     else:
         title = f"{title}; mean of {len(chosen)} clips"
-    return attention_figures.audio_timeline(
+    return figures.audio_timeline(
         waveform,
         mfcc,
         weights[chosen, :, :, -1].mean(axis=0),
@@ -84,7 +78,7 @@ def heads(study: Study, look: Look, title: str) -> Figure:
     if weights is None:
         return _nothing(_NO_SELF_ATTENTION, look, title)
     mean = weights.mean(axis=0)
-    return attention_figures.heads(mean, look.token_times_s, f"{title}; {len(weights)} clips")
+    return figures.heads(mean, look.token_times_s, f"{title}; {len(weights)} clips")
 
 
 def face(study: Study, look: Look, title: str, overlays: bool = False) -> Figure:
@@ -100,7 +94,7 @@ def face(study: Study, look: Look, title: str, overlays: bool = False) -> Figure
     labels = [_label(look, clip) for clip in clips]
     shows = look.pictures[clips] if overlays or _is_nobody(study) else None
     title = f"{title}: {map_.name}\n{setting(study, look)}"
-    return attention_figures.on_frames(shows, _on_pixels(look, map_)[clips], labels, title)
+    return figures.on_frames(shows, _on_pixels(look, map_)[clips], labels, title)
 
 
 def animation(study: Study, look: Look, title: str, path: Path, overlays: bool = False) -> None:
@@ -108,14 +102,14 @@ def animation(study: Study, look: Look, title: str, path: Path, overlays: bool =
     map_ = look.first("video")
     if map_ is None:
         nothing = _nothing(_NO_FACE_MAP, look, f"{title}\n{setting(study, look)}")
-        attention_figures.still(nothing, path)
+        figures.still(nothing, path)
         return
     clip = shown_clips(look)[0]
     settings = look.trained.preprocess
     seconds = settings.offset_s + settings.duration_s
     shows = look.pictures[clip] if overlays or _is_nobody(study) else None
     label = f"{title}: {map_.name}, {_label(look, clip, ', ')}\n{setting(study, look)}"
-    attention_figures.animate(shows, _on_pixels(look, map_)[clip], seconds, label, path)
+    figures.animate(shows, _on_pixels(look, map_)[clip], seconds, label, path)
 
 
 def by_emotion(study: Study, look: Look, title: str) -> Figure:
@@ -129,7 +123,7 @@ def by_emotion(study: Study, look: Look, title: str) -> Figure:
     means = np.stack([over_time[emotion == name].mean(axis=0) for name in present])
     labels = [f"{name}, {np.count_nonzero(emotion == name)} clips" for name in present]
     title = f"{title}: {map_.name}\n{setting(study, look)}"
-    return attention_figures.in_panels(None, means, labels, title)
+    return figures.in_panels(None, means, labels, title)
 
 
 def gradcam(study: Study, look: Look, title: str) -> Figure:
@@ -138,11 +132,9 @@ def gradcam(study: Study, look: Look, title: str) -> Figure:
     found = cams(study, look.folder, look.positions)
     if not found:
         sentence = "No row that sees a picture was trained: params.yaml leaves them out."
-        return attention_effect_figures.nothing(sentence, title)
-    means = np.stack(
-        [attention_figures.on_pixels(*cam).mean(axis=(0, 1)) for cam in found.values()]
-    )
-    return attention_figures.in_panels(None, means, list(found), title)
+        return effect_figures.nothing(sentence, title)
+    means = np.stack([figures.on_pixels(*cam).mean(axis=(0, 1)) for cam in found.values()])
+    return figures.in_panels(None, means, list(found), title)
 
 
 def gates(study: Study, survey: Survey, title: str) -> Figure:
@@ -150,8 +142,8 @@ def gates(study: Study, survey: Survey, title: str) -> Figure:
     title = f"{title}\n{setting(study)}"
     if not survey.gates:
         sentence = "Neither MMTM nor MSAF was trained: params.yaml leaves them out."
-        return attention_effect_figures.nothing(sentence, title)
-    return attention_effect_figures.gates(survey.gates, title)
+        return effect_figures.nothing(sentence, title)
+    return effect_figures.gates(survey.gates, title)
 
 
 def deletion(study: Study, look: Look, effect: Effect, title: str) -> Figure:
@@ -159,7 +151,7 @@ def deletion(study: Study, look: Look, effect: Effect, title: str) -> Figure:
     title = f"{title}\n{look.trained.row.label}, {setting(study)}"
     if not effect.curves:
         return _nothing("{} has no map that says where.", look, title)
-    return attention_effect_figures.deletion(effect.curves, effect.gains, effect.hidden, title)
+    return effect_figures.deletion(effect.curves, effect.gains, effect.hidden, title)
 
 
 def localisation(study: Study, survey: Survey, title: str) -> Figure:
@@ -171,17 +163,15 @@ def localisation(study: Study, survey: Survey, title: str) -> Figure:
             if study.settings.data != "synthetic"
             else "No row with a map that says where was trained: params.yaml leaves them out."
         )
-        return attention_effect_figures.nothing(sentence, title)
-    return attention_effect_figures.localisation(survey.localisation, title)
+        return effect_figures.nothing(sentence, title)
+    return effect_figures.localisation(survey.localisation, title)
 
 
 def reliance(study: Study, look: Look, survey: Survey, title: str) -> Figure:
     """Accuracy of every row under every condition."""
     row = look.trained.info["row"]
     highlighted = list(dict.fromkeys([row, "video", "audio"]))
-    return attention_effect_figures.reliance(
-        survey.reliance, highlighted, f"{title}\n{setting(study)}"
-    )
+    return effect_figures.reliance(survey.reliance, highlighted, f"{title}\n{setting(study)}")
 
 
 def verdicts(localisation: pd.DataFrame) -> list[str]:
@@ -207,12 +197,12 @@ def write_tables(survey: Survey, effect: Effect, folder: Path) -> None:
 
 def shown_clips(look: Look) -> list[int]:
     """Clips of as different actors and emotions as can be; not chosen by what the network says."""
-    return figures.spread(look.index, _N_CLIPS)
+    return spread(look.index, _N_CLIPS)
 
 
 def _on_pixels(look: Look, map_: Located) -> np.ndarray:
-    regions = attention.video_regions(look.trained, map_.values.shape[1:])
-    return attention_figures.on_pixels(map_.values, regions)
+    regions = attended.video_regions(look.trained, map_.values.shape[1:])
+    return figures.on_pixels(map_.values, regions)
 
 
 def _is_nobody(study: Study) -> bool:
@@ -232,4 +222,4 @@ def _label(look: Look, clip: int, separator: str = "\n") -> str:
 
 def _nothing(sentence: str, look: Look, title: str) -> Figure:
     label = find(look.trained.info["row"]).label
-    return attention_effect_figures.nothing(sentence.format(label), title)
+    return effect_figures.nothing(sentence.format(label), title)

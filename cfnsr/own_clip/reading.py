@@ -13,8 +13,9 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from cfnsr import audio, face_detection, summary, video
+from cfnsr import audio, summary, video
 from cfnsr.errors import InputError
+from cfnsr.own_clip import face_detection
 from cfnsr.params import Preprocess
 
 #: What follows the analysed sound in RAVDESS's 1440 takes: 0.75 s on average (they last 3.70 s),
@@ -118,12 +119,9 @@ class OwnClip:
     def _sound(self, window: Window) -> dict[str, np.ndarray]:
         assert self.waveform is not None
         settings = self.settings
-        start = round((window.start_s + settings.offset_s) * settings.sample_rate_hz)
-        n_samples = round(settings.duration_s * settings.sample_rate_hz)
-        analysed = self.waveform[start : start + n_samples]
-        log_mel = audio.log_mel(
-            np.pad(analysed, (0, n_samples - len(analysed))), settings.sample_rate_hz
-        )
+        start_s = window.start_s + settings.offset_s
+        analysed = audio.cut_resampled(self.waveform, start_s, settings)
+        log_mel = audio.log_mel(analysed, settings.sample_rate_hz)
         mfcc = audio.mfcc(log_mel, settings.n_mfcc)
         return {"mfcc": mfcc, "log_mel": log_mel.astype(np.float16)}
 
@@ -212,28 +210,21 @@ def _probe(path: Path, needs: Needs) -> tuple[int, float]:
     try:
         with av.open(path) as container:
             if needs.sound and not container.streams.audio:
-                raise InputError(f"{path.name} has no sound, and this network listens")
+                raise InputError("it has no sound, and this network listens")
             if not container.streams.video:
                 if crops:
-                    raise InputError(f"{path.name} has no picture, and this network looks at faces")
+                    raise InputError("it has no picture, and this network looks at faces")
                 return 0, 0.0
             stream = container.streams.video[0]
             rate_hz = float(stream.average_rate or stream.guessed_rate or 0)
-            n_there, n_frames, n_announced = 0, 0, stream.frames
-            for packet in container.demux(stream):
-                is_there = packet.size > 0 and not packet.is_corrupt
-                n_there += is_there
-                # What an edit list cuts off is no frame of the clip, as in training.
-                n_frames += is_there and not packet.is_discard
+            n_frames = len(video.times_shown(container.demux(stream), stream.frames))
+            if not n_frames or not rate_hz:
+                raise InputError("its picture stream is empty; export it again")
+            return n_frames, n_frames / rate_hz
     except (av.FFmpegError, OSError) as error:
         raise _undecodable(path, error) from None
-    if n_there < n_announced:
-        raise InputError(
-            f"{path.name} is cut short: only {n_there} of its {n_announced} frames are there"
-        )
-    if not n_frames or not rate_hz:
-        raise InputError(f"{path.name} has an empty picture stream; export it again")
-    return n_frames, n_frames / rate_hz
+    except InputError as error:
+        raise InputError(f"{path.name}: {error}") from None
 
 
 def _whole_sound(path: Path, settings: Preprocess) -> tuple[np.ndarray, float]:

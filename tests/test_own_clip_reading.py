@@ -1,4 +1,4 @@
-"""Tests of `cfnsr.own_clip`: windows, and the arrays that they become."""
+"""Tests of `cfnsr.own_clip.reading`: windows, and the arrays that they become."""
 
 import struct
 
@@ -8,9 +8,10 @@ from conftest import SMALL, cut, remux
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfnsr import audio, own_clip, preprocess, video
+from cfnsr import audio, preprocess, video
 from cfnsr.errors import InputError
-from cfnsr.own_clip import HOP_S, Needs, open_clip
+from cfnsr.own_clip import face_detection, reading
+from cfnsr.own_clip.reading import HOP_S, Needs, open_clip
 from cfnsr.params import Preprocess
 
 BOTH = Needs(video=True, sound=True)
@@ -22,7 +23,7 @@ settings = st.builds(
 
 @given(duration_s=st.floats(0.05, 120), settings=settings)
 def test_windows_are_equally_long_a_second_apart_and_cover_the_clip(duration_s, settings):
-    windows = own_clip.windows(duration_s, settings)
+    windows = reading.windows(duration_s, settings)
     starts = np.array([window.start_s for window in windows])
     lengths = np.array([window.end_s - window.start_s for window in windows])
     assert starts[0] == 0
@@ -37,8 +38,8 @@ def test_windows_are_equally_long_a_second_apart_and_cover_the_clip(duration_s, 
 
 def test_no_take_of_ravdess_is_cut_into_windows():
     for n_frames in (88, 158):  # the shortest and the longest
-        assert len(own_clip.windows(n_frames / (30_000 / 1001), Preprocess())) == 1
-    assert len(own_clip.windows(7.0, Preprocess())) == 5
+        assert len(reading.windows(n_frames / (30_000 / 1001), Preprocess())) == 1
+    assert len(reading.windows(7.0, Preprocess())) == 5
 
 
 @pytest.mark.parametrize("draws", [False, True], ids=["faces", "landmarks"])
@@ -77,14 +78,14 @@ def test_each_window_holds_its_own_stretch_of_sound_and_film(one_clip):
 
         first, end = (round(time_s * rate_hz) for time_s in (window.start_s, window.end_s))
         wanted = first + video.choose_frames(end - first, SHORT)
-        film = dict(own_clip.pictures(path, wanted.tolist()))
+        film = dict(reading.pictures(path, wanted.tolist()))
         faces = [video.crop_face(film[i], points[i], SHORT) for i in wanted]
         np.testing.assert_array_equal(arrays["frames"], faces)
 
 
 def test_windows_that_share_their_first_frame_are_both_whole(one_clip, monkeypatch):
-    near = [own_clip.Window(0.0, 2.0), own_clip.Window(0.001, 2.001)]
-    monkeypatch.setattr(own_clip, "windows", lambda duration_s, settings: near)
+    near = [reading.Window(0.0, 2.0), reading.Window(0.001, 2.001)]
+    monkeypatch.setattr(reading, "windows", lambda duration_s, settings: near)
     one, two = open_clip(*one_clip, SHORT, BOTH).arrays()
     np.testing.assert_array_equal(one["frames"], two["frames"])
 
@@ -99,12 +100,12 @@ def test_without_landmarks_the_found_face_is_cropped(one_clip, monkeypatch):
         looked.extend(i for i, _ in frames)
         return corners, ("a warning",)
 
-    monkeypatch.setattr(own_clip.face_detection, "track", track)
+    monkeypatch.setattr(face_detection, "track", track)
     clip = open_clip(path, None, SMALL, BOTH)
     (arrays,) = clip.arrays()
     np.testing.assert_array_equal(arrays["frames"], video.read_faces(path, points, SMALL))
     assert clip.warnings == ("a warning",)
-    assert looked == list(range(0, len(points), own_clip.face_detection.STEP))
+    assert looked == list(range(0, len(points), face_detection.STEP))
 
 
 def test_what_a_network_does_not_use_need_not_be_there(one_clip, tmp_path):
@@ -145,7 +146,7 @@ def turned(source, target):
 def test_a_clip_that_a_telephone_filmed_upright_is_turned(one_clip, tmp_path):
     turned(one_clip[0], tmp_path / "turned.mp4")
     (_, upright), (_, lying) = (
-        next(own_clip.pictures(path, [0])) for path in (one_clip[0], tmp_path / "turned.mp4")
+        next(reading.pictures(path, [0])) for path in (one_clip[0], tmp_path / "turned.mp4")
     )
     # To show it, players turn it a quarter to the right, as the header asks.
     np.testing.assert_array_equal(lying, np.rot90(upright, -1))
@@ -162,8 +163,6 @@ def test_a_cut_clip_is_an_error(one_clip, tmp_path):
 
 def test_a_face_that_leaves_the_picture_names_the_frame(one_clip, tmp_path, monkeypatch):
     far = np.tile([[-500.0, -500.0], [-400.0, -400.0]], (100, 1, 1))
-    monkeypatch.setattr(
-        own_clip.face_detection, "track", lambda frames, n_frames: (far[:n_frames], ())
-    )
+    monkeypatch.setattr(face_detection, "track", lambda frames, n_frames: (far[:n_frames], ()))
     with pytest.raises(InputError, match=r"mp4, frame 1: the face is outside the frame"):
         list(open_clip(one_clip[0], None, SMALL, BOTH).arrays())

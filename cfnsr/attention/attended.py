@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from cfnsr.attention.receptive_field import Axis, receptive_axis
 from cfnsr.audio import HOP
 from cfnsr.models.cross_modal import CrossModalAttention, VideoToAudio
 from cfnsr.models.encoder import SelfAttention
@@ -20,7 +21,6 @@ from cfnsr.models.mmtm import TransferModule
 from cfnsr.models.msaf import SplitAttention
 from cfnsr.models.resnext import ResNeXt
 from cfnsr.params import Preprocess
-from cfnsr.receptive_field import Axis, receptive_axis
 from cfnsr.trained import Trained, Viewed
 
 Modality = Literal["video", "audio"]

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 import torch
 from conftest import SMALL, TAKES
-from test_attention import made
+from test_attention_attended import made
 
-from cfnsr import attention_effect, modality_reliance
+from cfnsr.attention import deletion, modality_reliance
+from cfnsr.attention.modality_reliance import donors, drop_frames, media_of, noisy, summarise
 from cfnsr.dataset import Clips
 from cfnsr.errors import InputError
-from cfnsr.modality_reliance import donors, drop_frames, media_of, noisy, summarise
 from cfnsr.models.registry import find
 from cfnsr.preprocess import preprocess_clip
 from cfnsr.ravdess import EMOTIONS
@@ -29,8 +29,8 @@ def needs_region_2(hidden):
 
 def curves(map_, area=EQUAL, score=needs_region_2):
     map_ = np.tile(map_, (N_CLIPS, 1))
-    random = attention_effect.random_scores(score, N_CLIPS, area, seed=0, n_orders=50)
-    return attention_effect.curves(score, map_, area, random, seed=0)
+    random = deletion.random_scores(score, N_CLIPS, area, seed=0, n_orders=50)
+    return deletion.curves(score, map_, area, random, seed=0)
 
 
 def test_a_map_on_the_region_that_matters_beats_hiding_at_random():
@@ -66,7 +66,7 @@ def test_a_region_is_worth_its_area_and_no_more():
 
 def test_curves_of_several_runs_are_joined_clip_by_clip():
     one, other = curves([0, 0, 1, 0]), curves([0, 1, 0, 0])
-    joined = attention_effect.Curves.joined([one, other])
+    joined = deletion.Curves.joined([one, other])
     np.testing.assert_allclose(
         joined.deletion_gain, np.concatenate([one.deletion_gain, other.deletion_gain])
     )
@@ -75,7 +75,7 @@ def test_curves_of_several_runs_are_joined_clip_by_clip():
 def test_what_is_hidden_is_the_mean_of_all_clips_and_the_rest_is_left():
     values = np.array([[[1], [2], [3]], [[5], [6], [8]]], np.uint8)  # clip where channel
     hidden = np.array([[True, False], [False, False]])
-    found = attention_effect.hide(values, hidden, np.array([0, 0, 1]))
+    found = deletion.hide(values, hidden, np.array([0, 0, 1]))
     assert found[..., 0].tolist() == [[3, 4, 3], [5, 6, 8]]
     assert found.dtype == np.uint8
 
@@ -88,7 +88,7 @@ def test_hiding_part_of_a_clip_is_what_its_network_is_asked_about():
     sound = rng.normal(2, 3, (4, 13, 212)).astype(np.float32)
     regions = np.arange(212) // 106
     view = trained.view(pictures)
-    score = attention_effect.audio_score(view, sound, regions)
+    score = deletion.audio_score(view, sound, regions)
     probability = torch.from_numpy(trained.logits(pictures, sound)).softmax(dim=1).numpy()
     np.testing.assert_allclose(score(np.zeros((4, 2), bool)), probability.max(axis=1), rtol=1e-5)
     half = np.tile([False, True], (4, 1))

@@ -9,10 +9,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cfnsr import attention, attention_cue, attention_effect, modality_reliance
-from cfnsr.attention import Maps, Modality
-from cfnsr.attention_cue import Overlap
-from cfnsr.attention_effect import Curves
+from cfnsr.attention import attended, cue, deletion, modality_reliance
+from cfnsr.attention.attended import Maps, Modality
+from cfnsr.attention.cue import Overlap
+from cfnsr.attention.deletion import Curves
 from cfnsr.audio import HOP
 from cfnsr.dataset import Clips
 from cfnsr.errors import InputError
@@ -139,7 +139,7 @@ class Look:
         pictures = study.clips.frames[positions]
         sound = trained.sound_of(study.clips)[positions]
         view = trained.view(pictures)
-        maps = attention.maps(view, sound)
+        maps = attended.maps(view, sound)
         index = study.clips.index.iloc[positions].reset_index(drop=True)
         located = located_maps(view, sound, maps)
         return cls(folder, trained, positions, index, pictures, sound, maps, located)
@@ -152,8 +152,8 @@ class Look:
     def token_times_s(self) -> np.ndarray:
         """The middle of each audio token, seconds of the clip."""
         model: Any = self.trained.model
-        axis = attention.audio_axis(model.audio)
-        return attention.token_times_s(axis, model.audio.n_tokens, self.trained.preprocess)
+        axis = attended.audio_axis(model.audio)
+        return attended.token_times_s(axis, model.audio.n_tokens, self.trained.preprocess)
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,17 +175,17 @@ def located_maps(view: Viewed, unscaled: np.ndarray, found: Maps) -> list[Locate
     if found.cross_modal is not None:
         maps.append(Located("cross-modal, face", "video", found.cross_modal))
     if hasattr(model, "video"):
-        cam = attention.grad_cam(view, unscaled, "video", found.predicted)
+        cam = attended.grad_cam(view, unscaled, "video", found.predicted)
         maps.append(Located("Grad-CAM, face", "video", cam))
     if found.self_attention is not None:
-        rolled = attention.rollout(found.self_attention)[:, -1]
+        rolled = attended.rollout(found.self_attention)[:, -1]
         maps.append(Located("rollout, voice", "audio", rolled))
     if found.cross_modal_audio is not None:
         maps.append(Located("cross-modal, voice", "audio", found.cross_modal_audio))
     if hasattr(model, "audio"):
-        cam = attention.grad_cam(view, unscaled, "audio", found.predicted)
+        cam = attended.grad_cam(view, unscaled, "audio", found.predicted)
         maps.append(Located("Grad-CAM, voice", "audio", cam))
-    return [Located(m.name, m.modality, attention.normalised(m.values)) for m in maps]
+    return [Located(m.name, m.modality, attended.normalised(m.values)) for m in maps]
 
 
 @dataclass(frozen=True, eq=False)
@@ -194,7 +194,7 @@ class Survey:
 
     reliance: pd.DataFrame
     localisation: pd.DataFrame
-    gates: Mapping[str, tuple[attention.Gate, ...]]  # of each row's first run, by label
+    gates: Mapping[str, tuple[attended.Gate, ...]]  # of each row's first run, by label
 
 
 def survey(
@@ -210,7 +210,7 @@ def survey(
     """
     outcomes: dict[str, list[pd.DataFrame]] = {}
     overlaps: dict[tuple[str, str, str], list[tuple[Overlap, np.ndarray]]] = {}
-    gates: dict[str, tuple[attention.Gate, ...]] = {}
+    gates: dict[str, tuple[attended.Gate, ...]] = {}
     cues = _Cues(study, clip_root) if study.settings.data == "synthetic" else None
     actor = study.clips.index["actor"].to_numpy()
     folders = [(row, folder) for row, paths in study.folders.items() for folder in paths]
@@ -222,14 +222,14 @@ def survey(
         outcomes.setdefault(row, []).append(
             modality_reliance.outcomes(view, study.clips, positions, noisy_clips, seed)
         )
-        found = attention.maps(view, sound)
+        found = attended.maps(view, sound)
         label = find(row).label
         if found.gates:
             gates.setdefault(label, found.gates)
         maps = {label: located_maps(view, sound, found)}
         if row == chosen:
             fresh = trained.untrained().view(study.clips.frames[positions])
-            maps[f"{label}, untrained"] = located_maps(fresh, sound, attention.maps(fresh, sound))
+            maps[f"{label}, untrained"] = located_maps(fresh, sound, attended.maps(fresh, sound))
         for name, map_ in ((name, map_) for name, of in maps.items() for map_ in of):
             if cues is not None:
                 overlap = cues.overlap(trained, map_, positions)
@@ -258,9 +258,9 @@ def cams(
         sound = trained.sound_of(study.clips)[positions]
         view = trained.view(study.clips.frames[positions])
         target = view.logits(sound).argmax(axis=1)
-        map_ = attention.grad_cam(view, sound, "video", target)
-        regions = attention.video_regions(trained, map_.shape[1:])
-        found[find(row).label] = attention.normalised(map_), regions
+        map_ = attended.grad_cam(view, sound, "video", target)
+        regions = attended.video_regions(trained, map_.shape[1:])
+        found[find(row).label] = attended.normalised(map_), regions
     return found
 
 
@@ -272,29 +272,29 @@ class _Cues:
         assert settings.clips is not None
         self._clips = settings.clips
         self._preprocess = settings.preprocess
-        self._takes = attention_cue.takes_of(study.clips.index)
+        self._takes = cue.takes_of(study.clips.index)
         self._folder = clip_root / "landmarks"
         self._faces: dict[int, np.ndarray] = {}
 
     def overlap(self, trained: Trained, map_: Located, positions: np.ndarray) -> Overlap:
         if map_.modality == "video":
-            regions = attention.video_regions(trained, map_.values.shape[1:])
+            regions = attended.video_regions(trained, map_.values.shape[1:])
             faces = np.stack([self._face(position) for position in positions])
-            return attention_cue.face_overlap(map_.values, faces, regions)
+            return cue.face_overlap(map_.values, faces, regions)
         model: Any = trained.model
-        axis = attention.audio_axis(model.audio)
-        times_s = attention.token_times_s(axis, map_.values.shape[1], self._preprocess)
+        axis = attended.audio_axis(model.audio)
+        times_s = attended.token_times_s(axis, map_.values.shape[1], self._preprocess)
         step_s = axis.step * HOP / self._preprocess.sample_rate_hz
         takes = [self._takes[position] for position in positions]
-        voices = attention_cue.voice_cues(takes, self._clips, times_s, step_s)
-        return attention_cue.voice_overlap(map_.values, voices)
+        voices = cue.voice_cues(takes, self._clips, times_s, step_s)
+        return cue.voice_overlap(map_.values, voices)
 
     def _face(self, position: int) -> np.ndarray:
         if (
             position not in self._faces
         ):  # most clips are looked at by several rows, and some by none
             path = self._folder / f"{self._takes[position].stem()}.csv"
-            self._faces[position] = attention_cue.face_cue(read_landmarks(path), self._preprocess)
+            self._faces[position] = cue.face_cue(read_landmarks(path), self._preprocess)
         return self._faces[position]
 
 
@@ -306,7 +306,7 @@ def _localisation(
             "row": row,
             "label": label,
             "map": name,
-            **attention_cue.lift(
+            **cue.lift(
                 Overlap.joined([overlap for overlap, _ in runs]),
                 np.concatenate([actor for _, actor in runs]),
             ),
@@ -336,7 +336,7 @@ def effect(study: Study, row: str, seed: int) -> Effect:
         pictures, sound = study.clips.frames[positions], trained.sound_of(study.clips)[positions]
         actor = study.clips.index["actor"].to_numpy()[positions]
         view = trained.view(pictures)
-        found = attention.maps(view, sound)
+        found = attended.maps(view, sound)
         maps = located_maps(view, sound, found)
         for modality in ("video", "audio"):
             of_modality = [map_ for map_ in maps if map_.modality == modality]
@@ -352,7 +352,7 @@ def effect(study: Study, row: str, seed: int) -> Effect:
                 {
                     "map": name,
                     "area": area,
-                    **attention_effect.by_actor(gain, actor),
+                    **deletion.by_actor(gain, actor),
                     "n_clips": len(gain),
                     "n_actors": len(np.unique(actor)),
                     "n_runs": len(runs),
@@ -370,14 +370,14 @@ def _curves(
         return
     trained, values = view.trained, maps[0].values
     if maps[0].modality == "video":
-        regions = attention.video_regions(trained, values.shape[1:])
-        score = attention_effect.video_score(view, pictures, sound, regions)
+        regions = attended.video_regions(trained, values.shape[1:])
+        score = deletion.video_score(view, pictures, sound, regions)
     else:
-        regions = attention.audio_regions(trained, values.shape[1], sound.shape[2])
-        score = attention_effect.audio_score(view, sound, regions)
+        regions = attended.audio_regions(trained, values.shape[1], sound.shape[2])
+        score = deletion.audio_score(view, sound, regions)
     n_clips, n_regions = values.reshape(len(values), -1).shape
     area = np.bincount(regions.ravel(), minlength=n_regions)
-    by_chance = attention_effect.random_scores(score, n_clips, area, seed)
+    by_chance = deletion.random_scores(score, n_clips, area, seed)
     for map_ in maps:
         flat = map_.values.reshape(n_clips, n_regions)
-        yield map_.name, attention_effect.curves(score, flat, area, by_chance, seed)
+        yield map_.name, deletion.curves(score, flat, area, by_chance, seed)

@@ -1,4 +1,4 @@
-"""Figures of `cfnsr.predict`: what the network said, and from window to window."""
+"""Figures of `cfnsr.own_clip.predict`: what the network said, and from window to window."""
 
 import matplotlib.pyplot as plt
 import numpy as np

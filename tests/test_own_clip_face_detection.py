@@ -1,11 +1,12 @@
-"""Tests of `cfnsr.face_detection`; the only photograph is one that scikit-image ships."""
+"""Tests of `cfnsr.own_clip.face_detection`; the only photograph is one that scikit-image ships."""
 
 import numpy as np
 import pytest
 import skimage.data
 
-from cfnsr import face_detection, video
-from cfnsr.own_clip import pictures
+from cfnsr import video
+from cfnsr.own_clip import face_detection
+from cfnsr.own_clip.reading import pictures
 
 
 def corners(left, top, right, bottom):

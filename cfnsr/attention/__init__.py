@@ -1,0 +1,1 @@
+"""What a trained network attends to, whether that matters, and which modality it lives on."""
