@@ -25,15 +25,18 @@ check: $(STAMP)
 slow: .git $(STAMP)
 	pytest -m slow
 
+# Options go along: make lab LAB='--no-browser --allow-root'
 lab: $(STAMP)
-	jupyter lab
+	jupyter lab $(LAB)
 
 env: $(STAMP)
 
 # uv installs faster than pip and checks every hash; it is itself pinned in the lock.
 $(STAMP): requirements.lock pyproject.toml
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python >= 3.11 is needed; found $$($(PYTHON) --version). Try: make env PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+		found=$$($(PYTHON) -c 'import platform; print(platform.python_version())' 2>/dev/null); \
+		echo "error: $(PYTHON) is $${found:+Python $$found, }no Python >= 3.11; name one that is:" \
+			"make env PYTHON=python3.12" >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$$(grep -o '^uv==[^ ]*' requirements.lock)"
 	$(BIN)/uv pip sync --quiet --compile-bytecode --python $(BIN)/python --require-hashes requirements.lock

@@ -15,14 +15,24 @@ from cfnsr.ravdess import AUDIO_ONLY, AUDIO_VIDEO, parse_name
 MANIFEST_COLUMNS = ("media", "landmarks", "media_sha256", "landmarks_sha256")
 
 
-def root_of(params: Params, repository: Path) -> Path:
-    """The folder with `Actor_XX/` and `landmarks/`: `root` of params.yaml, or data/<source>."""
+def _root_of(params: Params, repository: Path) -> Path:
+    """The folder with `Actor_XX/` and `landmarks/`: `root` of params.yaml, or data/<source>.
+
+    A queued experiment uses those of the checkout that queued it, and downloads nothing again. Only
+    the control, which takes seconds, it writes anew: others may ask for other clips meanwhile.
+    """
     root = params.source.root
-    return repository / "data" / params.data if root is None else repository / root.expanduser()
+    if root is None and params.data == "synthetic":
+        return repository / "data" / params.data
+    checkout = _checkout_of(repository)
+    return checkout / "data" / params.data if root is None else checkout / root.expanduser()
 
 
 def provide(params: Params, repository: Path) -> Path:
     """Make sure that the data are there: use `root`, write the control, or download.
+
+    Whoever reads clips calls this: DVC restores the stage `dataset` without them, be it after a
+    change of parameters and back, or in the workspace of a queued experiment.
 
     Returns:
         The folder that holds them.
@@ -30,7 +40,7 @@ def provide(params: Params, repository: Path) -> Path:
     Raises:
         InputError: `root` is set but is no folder, or the download failed.
     """
-    root = root_of(params, repository)
+    root = _root_of(params, repository)
     if params.source.root is not None:
         if not root.is_dir():
             raise InputError(
@@ -94,6 +104,14 @@ def read_manifest(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `dvc repro dataset`") from None
+
+
+def _checkout_of(repository: Path) -> Path:
+    """The user's own checkout where `repository` is a workspace that DVC has made of it."""
+    for folder in repository.parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return repository
 
 
 def _media(root: Path, source: Source) -> Iterator[Path]:

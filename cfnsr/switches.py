@@ -171,7 +171,7 @@ def _arrays(name: str, switch: Switch, changed: Params, repository: Path) -> Pat
     folder = build / "switches" / name / "arrays"
     preprocess.preprocess(
         sources.read_manifest(build / "manifest.csv"),
-        sources.root_of(changed, repository),
+        sources.provide(changed, repository),
         folder,
         changed.data,
         changed.source.preprocess,

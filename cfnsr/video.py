@@ -19,6 +19,7 @@ LANDMARK_TOLERANCE_S = 0.5
 VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
 _COLUMNS = [f"{axis}_{i}" for axis in "xy" for i in range(N_LANDMARKS)]
 _READ = frozenset(_COLUMNS)
+_FETCH = "fetch them again"
 
 
 def choose_frames(n_available: int, settings: Preprocess) -> np.ndarray:
@@ -44,8 +45,11 @@ def choose_frames(n_available: int, settings: Preprocess) -> np.ndarray:
     return np.arange(n) + (n_available - n) // 2
 
 
-def read_landmarks(path: Path) -> np.ndarray:
+def read_landmarks(path: Path, remedy: str = _FETCH) -> np.ndarray:
     """68 facial landmarks a frame from a csv named and written as OpenFace does.
+
+    Args:
+        remedy: what an error tells the user to do.
 
     Returns:
         float64 (frame, 68, 2), x and y in pixels of the full frame.
@@ -63,22 +67,23 @@ def read_landmarks(path: Path) -> np.ndarray:
     except FileNotFoundError:
         raise InputError(f"landmarks {path.name} are missing; fetch the landmark archive") from None
     except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError):
-        raise InputError(f"landmarks {path.name} are empty or no csv; fetch them again") from None
+        raise InputError(f"landmarks {path.name} are empty or no csv; {remedy}") from None
     missing = sorted(set(_COLUMNS) - set(table.columns))
     if missing or table.empty:
         what = f"lack column {missing[0]}" if missing else "have no frame"
-        raise InputError(f"landmarks {path.name} {what}; fetch them again")
+        raise InputError(f"landmarks {path.name} {what}; {remedy}")
     table = table[_COLUMNS]
     if not all(dtype.kind in "iuf" for dtype in table.dtypes):
         table = table.apply(pd.to_numeric, errors="coerce")
     points = table.to_numpy(float).reshape(-1, 2, N_LANDMARKS).swapaxes(1, 2)
-    _reject_frames(path.name, "are not finite numbers", ~np.isfinite(points).all(axis=(1, 2)))
+    infinite = ~np.isfinite(points).all(axis=(1, 2))
+    _reject_frames(path.name, "are not finite numbers", infinite, remedy)
     lost = (np.ptp(points, axis=1) == 0).any(axis=1)
-    _reject_frames(path.name, "have no extent, so the tracker lost the face,", lost)
+    _reject_frames(path.name, "have no extent, so the tracker lost the face,", lost, remedy)
     return points
 
 
-def check_duration(path: Path, sound_s: float) -> None:
+def check_duration(path: Path, sound_s: float, remedy: str = _FETCH) -> None:
     """Whether landmarks reach to the end of the sound, by their time stamps.
 
     Raises:
@@ -88,20 +93,20 @@ def check_duration(path: Path, sound_s: float) -> None:
         path, skipinitialspace=True, index_col=False, usecols=lambda name: name == "timestamp"
     )
     if stamps.empty:
-        raise InputError(f"landmarks {path.name} lack column timestamp; fetch them again")
+        raise InputError(f"landmarks {path.name} lack column timestamp; {remedy}")
     last_s = float(pd.to_numeric(stamps["timestamp"], errors="coerce").max())
     if not last_s > sound_s - LANDMARK_TOLERANCE_S:
         raise InputError(
-            f"landmarks {path.name} end at {last_s:.2f} s, but the sound at {sound_s:.2f} s; fetch "
-            "them again"
+            f"landmarks {path.name} end at {last_s:.2f} s, but the sound at {sound_s:.2f} s; "
+            f"{remedy}"
         )
 
 
-def _reject_frames(name: str, what: str, bad: np.ndarray) -> None:
+def _reject_frames(name: str, what: str, bad: np.ndarray, remedy: str) -> None:
     if bad.any():
         raise InputError(
             f"landmarks {name} {what} in {bad.sum()} of {len(bad)} frames, first in frame "
-            f"{bad.argmax() + 1}; fetch them again"
+            f"{bad.argmax() + 1}; {remedy}"
         )
 
 

@@ -1,5 +1,7 @@
 import configparser
+import os
 import re
+import shutil
 import subprocess
 import tomllib
 from pathlib import Path
@@ -71,6 +73,48 @@ def test_conda_users_get_the_locked_packages_with_hashes_and_a_python_that_is_al
     assert pip == ["--require-hashes", "-r requirements.lock"]
     python = next(part for part in ENVIRONMENT["dependencies"] if str(part).startswith("python="))
     assert python.partition("=")[2] in SpecifierSet(PYPROJECT["project"]["requires-python"])
+
+
+@pytest.fixture
+def make(tmp_path):
+    """A function that runs the Makefile in a folder without an environment."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    for name in ("Makefile", "requirements.lock", "pyproject.toml"):
+        shutil.copy(REPOSITORY / name, tmp_path)
+
+    def run(*arguments):
+        # Whoever runs the tests by make must not have its settings passed on.
+        environment = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+        return subprocess.run(
+            ["make", *arguments], cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+
+    return run
+
+
+@pytest.mark.parametrize("python", ["false", "no-such-python"])
+def test_what_is_no_python_gets_one_line_of_ours(make, python):
+    done = make("env", f"PYTHON={python}")
+    lines = [line for line in (done.stdout + done.stderr).splitlines() if "make: ***" not in line]
+    assert done.returncode != 0
+    assert lines == [
+        f"error: {python} is no Python >= 3.11; name one that is: make env PYTHON=python3.12"
+    ]
+
+
+def test_too_old_a_python_is_told_its_version(make, tmp_path):
+    old = tmp_path / "old"
+    old.write_text('#!/bin/sh\ncase "$2" in *platform*) echo 3.9.1;; *) exit 1;; esac\n')
+    old.chmod(0o755)
+    done = make("env", f"PYTHON={old}")
+    assert f"error: {old} is Python 3.9.1, no Python >= 3.11; name" in done.stdout + done.stderr
+
+
+def test_jupyterlab_gets_the_options_that_make_is_given(make):
+    printed = make("--dry-run", "lab", "LAB=--no-browser --allow-root").stdout
+    assert "jupyter lab --no-browser --allow-root" in printed.splitlines()
+    assert "jupyter lab" in map(str.strip, make("--dry-run", "lab").stdout.splitlines())
 
 
 def test_dvc_sends_no_statistics_and_stages_its_own_files():

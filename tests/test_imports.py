@@ -1,7 +1,10 @@
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
+
+import pytest
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -35,3 +38,15 @@ def test_torch_is_not_loaded_for_what_needs_no_model():
 def test_the_commands_and_the_plan_load_no_heavy_library():
     found = loaded("cfnsr.__main__", "cfnsr.plan")
     assert not found & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}
+
+
+@pytest.mark.skipif(find_spec("ipywidgets") is not None, reason="ipywidgets is installed")
+def test_no_library_asks_for_ipywidgets_in_a_notebook():
+    def printed(*modules):
+        program = "\n".join(f"import {name}" for name in ("ipykernel.zmqshell", *modules))
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stderr
+
+    assert "IProgress not found" in printed("pooch")  # as librosa and captum, by tqdm.auto
+    assert printed("cfnsr.sources", "pooch") == ""

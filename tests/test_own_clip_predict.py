@@ -270,8 +270,14 @@ def spoilt(name, clip, runs, tmp_path):
         ("the fold's folder", "did you mean"),
         ("damaged weights", "is damaged"),
         ("a pickle", "is damaged"),
-        ("no such landmarks", "are missing"),
-        ("no landmarks", "lack column"),
+        (
+            "no such landmarks",
+            r"csv is no file; give OpenFace's 68 points of this clip, or leave --landmarks out$",
+        ),
+        (
+            "no landmarks",
+            "lack column x_0; export them again with OpenFace, or leave --landmarks out$",
+        ),
         ("another clip's landmarks", "do both belong to this clip"),
         ("unwritable", "cannot be written"),
     ],
@@ -289,6 +295,24 @@ def test_what_cannot_be_used_gets_one_line(name, message, repository, runs, clip
 def test_landmark_networks_say_that_they_need_landmarks(drawn_runs, repository, clip, capsys):
     assert main(["predict", str(clip[0]), "--run", str(drawn_runs["video"])]) == 1
     assert "--landmarks" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "is no file; give OpenFace's 68 points of this clip"),
+        ("a,b\n1,2\n", "lack column x_0; export them again with OpenFace"),
+    ],
+)
+def test_landmark_networks_are_not_told_to_leave_landmarks_out(
+    drawn_runs, repository, clip, tmp_path, capsys, text, message
+):
+    landmarks = tmp_path / "own.csv"
+    if text:
+        landmarks.write_text(text)
+    run = str(drawn_runs["video"])
+    assert main(["predict", str(clip[0]), "--run", run, "--landmarks", str(landmarks)]) == 1
+    assert capsys.readouterr().err.endswith(f"{message}\n")
 
 
 def test_without_a_trained_network_the_command_that_trains_one_is_named(

@@ -110,6 +110,27 @@ def test_what_has_been_trained_is_never_trained_again(clone):
 
 
 @pytest.mark.slow
+def test_a_queued_sweep_reads_clips_though_their_stage_comes_from_the_run_cache(clone):
+    change(clone, row="audio", fold=4)
+    run(clone, "dvc", "repro")
+    run(clone, "git", "commit", "--quiet", "--all", "--message", "One run")
+    for value in (
+        "training.audio.learning_rate=0.0003",  # stage attention reads clips
+        "preprocess.n_frames=5",  # and stage preprocess
+    ):
+        run(clone, "dvc", "exp", "run", "--queue", "-S", f"synthetic.{value}")
+    assert "gone" not in run(clone, "dvc", "exp", "run", "--run-all")
+    shown = json.loads(run(clone, "dvc", "exp", "show", "--json"))
+    (experiments,) = (line["experiments"] for line in shown if line["experiments"])
+    found = [experiment["revs"][0]["data"] for experiment in experiments]
+    assert len(found) == 2
+    assert all(each["metrics"]["figures/synthetic/metrics.json"]["data"] for each in found)
+    settings = [each["params"]["params.yaml"]["data"]["synthetic"] for each in found]
+    assert {each["training"]["audio"]["learning_rate"] for each in settings} == {0.0003, 0.001}
+    assert {each["preprocess"]["n_frames"] for each in settings} == {5, 6}
+
+
+@pytest.mark.slow
 def test_the_nested_protocol_tests_fold_6_and_lets_other_actors_choose(clone):
     run(clone, "dvc", "exp", "run", "-S", "protocol=nested", "-S", "row=audio", "-S", "fold=6")
     folders = list(clone.glob("runs/synthetic/nested/*/fold_*/seed_*"))

@@ -104,7 +104,7 @@ def test_a_root_is_used_as_it_is_and_counts_from_the_repository(tmp_path, monkey
         assert sources.provide(params, tmp_path) == tmp_path / "here"
     monkeypatch.setenv("HOME", str(tmp_path))
     params = Params(data="ravdess", ravdess=SourceParams(root="~/here"))
-    assert sources.root_of(params, tmp_path / "elsewhere") == tmp_path / "here"
+    assert sources.provide(params, tmp_path / "elsewhere") == tmp_path / "here"
 
 
 def test_without_a_root_the_control_is_written_and_ravdess_downloaded(tmp_path, monkeypatch):
@@ -124,3 +124,34 @@ def test_without_a_root_the_control_is_written_and_ravdess_downloaded(tmp_path, 
         ("ravdess", tmp_path / "data" / "ravdess"),
         ("ravdess_landmarks", tmp_path / "data" / "ravdess_landmarks"),
     ]
+
+
+@pytest.mark.parametrize("below", ["tmp1", "standalone/tmp2"])
+def test_a_queued_experiment_uses_the_clips_that_the_checkout_has(tmp_path, monkeypatch, below):
+    asked = []
+    monkeypatch.setattr(download, "download", lambda *given: asked.append(given))
+    workspace = tmp_path / ".dvc" / "tmp" / "exps" / below  # where DVC runs it
+    workspace.mkdir(parents=True)
+    for source in ("ravdess", "ravdess_landmarks"):
+        assert sources.provide(Params(data=source), workspace) == tmp_path / "data" / source
+    assert asked == [
+        (source, tmp_path / "data" / source) for source in ("ravdess", "ravdess_landmarks")
+    ]
+    (tmp_path / "here").mkdir()
+    for root in ("here", tmp_path / "here"):
+        for source in ("ravdess", "synthetic"):
+            params = Params(data=source, **{source: SourceParams(root=root)})
+            assert sources.provide(params, workspace) == tmp_path / "here"
+
+
+def test_queued_experiments_do_not_overwrite_each_others_control(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(synthetic, "write_dataset", lambda *given: written.append(given))
+    expected = []
+    for seed in (7, 8):
+        workspace = tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{seed}"
+        clips = Clips(seed=seed)
+        root = sources.provide(Params(synthetic=SourceParams(clips=clips)), workspace)
+        assert root.is_relative_to(workspace)
+        expected.append((root, clips))
+    assert written == expected

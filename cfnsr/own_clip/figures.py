@@ -53,6 +53,7 @@ def timeline(table: pd.DataFrame, title: str) -> Figure:
         "o",
         color=VERMILLION,
         markersize=4,
+        clip_on=False,  # in a long clip the windows are narrower than a dot
         label="most probable",
     )
     axis.set_yticks(np.arange(len(EMOTIONS)) + 0.5, EMOTIONS)
