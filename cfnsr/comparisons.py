@@ -14,7 +14,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
-from matplotlib.ticker import EngFormatter, FuncFormatter, NullFormatter
+from matplotlib.ticker import EngFormatter, NullFormatter
 
 from cfnsr.evaluation import per_epoch
 from cfnsr.figures import (
@@ -28,18 +28,19 @@ from cfnsr.figures import (
     count_epochs,
     drawn,
     entitle,
+    ink_cells,
 )
 from cfnsr.models.registry import find
 from cfnsr.numbering import number_points
 from cfnsr.runs import Run
 from cfnsr.selection import RULES, Rule, accuracy_by_epoch, best_epoch, with_epochs
-from cfnsr.tables import TEST_RULE, row_ceilings
+from cfnsr.tables import TEST_RULE, reduced_size, row_ceilings
 
 RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
 _RULE_MARKS: dict[Rule, str] = dict(zip(RULES, "os^v", strict=True))
 _SIZES = {
     "n_parameters": "parameters of the model trained here",
-    "forward_gflops": "forward pass of one clip, GFLOPs",
+    "forward_flops": "operations of one clip's forward pass",
 }
 _STAGES = {"-": ("o", GREY), "Early": ("s", GREEN), "Late": ("^", PURPLE), "Model": ("D", BLUE)}
 #: Of `evaluation.win_matrix`: sign, colour and words.
@@ -55,7 +56,8 @@ _N_PANELS_A_LINE = 4
 def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
     """Each row's accuracy under each rule with its interval, the paper's number beside it.
 
-    Light bars reach to the best possible accuracy where it is known, a dotted line is chance.
+    Light bars reach to the best possible accuracy where it is known, a dotted line is chance. Where
+    the networks are smaller than the paper's, the title says so.
     """
     rows = list(dict.fromkeys(table["row"]))
     rules = [rule for rule in RULES if rule in set(table["rule"])]
@@ -93,7 +95,7 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
     figure.legend(loc="outside lower center", ncols=3)
-    entitle(figure, title)
+    entitle(figure, "\n".join(filter(None, [title, reduced_size(table)])))
     return figure
 
 
@@ -122,6 +124,7 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
             cbar_kws={"label": "accuracy, % of clips"},
             ax=axis,
         )
+        ink_cells(axis)
     axis.set(xlabel="fold (four test actors each)", ylabel="")
     axis.tick_params(length=0, rotation=0)
     entitle(figure, title)
@@ -178,7 +181,9 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
     lines = table[table["rule"] == TEST_RULE].sort_values(
         "accuracy_pct", ascending=False, kind="stable"
     )
-    lines = lines.assign(number=range(1, len(lines) + 1))
+    lines = lines.assign(
+        number=range(1, len(lines) + 1), forward_flops=1e9 * lines["forward_gflops"].astype(float)
+    )
     sizes = {column: label for column, label in _SIZES.items() if (lines[column] > 0).any()}
     figure, panels = plt.subplots(
         1,
@@ -192,9 +197,7 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
     for axis, (column, label) in zip(axes, sizes.items(), strict=True):
         known = lines.loc[lines[column] > 0, column]
         axis.set(xscale="log", xlabel=label, xlim=(known.min() / 4, known.max() * 4))
-        axis.xaxis.set_major_formatter(
-            EngFormatter(sep=" ") if column == "n_parameters" else FuncFormatter("{:g}".format)
-        )
+        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.xaxis.set_minor_formatter(NullFormatter())
         for stage, (shape, colour) in _STAGES.items():
             of_stage = lines[(lines["fusion_stage"] == stage) & (lines[column] > 0)]

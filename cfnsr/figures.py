@@ -16,9 +16,11 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.collections import QuadMesh
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from matplotlib.typing import RcKeyType
+from matplotlib.typing import ColorType, RcKeyType
 from PIL import Image
 
 from cfnsr import evaluation
@@ -53,7 +55,11 @@ STYLE: dict[RcKeyType, Any] = {
 PNG_DPI = 160
 _FEW_COLOURS = 16_384
 _CHARACTERS_PER_INCH = 12
-_LARGEST_Z = 3
+#: Standardised MFCCs beyond this have the colour of the end, and the ticks of their bar say so.
+LARGEST_Z = 3
+Z_LABELS = (f"≤ \N{MINUS SIGN}{LARGEST_Z}", "0", f"≥ {LARGEST_Z}")
+#: Of a reliability diagram's points, in square printer's points.
+_SMALLEST_POINT, _LARGEST_POINT = 3.0, 90.0
 
 
 def drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -85,10 +91,41 @@ def entitle(figure: Figure, title: str) -> None:
     figure.suptitle("\n".join(textwrap.fill(line, width) for line in title.splitlines()))
 
 
+class _Epochs(MaxNLocator):
+    """Whole numbers from 1 on: no epoch is numbered 0."""
+
+    def tick_values(self, vmin: float, vmax: float) -> list[float]:
+        ticks: list[float] = np.unique(np.maximum(super().tick_values(vmin, vmax), 1)).tolist()
+        return ticks
+
+
 def count_epochs(axis: Axes) -> None:
-    """Whole numbers on the x axis, also where there is a single epoch."""
-    axis.xaxis.set_major_locator(MaxNLocator("auto", integer=True, min_n_ticks=1))
+    """Whole numbers from 1 on the x axis, also where there is a single epoch."""
+    axis.xaxis.set_major_locator(_Epochs("auto", integer=True, min_n_ticks=1))
     axis.set_xlabel("epoch")
+
+
+def ink(background: ColorType) -> str:
+    """Black or white, whichever stands out more (WCAG 2 contrast ratio).
+
+    >>> ink("khaki"), ink("navy")
+    ('black', 'white')
+    """
+    channels = np.array(to_rgb(background))
+    linear = np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+    luminance = linear @ [0.2126, 0.7152, 0.0722]
+    return "black" if (luminance + 0.05) ** 2 > 0.05 * 1.05 else "white"
+
+
+def ink_cells(axis: Axes) -> None:
+    """Give the numbers of a seaborn heatmap the ink that is read best on their cells."""
+    mesh = next(part for part in axis.collections if isinstance(part, QuadMesh))
+    mesh.update_scalarmappable()
+    shape = np.asarray(mesh.get_array()).shape
+    colours = np.asarray(mesh.get_facecolor()).reshape(*shape, 4)
+    for text in axis.texts:
+        column, line = map(int, text.get_position())
+        text.set_color(ink(tuple(colours[line, column])))
 
 
 @dataclass(frozen=True)
@@ -189,8 +226,8 @@ def sound(
             aspect="auto",
             origin="lower",
             interpolation="nearest",
-            vmin=-_LARGEST_Z,
-            vmax=_LARGEST_Z,
+            vmin=-LARGEST_Z,
+            vmax=LARGEST_Z,
             extent=(start_s, start_s + n_times * step_s, 0.5, n_coefficients + 0.5),
         )
         axis.set_yticks(np.unique([1, (n_coefficients + 1) // 2, n_coefficients]))
@@ -198,6 +235,7 @@ def sound(
         axis.set_title(_clip_label(index, position, ", "), loc="left")
     axes[-1, 0].set_xlabel("time in the clip, s")
     bar = figure.colorbar(image, ax=axes[:, 0].tolist(), extend="both", aspect=30, pad=0.01)
+    bar.set_ticks([-LARGEST_Z, 0, LARGEST_Z], labels=Z_LABELS)
     bar.set_label("standard deviations\nfrom the mean of all clips")
     entitle(figure, f"MFCCs, {DATA_LABELS[data]}")
     return figure
@@ -277,6 +315,7 @@ def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
         cbar_kws={"label": "% of the true emotion's clips"},
         ax=axis,
     )
+    ink_cells(axis)
     axis.set(xlabel="predicted emotion", ylabel="true emotion")
     axis.tick_params(length=0, rotation=0)
     axis.tick_params(axis="x", rotation=30)
@@ -288,7 +327,8 @@ def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
 def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     """How often a system is right, against how sure it says it is; below, how many clips.
 
-    On the dotted line it is right as often as it says. Points of few clips are uncertain.
+    On the dotted line it is right as often as it says. A point's area is the number of clips: few
+    clips are uncertain.
     """
     curve = evaluation.reliability(runs, rule)
     ece = evaluation.score(runs, rule).ece
@@ -296,19 +336,21 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     figure, (above, below) = plt.subplots(
         2,
         1,
-        figsize=(4.6, 5),
+        figsize=(6, 5),
         sharex=True,
         height_ratios=[3, 1],
         layout="constrained",
     )
     above.plot([0, 100], [0, 100], ":", color=GREY, label="as often as it says")
-    above.plot(
-        100 * filled["confidence"],
-        100 * filled["accuracy"],
-        "o-",
+    points = 100 * filled["confidence"], 100 * filled["accuracy"]
+    above.plot(*points, color=BLUE, linewidth=0.8)
+    above.scatter(
+        *points,
+        s=np.maximum(_LARGEST_POINT * filled["n"] / filled["n"].max(), _SMALLEST_POINT),
         color=BLUE,
-        label="measured",
+        label="measured, area by clips",
         clip_on=False,  # a point at 100 % is whole
+        zorder=3,
     )
     above.set(ylabel="accuracy, % of the bin's clips", ylim=(-4, 104))
     above.legend(loc="upper left", title=f"expected calibration error {100 * ece:.1f} %")

@@ -217,5 +217,5 @@ def resolution(table: pd.DataFrame, found_points: float) -> Figure:
     axis.set_xlabel(f"accuracy, % of clips (95 % Wilson interval of {N_CLIPS:,} independent clips)")
     axis.tick_params(axis="y", length=0)
     figure.legend(loc="outside lower center", ncols=2)
-    entitle(figure, f"Which accuracies can be told from CFN-SR's\n{PAPER}")
+    entitle(figure, f"Which accuracies can be told apart from CFN-SR's\n{PAPER}")
     return figure

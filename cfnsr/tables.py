@@ -13,11 +13,11 @@ from scipy import stats
 
 from cfnsr.evaluation import PairedTest, paired_test, score
 from cfnsr.models.registry import ROWS, Row, ScheduleName, find
-from cfnsr.params import Params, Source
+from cfnsr.params import Model, Params, Source
 from cfnsr.ravdess import Protocol
 from cfnsr.runs import Run
 from cfnsr.selection import RULES, Rule
-from cfnsr.uncertainty import holm
+from cfnsr.uncertainty import LEVEL, holm
 
 Modality = Literal["video", "audio", "audio_video"]
 RunsByRow = Mapping[str, Sequence[Run]]
@@ -32,6 +32,7 @@ COLUMNS = (
     "label",
     "fusion_stage",
     "n_parameters",
+    "n_epochs",
     "paper_params_millions",
     "paper_accuracy_pct",
     "rule",
@@ -49,14 +50,16 @@ COLUMNS = (
     "ece",
 )
 TEST_COLUMNS = ("row", "protocol", "against", *PairedTest.__dataclass_fields__, "p_holm")
-#: Every row is compared with this one, after the last epoch: the rule without any choice.
+#: Every row is compared with this one.
 REFERENCE = "cfn_sr"
+#: What the printed tables and most figures are of: the rule without any choice.
 TEST_RULE: Rule = "last epoch"
 _MODALITIES: dict[ScheduleName, Modality] = {
     "video": "video",
     "audio": "audio",
     "erann": "audio",
     "fusion": "audio_video",
+    "ours": "audio_video",
     "none": "audio_video",
 }
 #: What always naming one emotion gets right: each has two of an actor's fifteen kinds of takes,
@@ -87,8 +90,9 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
     """One line a row, protocol and rule that applies to it, with `COLUMNS`.
 
     A row without runs is left out; an alias has the runs of the row that it names. `n_parameters`
-    counts the model as trained here, `paper_params_millions` is the paper's; `forward_gflops` are
-    the operations of one clip's forward pass, in 10^9.
+    counts the model as trained here, `paper_params_millions` is the paper's; `n_epochs` are the
+    row's own, without its encoders'; `forward_gflops` are the operations of one clip's forward
+    pass, in 10^9.
     """
     lines = []
     for name, row in rows.items():
@@ -101,6 +105,7 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
                     "row": name,
                     "protocol": protocol,
                     "n_parameters": of_row[0].info["n_parameters"],
+                    "n_epochs": of_row[0].n_epochs,
                     "forward_gflops": of_row[0].info["forward_gflops"],
                 }
                 | asdict(found)
@@ -110,21 +115,29 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
 
-def paired_tests(runs: Mapping[Protocol, RunsByRow], rule: Rule = TEST_RULE) -> pd.DataFrame:
-    """Every row against CFN-SR on the same clips: `TEST_COLUMNS`, p_holm over each protocol."""
+def paired_tests(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
+    """Every row against CFN-SR on the same clips, under every rule that applies to both.
+
+    `TEST_COLUMNS`, p_holm over the rows of each protocol and rule.
+    """
     lines = [
-        {
-            "row": name,
-            "protocol": protocol,
-            "against": REFERENCE,
-            **asdict(paired_test(of_row, runs_by_row[REFERENCE], rule)),
-        }
+        {"row": name, "protocol": protocol, "against": REFERENCE, **asdict(test)}
         for protocol, runs_by_row in runs.items()
+        for rule in RULES
         for name, of_row in runs_by_row.items()
-        if REFERENCE in runs_by_row and name != REFERENCE
+        if REFERENCE in runs_by_row
+        and name != REFERENCE
+        and (test := paired_test(of_row, runs_by_row[REFERENCE], rule)).n_clips
     ]
     tests = pd.DataFrame(lines, columns=list(TEST_COLUMNS))
-    return tests.assign(p_holm=tests.groupby("protocol")["p_value"].transform(holm))
+    return tests.assign(p_holm=tests.groupby(["protocol", "rule"])["p_value"].transform(holm))
+
+
+def verdict(test: Mapping[Any, Any]) -> int:
+    """Of a line of `paired_tests`: 1 is better than CFN-SR beyond chance, -1 worse, 0 neither."""
+    if not test["p_holm"] < LEVEL:
+        return 0
+    return 1 if test["difference_pct"] > 0 else -1
 
 
 def metrics(table: pd.DataFrame, folds: Sequence[int]) -> dict[str, Any]:
@@ -148,6 +161,32 @@ def metrics(table: pd.DataFrame, folds: Sequence[int]) -> dict[str, Any]:
 def modality(row: Row) -> Modality:
     """What a row sees and hears."""
     return _MODALITIES[row.schedule]
+
+
+def reduced_size(table: pd.DataFrame) -> str:
+    """Says that the networks of a table are smaller than the paper's; empty where they are not.
+
+    One stands for all: not every row has the paper's count at full size, but these two have.
+    """
+    counts = dict(zip(table["row"], table["n_parameters"], strict=True))
+    for name in (REFERENCE, "video"):
+        paper = find(name).paper_params_millions
+        if name in counts and paper is not None:
+            here = counts[name] / 1e6
+            if round(here, 2) == paper:
+                return ""
+            return (
+                f"networks of {'reduced' if here < paper else 'another'} size "
+                f"({find(name).label} {here:.2f} M parameters; the paper's {paper:.2f} M)"
+            )
+    return ""
+
+
+def block_notes(params: Params) -> dict[str, str]:
+    """What a row's name leaves out where its network is not of the paper's depth, by row."""
+    blocks, full = params.source.model.n_blocks, Model().n_blocks
+    here, there = ("-".join(map(str, counts)) for counts in (blocks, full))
+    return {} if blocks == full else {"video": f"here {here} blocks, a ResNeXt50 has {there}"}
 
 
 def ceilings(params: Params) -> pd.DataFrame:

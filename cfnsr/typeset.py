@@ -1,22 +1,26 @@
 """Tables as csv, Markdown and LaTeX files; equal tables give equal bytes."""
 
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from cfnsr.models.registry import find
+from cfnsr.models.registry import Row, find
 from cfnsr.params import Source
 from cfnsr.ravdess import Protocol
 from cfnsr.selection import RULES
-from cfnsr.tables import DATA_LABELS, TEST_RULE, RunsByRow, extent, row_ceilings
+from cfnsr.tables import DATA_LABELS, TEST_RULE, RunsByRow, extent, row_ceilings, verdict
 from cfnsr.uncertainty import LEVEL
 
 MINUS = "\N{MINUS SIGN}"
+#: A row that starts from random weights has hardly begun to learn after fewer epochs.
+_FEWEST_EPOCHS = 5
+_ROUNDING = 1e-6
+_NO_WIDTH = "an interval of width 0: every actor has the same number right"
 #: Columns that are aligned to the left.
 _WORDS = ("System", "Protocol", "Fusion")
 
@@ -33,18 +37,59 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
         f"{name}. Measured on {DATA_LABELS[data]}: {measured}. Accuracy in % under each rule for "
         "choosing the epoch: mean ± standard deviation over folds and seeds [95 % interval, "
         "resampled by actor]. Paper: as printed there, on RAVDESS. UAR and the difference from "
-        "CFN-SR are of the last epoch; p is of a paired test by actor with Holm's correction, and "
-        f"a difference is bold where p < {LEVEL}.{ceiling}"
+        "CFN-SR are of the last epoch; p is of a paired test by actor with Holm's correction over "
+        f"the comparisons with CFN-SR, and a difference is bold where p < {LEVEL}.{ceiling}"
     )
 
 
+def findings(tests: pd.DataFrame) -> list[str]:
+    """Sentences on which rows differ from CFN-SR beyond chance under which rule.
+
+    Args:
+        tests: `tables.paired_tests`.
+    """
+    if tests.empty:
+        return ["There is no CFN-SR, or nothing to compare with it."]
+    lines = []
+    tests = tests.assign(verdict=[verdict(test) for test in tests.to_dict("records")])
+    for names, group in tests.groupby(["protocol", "rule"], sort=False):
+        protocol, rule = map(str, names)
+        of = {sign: group[group["verdict"] == sign].to_dict("records") for sign in (1, -1, 0)}
+        lines += [
+            f"{rule}, protocol {protocol}",
+            f"  better than CFN-SR beyond chance: {', '.join(map(_named, of[1])) or 'none'}",
+            f"  worse beyond chance: {', '.join(map(_named, of[-1])) or 'none'}",
+            f"  not told apart from CFN-SR: {len(of[0])} of {len(group)}",
+        ]
+    for protocol in dict.fromkeys(tests["protocol"]):
+        group = tests[tests["protocol"] == protocol]
+        n_verdicts = group.groupby("row", sort=False)["verdict"].nunique()
+        moved = [find(str(row)).label for row in n_verdicts.index[n_verdicts > 1]]
+        lines.append(
+            f"Protocol {protocol}: the rule decides the verdict on {', '.join(moved)}."
+            if moved
+            else f"Protocol {protocol}: every rule gives the same verdicts."
+        )
+    return lines
+
+
+def _named(test: Mapping[Any, Any]) -> str:
+    return f"{find(test['row']).label} {_difference(test)}"
+
+
 def write(
-    path: Path, table: pd.DataFrame, tests: pd.DataFrame, ceilings: pd.DataFrame, caption: str
+    path: Path,
+    table: pd.DataFrame,
+    tests: pd.DataFrame,
+    ceilings: pd.DataFrame,
+    caption: str,
+    row_notes: Mapping[str, str] | None = None,
 ) -> None:
-    """Write `<path>.csv`, `.md` and `.tex`."""
+    """Write `<path>.csv`, `.md` and `.tex`; `row_notes` go below beside the registry's own."""
+    printed = table, tests, ceilings, caption, row_notes
     write_csv(table, path.with_suffix(".csv"))
-    path.with_suffix(".md").write_text(to_markdown(table, tests, ceilings, caption), "utf-8")
-    path.with_suffix(".tex").write_text(to_tex(table, tests, ceilings, caption), "utf-8")
+    path.with_suffix(".md").write_text(to_markdown(*printed), "utf-8")
+    path.with_suffix(".tex").write_text(to_tex(*printed), "utf-8")
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -59,19 +104,29 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
 
 
 def to_markdown(
-    table: pd.DataFrame, tests: pd.DataFrame, ceilings: pd.DataFrame, caption: str
+    table: pd.DataFrame,
+    tests: pd.DataFrame,
+    ceilings: pd.DataFrame,
+    caption: str,
+    row_notes: Mapping[str, str] | None = None,
 ) -> str:
     """A table as GitHub and JupyterLab show it, one line a row and protocol; notes below."""
-    header, lines, notes = _printed(table, tests, ceilings, _MARKDOWN)
+    header, lines, notes = _printed(table, tests, ceilings, row_notes or {}, _MARKDOWN)
     rule = [":--" if name in _WORDS else "--:" for name in header]
     grid = [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
     paragraphs = [_MARKDOWN.escape(caption), "\n".join(grid), *notes]
     return "\n\n".join(paragraphs) + "\n"
 
 
-def to_tex(table: pd.DataFrame, tests: pd.DataFrame, ceilings: pd.DataFrame, caption: str) -> str:
+def to_tex(
+    table: pd.DataFrame,
+    tests: pd.DataFrame,
+    ceilings: pd.DataFrame,
+    caption: str,
+    row_notes: Mapping[str, str] | None = None,
+) -> str:
     r"""A table for LaTeX with booktabs and graphicx, to be read by \input."""
-    header, lines, notes = _printed(table, tests, ceilings, _TEX)
+    header, lines, notes = _printed(table, tests, ceilings, row_notes or {}, _TEX)
     head, *body = [f"{' & '.join(line)} \\\\" for line in (header, *lines)]
     text = [
         r"% needs \usepackage{booktabs,graphicx}",
@@ -124,44 +179,101 @@ _MARKDOWN = _Markup(
 )
 
 
+@dataclass
+class _Notes:
+    """Numbered in the order of their marks; equal notes share a number."""
+
+    markup: _Markup
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, notes: Iterable[str]) -> str:
+        """The raised numbers of some notes; empty ones have none."""
+        numbers = []
+        for note in filter(None, notes):
+            if note not in self.texts:
+                self.texts.append(note)
+            numbers.append(str(self.texts.index(note) + 1))
+        return self.markup.raised.format(", ".join(numbers)) if numbers else ""
+
+    def written(self) -> list[str]:
+        return [f"{self.mark([text])} {self.markup.escape(text)}." for text in self.texts]
+
+
 def _printed(
-    table: pd.DataFrame, tests: pd.DataFrame, ceilings: pd.DataFrame, markup: _Markup
+    table: pd.DataFrame,
+    tests: pd.DataFrame,
+    ceilings: pd.DataFrame,
+    row_notes: Mapping[str, str],
+    markup: _Markup,
 ) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, lines and notes; a rule has a column where it applies to any row."""
     rules = [rule for rule in RULES if rule in set(table["rule"])]
     has_ceilings = bool(ceilings["ceiling_pct"].notna().any())
     has_protocols = table["protocol"].nunique() > 1
-    header = ["System", *["Protocol"] * has_protocols, "Fusion", "Parameters as trained"]
+    header = ["System", *["Protocol"] * has_protocols, "Fusion", "Parameters as trained", "Epochs"]
     header += ["Paper, M", "Paper, %", *rules]
     header += ["UAR, %", "vs CFN-SR, points (p)", *["Ceiling, %"] * has_ceilings]
-    test_of = {(test["row"], test["protocol"]): test for test in tests.to_dict("records")}
-    marks: dict[str, str] = {}
-    notes, lines = [], []
+    notes, lines = _Notes(markup), []
     table = table.assign(ceiling=row_ceilings(table, ceilings))
-    for _, group in table.groupby(["row", "protocol"], sort=False):
-        first = group.iloc[0]
-        name, protocol = str(first["row"]), str(first["protocol"])
+    for names, group in table.groupby(["row", "protocol"], sort=False):
+        name, protocol = map(str, names)
+        first, row = group.iloc[0], find(name)
         scores = {line["rule"]: line for line in group.to_dict("records")}
-        if (note := find(name).note) and name not in marks:
-            marks[name] = markup.raised.format(len(marks) + 1)
-            notes.append(f"{marks[name]} {markup.escape(note)}.")
-        label = markup.escape(first["label"]) + marks.get(name, "")
-        test = test_of.get((name, protocol))
-        difference = markup.escape(_difference(test))
-        if test and test["p_holm"] < LEVEL:
-            difference = markup.bold.format(difference)
+        of_row = tests[(tests["row"] == name) & (tests["protocol"] == protocol)]
+        by_rule = {test["rule"]: test for test in of_row.to_dict("records")}
+        label = markup.escape(row.label) + notes.mark(
+            [row.note, row_notes.get(name, ""), _few_epochs(row, first["n_epochs"])]
+        )
         cells = [
             *[protocol] * has_protocols,
-            first["fusion_stage"],
+            row.fusion_stage,
             f"{first['n_parameters']:,}",
+            "-" if row.schedule == "none" else str(first["n_epochs"]),
             _number(first["paper_params_millions"]),
             _number(first["paper_accuracy_pct"]),
-            *[_accuracy(scores.get(rule)) for rule in rules],
-            _number(scores[TEST_RULE]["uar_pct"]),
         ]
-        ceiling = [_number(first["ceiling"])] * has_ceilings
-        lines.append([label, *map(markup.escape, cells), difference, *ceiling])
-    return [markup.escape(name) for name in header], lines, notes
+        accuracies = [
+            markup.escape(_accuracy(scores.get(rule))) + notes.mark([_no_width(scores.get(rule))])
+            for rule in rules
+        ]
+        test = by_rule.get(TEST_RULE)
+        difference = markup.escape(_difference(test))
+        if test and verdict(test):
+            difference = markup.bold.format(difference)
+        lines.append(
+            [
+                label,
+                *map(markup.escape, cells),
+                *accuracies,
+                _number(scores[TEST_RULE]["uar_pct"]),
+                difference + notes.mark([_other_verdicts(by_rule)]),
+                *[_number(first["ceiling"])] * has_ceilings,
+            ]
+        )
+    return [markup.escape(name) for name in header], lines, notes.written()
+
+
+def _few_epochs(row: Row, n_epochs: int) -> str:
+    if row.schedule == "none" or row.starts_from_encoders or n_epochs >= _FEWEST_EPOCHS:
+        return ""
+    return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''} from random weights: not converged"
+
+
+def _no_width(score: Mapping[Any, Any] | None) -> str:
+    has_width = score is None or not score["ci_high_pct"] - score["ci_low_pct"] < _ROUNDING
+    return "" if has_width else _NO_WIDTH
+
+
+def _other_verdicts(by_rule: Mapping[str, Mapping[Any, Any]]) -> str:
+    """Where a row is better, worse or neither, but was not so after the last epoch."""
+    test = by_rule.get(TEST_RULE)
+    others = [
+        f"{rule}: {_signed(found['difference_pct'])} [{_signed(found['ci_low_pct'])}, "
+        f"{_signed(found['ci_high_pct'])}], p {_p_value(found['p_holm'])}"
+        for rule, found in by_rule.items()
+        if test and verdict(found) != verdict(test)
+    ]
+    return f"another verdict under another rule; {'; '.join(others)}" if others else ""
 
 
 def _number(value: float | None) -> str:
@@ -180,9 +292,15 @@ def _accuracy(score: Mapping[Any, Any] | None) -> str:
 def _difference(test: Mapping[Any, Any] | None) -> str:
     if test is None or isnan(test["p_holm"]):
         return "-"
-    p = test["p_holm"]
-    difference = f"{test['difference_pct']:+.2f}".replace("-", MINUS)
-    return f"{difference} ({'< 0.001' if p < 0.001 else f'{p:.3f}'})"
+    return f"{_signed(test['difference_pct'])} ({_p_value(test['p_holm'])})"
+
+
+def _signed(points: float) -> str:
+    return f"{points:+.2f}".replace("-", MINUS)
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
 
 
 def _significant(value: float, n_digits: int) -> str:

@@ -1,6 +1,8 @@
 """Do maps point where the control's generator put the cue? And what notebook 04 draws."""
 
+import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -11,7 +13,8 @@ from test_attention_attended import N_CLIPS, made
 from test_figures import is_cut
 
 from cfnsr import dataset, params, preprocess, sources, synthetic, trained, training
-from cfnsr.attention import attended, effect_figures, figures, inquiry, report
+from cfnsr.attention import attended, effect_figures, figures, findings, inquiry, report
+from cfnsr.attention.attended import Gate
 from cfnsr.attention.cue import Overlap, face_cue, face_overlap, lift, voice_cues, voice_overlap
 from cfnsr.attention.deletion import Curves
 from cfnsr.attention.inquiry import Effect, Look, Study, Survey, located_maps
@@ -212,7 +215,7 @@ def curves_of(names):
         (["video", "audio", "mmtm", "cfn_sr"], list(effect_figures._KINDS)),
     ],
 )
-def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names):
+def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names, monkeypatch):
     study, at = look(rows[-1])
     located = [
         {"row": row, "label": find(row).label, "map": name, "lift": 1.2, "ci_low": 1, "ci_high": 2}
@@ -220,18 +223,147 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
         for name in names
     ]
     gates = {find(row).label: look(row)[1].maps.gates for row in rows if row == "mmtm"}
-    survey = Survey(reliance_table(rows), pd.DataFrame(located), gates)
+    survey = Survey(reliance_table(rows), pd.DataFrame(located), gates, [1])
+    monkeypatch.setattr(Study, "extent", "40 of 300 test clips")
     drawn = [
         report.reliance(study, at, survey, "Title"),
         report.localisation(study, survey, "Title"),
         report.gates(study, survey, "Title"),
         report.deletion(study, at, curves_of(names), "Title"),
         report.deletion(study, at, Effect({}, pd.DataFrame(), {}), "Title"),
-        report.localisation(study, Survey(survey.reliance, pd.DataFrame(located[:0]), {}), "Title"),
+        report.localisation(
+            study, Survey(survey.reliance, pd.DataFrame(located[:0]), {}, []), "Title"
+        ),
     ]
-    for figure in drawn:
+    for k, figure in enumerate(drawn):
+        assert ("40 of 300 test clips" in " ".join(figure.get_suptitle().split())) == (
+            k in (0, 1, 3)
+        )
         assert "synthetic control, protocol paper, fold 1" in figure.get_suptitle()
         assert not is_cut(figure)
+
+
+def test_the_gates_title_names_the_fold_and_the_clips_that_they_are_of():
+    study, at = look("mmtm")
+    study = replace(study, settings=study.settings.model_copy(update={"fold": "all"}))
+    survey = Survey(pd.DataFrame(), pd.DataFrame(), {"MMTM": at.maps.gates}, [2])
+    title = report.gates(study, survey, "Title").get_suptitle()
+    assert title.endswith(f"protocol paper, fold 2; {N_CLIPS} test clips")
+
+
+def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):
+    folders = []
+    for fold, actors in ((1, [1, 2]), (2, [3])):
+        folders.append(run_folder(tmp_path, "video", fold, 5))
+        info = {"row": "video", "fold": fold, "actors": {"test": actors}}
+        (folders[-1] / "run.json").write_text(json.dumps(info))
+    clips = SimpleNamespace(
+        of_actors=lambda of: np.array([10 * a + i for a in of for i in range(4)])
+    )
+    few = Study(Params(), clips, {"video": folders}, 6)
+    assert few.extent == "6 of 12 test clips"
+    assert replace(few, n_clips=0).extent == "all 12 test clips"
+
+
+def test_labels_above_the_reliance_table_begin_over_their_column():
+    axis = effect_figures.reliance(reliance_table(["cfn_sr"]), ["cfn_sr"], "Title").axes[0]
+    above = [tick.label2 for tick in axis.xaxis.get_major_ticks()]
+    assert [label.get_text() for label in above][-1] == "noise, \N{MINUS SIGN}10 dB"
+    assert {label.get_ha() for label in above} == {"left"}
+    assert {label.get_rotation_mode() for label in above} == {"anchor"}
+
+
+def test_sweeps_have_ticks_at_the_measured_places_alone():
+    _, noise, dropped = effect_figures.reliance(
+        reliance_table(["cfn_sr"]), ["cfn_sr"], "Title"
+    ).axes
+    assert sorted(noise.get_xticks()) == [-10, 20]
+    assert dropped.get_xticks().tolist() == [25]
+
+
+def test_the_ends_of_a_colour_bar_say_what_they_stand_for():
+    maps = np.ones((1, 2, 4, 4))
+    maps[0, 0, :2, :2] = 3.8
+    bar = figures.on_frames(None, maps, ["clip"], "Title").axes[-1]
+    labels = [label.get_text() for label in bar.get_yticklabels()]
+    assert (labels[0], labels[-1]) == ("≤ 0.26", "≥ 3.8")
+    assert {"0.5", "1", "2"} <= set(labels)
+    flat = figures.on_frames(None, np.ones((1, 2, 4, 4)), ["clip"], "Title").axes[-1]
+    assert [label.get_text() for label in flat.get_yticklabels()] == ["≤ 0.8", "1", "≥ 1.2"]
+
+
+def gain(name, area, mean, low, high):
+    return {"map": name, "area": area, "mean": mean, "ci_low": low, "ci_high": high}
+
+
+def test_the_conclusion_follows_the_numbers():
+    located = pd.DataFrame(
+        [
+            {
+                "row": "cfn_sr",
+                "label": label,
+                "map": "a",
+                "lift": lift,
+                "ci_low": low,
+                "ci_high": high,
+            }
+            | {"against_chance": verdict}
+            for label, lift, low, high, verdict in (
+                ("CFN-SR", 0.9, 0.8, 0.95, "below"),
+                ("CFN-SR, untrained", 1.1, 1.05, 1.2, "above"),
+            )
+        ]
+    )
+    table = pd.DataFrame(
+        [
+            gain("a", "deletion", 0.1, 0.05, 0.2),
+            gain("a", "insertion", 0.1, 0.05, 0.2),
+            gain("b", "deletion", 0.1, -0.05, 0.2),
+            gain("b", "insertion", -0.1, -0.2, -0.05),
+            gain("c", "deletion", 0.1, -0.05, 0.2),
+            gain("c", "insertion", 0.1, -0.05, 0.2),
+        ]
+    )
+    a, b, c, together = findings.conclusion(located, table, "cfn_sr")
+    assert "off the cue (lift 0.90" in a
+    assert "matters to the network (deletion +0.10 [+0.05, +0.20]" in a
+    assert "misleads: by insertion" in b
+    assert "explains nothing" in c
+    assert "(a) is no contradiction" in together
+    assert "cue" not in " ".join(findings.conclusion(located[:0], table, "cfn_sr"))
+    assert [line.split(", ")[-1] for line in findings.gains(table)] == [
+        f"{word} hiding at random"
+        for word in (*["better than"] * 2, "no better than", "worse than", *["no better than"] * 2)
+    ]
+    assert len(findings.lifts(located, "cfn_sr")) == 2
+    assert findings.lifts(located, "video") == []
+
+
+def test_a_gate_that_is_the_same_for_every_clip_is_said_to_be_a_constant():
+    same = np.tile(np.linspace(0.2, 0.8, 5), (6, 1))
+    gates = {"MMTM": [Gate("top", "video", same, 0.5), Gate("top", "audio", same.T[:6], 0.5)]}
+    constant, chosen = findings.gates(gates)
+    assert "from 0.20 to 0.80; 0 % of the variance" in constant
+    assert "; 100 % of the variance" in chosen
+
+
+def test_reliance_is_told_beside_the_network_of_the_other_modality():
+    table = reliance_table(["video", "audio", "cfn_sr"]).assign(follows_pct=np.nan)
+    silenced = table["condition"].str.endswith(("silenced", "swapped"))
+    extra = table[(table["row"] == "cfn_sr") & silenced]
+    extra = pd.concat(
+        [
+            extra,
+            extra.replace({"video silenced": "audio silenced", "audio swapped": "video swapped"}),
+        ]
+    )
+    table = pd.concat([table[(table["row"] != "cfn_sr") | ~silenced], extra])
+    table.loc[table["condition"] == "video swapped", "follows_pct"] = 10.0
+    table.loc[table["condition"] == "audio swapped", "follows_pct"] = 40.0
+    table.loc[table["row"] == "audio", "accuracy_pct"] = 60.0
+    lines = findings.reliance(table, "cfn_sr")
+    assert "face silenced: 50 % [50, 50] (1D CNN (Aud.) alone: 60 % [50, 50])" in lines
+    assert lines[-1].endswith("the voice wins more often than the face")
 
 
 def run_folder(root, row, fold, seed):

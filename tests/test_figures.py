@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
+import matplotlib
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from cfnsr.ravdess import EMOTIONS
 pytestmark = pytest.mark.filterwarnings("error")
 
 RULE = "last epoch"
+SMALL = "networks of reduced size (CFN-SR 0.00 M parameters; the paper's 26.30 M)"
 
 
 def index(n_actors=24):
@@ -78,7 +80,8 @@ def is_cut(figure):
 def test_every_figure_names_its_setting_and_cuts_no_text(runs, params):
     for name, figure in drawn_from(runs, params).items():
         title = " ".join(figure.get_suptitle().split())
-        assert title == f"title {tables.setting(params)}", name
+        size = "" if name != "accuracy" or "cfn_sr" not in runs else f" {SMALL}"
+        assert title == f"title {tables.setting(params)}{size}", name
         assert not is_cut(figure), name
     assert plt.get_fignums() == []
 
@@ -138,7 +141,12 @@ def test_numbers_beside_points_in_one_place_do_not_overlap_and_name_every_system
 
 def test_accuracy_against_size_has_both_sizes_on_axes_with_units():
     labels = [axis.get_xlabel() for axis in comparisons.accuracy_against_size(sizes(6), "").axes]
-    assert labels == ["parameters of the model trained here", "forward pass of one clip, GFLOPs"]
+    assert labels == [
+        "parameters of the model trained here",
+        "operations of one clip's forward pass",
+    ]
+    right = comparisons.accuracy_against_size(sizes(6, gflops=7.7e-6), "").axes[1]
+    assert {"1 k", "10 k"} & {label.get_text() for label in right.get_xticklabels()}
     older = comparisons.accuracy_against_size(sizes(6, 7, gflops=np.nan), "")
     assert [axis.get_xlabel() for axis in older.axes] == labels[:1]
 
@@ -225,6 +233,51 @@ def test_training_curves_show_validation_actors_and_a_single_epoch():
     assert [tick for tick in figure.axes[1].get_xticks() if 0.9 < tick < 1.1] == [1]
 
 
+@pytest.mark.parametrize("n_epochs", [1, 3, 20, 70])
+def test_epochs_are_counted_from_1(n_epochs):
+    figure = figures.training_curves([with_losses(run([4] * n_epochs))], "title")
+    for axis in figure.axes:
+        ticks = np.array(axis.get_xticks())
+        assert ticks[0] == 1
+        assert (ticks % 1 == 0).all()
+
+
+@pytest.mark.parametrize("shown", ["khaki", "white", "navy", "#767676", "gold", "black"])
+def test_ink_is_what_stands_out_more(shown):
+    def luminance(colour):
+        channels = [
+            c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4
+            for c in matplotlib.colors.to_rgb(colour)
+        ]
+        return 0.2126 * channels[0] + 0.7152 * channels[1] + 0.0722 * channels[2]
+
+    contrast = {
+        ink: (max(pair) + 0.05) / (min(pair) + 0.05)
+        for ink in ("black", "white")
+        for pair in [(luminance(ink), luminance(shown))]
+    }
+    assert figures.ink(shown) == max(contrast, key=contrast.get)
+
+
+def test_numbers_in_a_heatmap_have_the_ink_of_their_own_cell():
+    runs = by_row(run([8], "video", 1), run([1], "audio", 2), run([4], "cfn_sr", 1))
+    axis = comparisons.fold_heatmap(runs, RULE, "title").axes[0]
+    found = {text.get_text(): text.get_color() for text in axis.texts}
+    assert found["100.0"] == "black"  # cividis ends in yellow
+    assert found["12.5"] == "white"
+    assert len(found) == 3  # an empty cell has no number
+
+
+def test_a_point_of_few_clips_is_smaller_in_the_reliability_diagram():
+    sure, unsure = run([8]), run([8], fold=2)
+    logits = unsure.test.logits.copy()
+    logits[:, :3] = logits[:, :3] * 0.2  # three clips of 64 are of another confidence
+    unsure = replace(unsure, test=replace(unsure.test, logits=logits))
+    (points,) = figures.reliability([sure, unsure], RULE, "title").axes[0].collections
+    small, large = sorted(points.get_sizes())
+    assert small / large == pytest.approx(3 / 61)
+
+
 def write_all(folder):
     """Save figures of every kind, and return their hashes."""
     runs = every_row(folds=[1, 2])
@@ -269,4 +322,4 @@ def test_a_picture_of_few_colours_has_a_palette_and_a_photograph_has_not(tmp_pat
     assert str(tmp_path) not in repr(plot)
     content, metadata = plot._repr_png_()
     assert content == (tmp_path / "plot.png").read_bytes()
-    assert metadata["width"] == round(4.6 * 110)
+    assert metadata["width"] == 6 * 110

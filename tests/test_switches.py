@@ -9,6 +9,7 @@ import pytest
 import torch
 import yaml
 from conftest import REPOSITORY
+from test_figures import is_cut
 
 from cfnsr import dataset, preprocess, switch_figures, switches, training
 from cfnsr.errors import InputError
@@ -168,6 +169,28 @@ def test_an_effect_is_the_paired_difference_from_cfn_sr_without_the_switch(tmp_p
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
         SWITCHES[name].label for name in effects.index
     ]
+    assert "Holm" in figure.axes[0].get_title("right")
+    assert not is_cut(figure)
+
+
+def test_the_findings_are_read_from_the_effects():
+    lines = [
+        ("another_seed", "seed", 0.5, -1.0, 2.0, np.nan),
+        ("no_stem_relu", "no ReLU", -3.0, -5.0, -1.0, 0.01),
+        ("unscaled_mfcc", "unscaled", -0.04, -2.0, 2.0, 1.0),
+    ]
+    names = ["switch", "label", "difference_pct", "ci_low_pct", "ci_high_pct", "p_holm"]
+    effects = pd.DataFrame(lines, columns=names)
+    beyond, largest, seed, width = switch_figures.findings(effects)
+    assert beyond == "Beyond chance, the accuracy is changed by 1 of 2 switches: no ReLU."
+    minus = "\N{MINUS SIGN}"
+    assert f"no ReLU, {minus}3.0 [{minus}5.0, {minus}1.0] points" in largest
+    assert "1 of 2 switches lie within" in seed
+    assert "up to 2.0 points" in width
+    assert switch_figures.findings(effects[:1]) == ["No switch was trained."]
+    assert "changed by none of 1" in switch_figures.findings(effects[2:])[0]
+    ticks = switch_figures.forest(effects, 80.0, "title").axes[0].child_axes[0].get_yticklabels()
+    assert [tick.get_text() for tick in ticks][1:] == [f"{minus}3.0, p = 0.01", "+0.0, p = 1.00"]
 
 
 def test_the_second_pipeline_trains_every_switch_and_lists_modules_that_exist():

@@ -13,6 +13,7 @@ from cfnsr.models.registry import EXTRA, ROWS, TABLE_1, TABLE_2, find
 from cfnsr.params import Clips, Params, SourceParams
 from cfnsr.ravdess import EMOTIONS, actors_of_fold, parse_name
 from cfnsr.runs import Predictions, Run
+from cfnsr.selection import RULES
 from cfnsr.synthetic import takes
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -116,7 +117,9 @@ def test_a_paired_test_has_the_difference_and_holms_p():
         *[run([6], "audio", fold) for fold in folds],
         *[run([8], "video", fold) for fold in folds],
     )
-    tests = tables.paired_tests(paper(runs)).set_index("row")
+    tests = tables.paired_tests(paper(runs))
+    assert set(tests["rule"]) == set(RULES[:3])
+    tests = tests[tests["rule"] == "last epoch"].set_index("row")
     assert tests["difference_pct"].to_dict() == pytest.approx({"video": 0, "audio": -25})
     # twenty actors of equal difference: 2 of 2^20 sign flips are as extreme
     assert tests.loc["audio", "p_value"] == pytest.approx(2 / 2**20)
@@ -125,9 +128,84 @@ def test_a_paired_test_has_the_difference_and_holms_p():
     text = typeset.to_markdown(
         tables.table(TABLE_1, paper(runs)), tests.reset_index(), tables.ceilings(REAL), ""
     )
-    bold = [line.split("|")[1].strip() for line in text.splitlines() if "**" in line]
+    bold = [line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if "**" in line]
     assert bold == ["1D CNN (Aud.)"]
     assert "**\N{MINUS SIGN}25.00 (\\< 0.001)**" in text
+
+
+def test_a_verdict_that_depends_on_the_rule_is_said_and_noted():
+    """CFN-SR is as good in epoch 1 as the sound alone in epoch 2, and falls behind at the end."""
+    runs = by_row(
+        *[run([8, 4], "cfn_sr", fold) for fold in range(1, 6)],
+        *[run([3, 7], "audio", fold) for fold in range(1, 6)],
+        *[run([3, 3], "video", fold) for fold in range(1, 6)],
+    )
+    tests = tables.paired_tests(paper(runs))
+    found = tests.set_index(["row", "rule"])["difference_pct"].to_dict()
+    assert found["audio", "best test epoch"] == pytest.approx(-12.5)
+    assert found["audio", "last epoch"] == pytest.approx(37.5)
+    # Holm over the two rows of a rule, not over all: 20 actors alike have p = 2 / 2^20
+    assert tests["p_holm"].tolist() == pytest.approx([4 / 2**20] * 6)
+    sentences = typeset.findings(tests)
+    last = sentences.index("last epoch, protocol paper")
+    assert "better than CFN-SR beyond chance: 1D CNN (Aud.) +37.50 (< 0.001)" in sentences[last + 1]
+    assert "worse beyond chance: 3D ResNeXt50 (Vid.)" in sentences[last + 2]
+    assert "none" in sentences[sentences.index("best test epoch, protocol paper") + 1]
+    assert sentences[-1] == "Protocol paper: the rule decides the verdict on 1D CNN (Aud.)."
+    text = typeset.to_markdown(tables.table(TABLE_1, paper(runs)), tests, tables.ceilings(REAL), "")
+    (note,) = [line for line in text.splitlines() if "another verdict" in line]
+    assert "best test epoch: \N{MINUS SIGN}12.50 [" in note
+    assert "p \\< 0.001" in note
+    mark = note.split(" ")[0]
+    assert [
+        line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if f"*{mark}" in line
+    ] == ["1D CNN (Aud.)"]
+
+
+def test_rules_that_agree_are_said_to():
+    tests = tables.paired_tests(paper(by_row(run([8]), run([8], "audio"))))
+    assert typeset.findings(tests)[-1] == "Protocol paper: every rule gives the same verdicts."
+    assert "nothing to compare" in typeset.findings(tests[:0])[0]
+
+
+def test_short_trainings_and_intervals_without_width_have_a_note():
+    runs = by_row(
+        run([2, 3], "erann"), run([2, 3], "cfn_sr"), run([2] * 5, "audio"), run([4], "linear")
+    )
+    found = tables.table(TABLE_1 | EXTRA, paper(runs))
+    assert found.set_index("row")["n_epochs"].to_dict() == {
+        "erann": 2,
+        "cfn_sr": 2,
+        "audio": 5,
+        "linear": 1,
+    }
+    tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
+    text = typeset.to_markdown(found, tests, ceilings, "", {"audio": "a note"})
+    (short,) = [line for line in text.splitlines() if "not converged" in line]
+    assert "2 epochs from random weights" in short
+    assert f"ERANNs<sup>1, {short[5]}</sup>" in text or f", {short[5]}</sup>" in text
+    # every actor has as many right as every other
+    (flat,) = [line for line in text.splitlines() if "every actor has the same" in line]
+    assert text.count(f"[37.5, 37.5]{flat.split(' ')[0]}") == 4
+    assert "a note" in text
+    uneven = [run([2], fold=1), run([4], fold=2)]
+    text = typeset.to_markdown(
+        tables.table(TABLE_1, paper(by_row(*uneven))), tests[:0], ceilings, ""
+    )
+    assert "every actor has the same" not in text
+
+
+def test_networks_smaller_than_the_papers_are_said_to_be():
+    small = tables.table(TABLE_1, paper(by_row(run([1], n_parameters=1_074_841))))
+    assert tables.reduced_size(small) == (
+        "networks of reduced size (CFN-SR 1.07 M parameters; the paper's 26.30 M)"
+    )
+    full = tables.table(TABLE_1, paper(by_row(run([1], n_parameters=26_301_234))))
+    assert tables.reduced_size(full) == ""
+    assert tables.reduced_size(tables.table(TABLE_1, {})) == ""
+    blocks = SourceParams(clips=Clips(), model={"n_blocks": [1, 1, 1, 1]})
+    assert "1-1-1-1" in tables.block_notes(Params(synthetic=blocks))["video"]
+    assert tables.block_notes(CONTROL) == {}
 
 
 def test_without_cfn_sr_there_is_nothing_to_compare_with():
@@ -170,6 +248,7 @@ def test_the_protocols_are_tested_and_corrected_each_for_itself():
     runs = [run([n], row, fold) for row, n in rows.items() for fold in folds]
     nested = [replace(r, info=r.info | {"protocol": "nested"}) for r in runs if r.row != "video"]
     tests = tables.paired_tests(tables.by_protocol(runs + nested))
+    tests = tests[tests["rule"] == "last epoch"]
     assert [*zip(tests["row"], tests["protocol"], strict=True)] == [
         ("video", "paper"),
         ("audio", "paper"),
@@ -218,12 +297,13 @@ def test_a_csv_has_two_decimals_and_no_word_for_missing_numbers(tmp_path):
     text, _, _ = written(tmp_path / "table", by_row(run([1], "erann", n_clips=6)), REAL)
     header, line, _ = text.splitlines()
     assert header == ",".join(tables.COLUMNS)
-    assert line.startswith("erann,ERANNs,Model,1000,,74.80,best test epoch,16.67,,16.67,16.67,")
+    assert line.startswith("erann,ERANNs,Model,1000,1,,74.80,best test epoch,16.67,,16.67,16.67,")
     assert ",paper,1,0.001," in line  # operations that two decimals would make 0.00
 
 
 def test_a_markdown_table_has_a_line_a_row_and_the_setting_above(tmp_path):
-    _, text, _ = written(tmp_path / "table", every_row(), CONTROL, TABLE_1 | EXTRA)
+    runs = every_row(n_right=(3, 6, 5, 4, 5))
+    _, text, _ = written(tmp_path / "table", runs, CONTROL, TABLE_1 | EXTRA)
     caption, grid, *notes = text.strip().split("\n\n")
     assert (
         "synthetic control: protocol paper, folds 1 to 5, 160 test clips, 1 seed a fold" in caption
@@ -232,7 +312,8 @@ def test_a_markdown_table_has_a_line_a_row_and_the_setting_above(tmp_path):
     assert len(lines) == len(TABLE_1 | EXTRA)
     assert {line.count("|") for line in grid.splitlines()} == {header.count("|")}
     assert "Ceiling, %" in header
-    assert len(notes) == sum(bool(row.note) for row in (TABLE_1 | EXTRA).values())
+    # all actors are alike here, so that intervals have no width: one more note
+    assert len(notes) == 1 + sum(bool(row.note) for row in (TABLE_1 | EXTRA).values())
 
 
 def test_real_data_has_no_column_for_ceilings(tmp_path):

@@ -21,12 +21,14 @@ from cfnsr.figures import (
     VERMILLION,
     drawn,
     entitle,
+    ink,
 )
 
 if TYPE_CHECKING:
     from cfnsr.attention.attended import Gate
     from cfnsr.attention.deletion import Curves
 
+MINUS = "\N{MINUS SIGN}"
 #: As `cfnsr.attention.inquiry.located_maps` names them.
 _KINDS = (
     "cross-modal, face",
@@ -230,6 +232,8 @@ def reliance(table: pd.DataFrame, highlighted: Sequence[str], title: str) -> Fig
             intact = table[(table["row"] == row) & (table["condition"] == "intact")]
             axis.axhline(intact["accuracy_pct"].iloc[0], linestyle=":", color=colour, linewidth=1)
         axis.set(xlabel=x, ylim=(0, 104), ylabel="accuracy, % of clips")
+        measured = table.loc[table["condition"] == condition, "level"].unique()
+        axis.set_xticks(measured, [f"{level:.0f}".replace("-", MINUS) for level in measured])
         if not axis.lines:
             axis.axis("off")  # none of these rows has that modality
     axes["noise"].invert_xaxis()
@@ -246,17 +250,26 @@ def reliance(table: pd.DataFrame, highlighted: Sequence[str], title: str) -> Fig
 
 def _accuracy_cells(axis: Axes, cells: pd.DataFrame) -> None:
     values = cells.to_numpy()
-    axis.imshow(np.ma.masked_invalid(values), "cividis", vmin=0, vmax=100, aspect="auto")
+    image = axis.imshow(np.ma.masked_invalid(values), "cividis", vmin=0, vmax=100, aspect="auto")
     for i, j in np.argwhere(~np.isnan(values)):
-        colour = "white" if values[i, j] < 55 else "black"
-        axis.text(j, i, f"{values[i, j]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+        axis.text(
+            j,
+            i,
+            f"{values[i, j]:.0f}",
+            ha="center",
+            va="center",
+            fontsize=7,
+            color=ink(tuple(image.to_rgba(values[i, j]))),
+        )
     axis.set_yticks(range(len(cells)), cells.index.tolist())
+    axis.xaxis.tick_top()  # first: the labels below are others than those on top
     axis.set_xticks(
-        range(cells.shape[1]), [_condition(*name) for name in cells.columns], rotation=40
+        range(cells.shape[1]),
+        [_condition(*name) for name in cells.columns],
+        rotation=40,
+        ha="left",
+        rotation_mode="anchor",
     )
-    axis.set_xticks(range(cells.shape[1]))
-    plt.setp(axis.get_xticklabels(), ha="left", rotation_mode="anchor")
-    axis.xaxis.tick_top()
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set_xlabel("accuracy, % of clips; empty where the system has no such modality")
@@ -264,5 +277,5 @@ def _accuracy_cells(axis: Axes, cells: pd.DataFrame) -> None:
 
 def _condition(condition: str, level: float) -> str:
     if condition == "audio noise":
-        return f"noise, {level:.0f} dB"
+        return f"noise, {level:.0f} dB".replace("-", MINUS)
     return f"{level:.0f} % of frames lost" if condition == "frames dropped" else condition

@@ -20,7 +20,9 @@ from cfnsr.drawing import STROKES
 from cfnsr.figures import (
     BLUE,
     GREY,
+    LARGEST_Z,
     STYLE,
+    Z_LABELS,
     drawn,
     entitle,
 )
@@ -28,11 +30,12 @@ from cfnsr.params import Preprocess
 from cfnsr.synthetic_face import EXPRESSIONS, Expression, Look, landmarks
 
 _MAP_COLOURS = "RdBu_r"  # told apart by colour-blind readers, white at 1
-_OPACITY = 0.55
+_OPACITY = 0.35  # the face below is what a reader wants to recognise
 _MOST_FRAMES = 8
 _GIF_DPI = 90
 _N_MOMENTS = 1000
 _MOST_STRENGTH = 16.0  # times uniform; more is not told apart
+_APART = 1.1  # a tick is left out that is less than so many times the end of its colour bar
 
 
 @drawn
@@ -78,7 +81,7 @@ def audio_timeline(
         ends_s = np.cumsum([len(piece) for piece in pieces]) / settings.sample_rate_hz
         low, high = ([reach(piece) for piece in pieces] for reach in (np.min, np.max))
         above[0].fill_between(start_s + ends_s, low, high, color=GREY, linewidth=0)
-        above[0].set_ylabel("waveform")
+        above[0].set_ylabel("amplitude,\nfull scale 1")
     hop_s = HOP / settings.sample_rate_hz
     image = axes[0].imshow(
         mfcc,
@@ -86,12 +89,13 @@ def audio_timeline(
         aspect="auto",
         origin="lower",
         interpolation="nearest",
-        vmin=-3,
-        vmax=3,
+        vmin=-LARGEST_Z,
+        vmax=LARGEST_Z,
         extent=_extent(start_s, hop_s, mfcc.shape[1], len(mfcc)),
     )
     axes[0].set_ylabel("MFCC")
-    figure.colorbar(image, ax=axes[0], label="sd from\nthe mean", pad=0.01)
+    bar = figure.colorbar(image, ax=axes[0], label="sd from\nthe mean", pad=0.01)
+    bar.set_ticks([-LARGEST_Z, 0, LARGEST_Z], labels=Z_LABELS)
     step_s = float(np.diff(token_times_s).mean())
     for layer, axis in enumerate(axes[1:-1]):
         axis.imshow(
@@ -239,17 +243,17 @@ def animate(
     shots = []
     for frame in range(len(maps)):
         with plt.rc_context(STYLE):
-            figure, axes = plt.subplots(1, 2, figsize=(4.6, 2.5), layout="constrained")
+            figure, axes = plt.subplots(1, 2, figsize=(6, 3.1), layout="constrained")
             picture = None if pictures is None else pictures[frame]
             _overlay(axes[0], picture, None, norm)
             _overlay(axes[1], picture, maps[frame], norm)
             _strength_bar(figure, axes[None, 1:], norm)
-            entitle(figure, f"{label}\nframe {frame + 1} of {len(maps)}")
+            entitle(figure, f"{label}; frame {frame + 1} of {len(maps)}")
             buffer = io.BytesIO()
             figure.savefig(buffer, dpi=_GIF_DPI, metadata={"Software": None})
             plt.close(figure)
         shot = Image.open(buffer).convert("RGB")
-        shots.append(shot.quantize(128, dither=Image.Dither.NONE))
+        shots.append(shot.quantize(256, dither=Image.Dither.NONE))
     _write_gif(shots, seconds, path)
 
 
@@ -299,10 +303,14 @@ def _strength_bar(figure: Figure, axes: np.ndarray, norm: LogNorm, pad: float = 
     bar = figure.colorbar(scale, ax=axes.ravel().tolist(), pad=pad, extend="both")
     bar.set_label("times uniform")
     low, high = _limits(norm)
-    ticks = [
-        tick for tick in (1 / 8, 1 / 4, 1 / 2, 1 / 1.5, 1, 1.5, 2, 4, 8) if low <= tick <= high
+    between = [
+        tick
+        for tick in (1 / 8, 1 / 4, 1 / 2, 1 / 1.5, 1, 1.5, 2, 4, 8)
+        if low * _APART <= tick <= high / _APART
     ]
-    bar.set_ticks(ticks, labels=[f"{tick:.2g}" for tick in ticks])
+    # What is beyond an end has its colour.
+    labels = [f"≤ {low:.2g}", *[f"{tick:.2g}" for tick in between], f"≥ {high:.2g}"]
+    bar.set_ticks([low, *between, high], labels=labels)
     bar.minorticks_off()
 
 

@@ -111,8 +111,17 @@ class Study:
     @property
     def looked_at(self) -> np.ndarray:
         """Positions of all clips that are looked at, in any run."""
-        infos = [read_info(folder) for folders in self.folders.values() for folder in folders]
-        return np.unique(np.concatenate([self.chosen(info) for info in infos]))
+        return np.unique(np.concatenate([self.chosen(info) for info in self._infos()]))
+
+    @property
+    def extent(self) -> str:
+        """How many of the test clips are looked at, for a title."""
+        tested = [self.clips.of_actors(info["actors"]["test"]) for info in self._infos()]
+        n_clips, n_all = len(self.looked_at), len(np.unique(np.concatenate(tested)))
+        return f"all {n_all} test clips" if n_clips == n_all else f"{n_clips} of {n_all} test clips"
+
+    def _infos(self) -> list[dict[str, Any]]:
+        return [read_info(folder) for folders in self.folders.values() for folder in folders]
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +204,7 @@ class Survey:
     reliance: pd.DataFrame
     localisation: pd.DataFrame
     gates: Mapping[str, tuple[attended.Gate, ...]]  # of each row's first run, by label
+    gate_folds: Sequence[int]  # which these first runs test
 
 
 def survey(
@@ -211,6 +221,7 @@ def survey(
     outcomes: dict[str, list[pd.DataFrame]] = {}
     overlaps: dict[tuple[str, str, str], list[tuple[Overlap, np.ndarray]]] = {}
     gates: dict[str, tuple[attended.Gate, ...]] = {}
+    gate_folds = set()
     cues = _Cues(study, clip_root) if study.settings.data == "synthetic" else None
     actor = study.clips.index["actor"].to_numpy()
     folders = [(row, folder) for row, paths in study.folders.items() for folder in paths]
@@ -224,8 +235,9 @@ def survey(
         )
         found = attended.maps(view, sound)
         label = find(row).label
-        if found.gates:
-            gates.setdefault(label, found.gates)
+        if found.gates and label not in gates:
+            gates[label] = found.gates
+            gate_folds.add(trained.info["fold"])
         maps = {label: located_maps(view, sound, found)}
         if row == chosen:
             fresh = trained.untrained().view(study.clips.frames[positions])
@@ -234,7 +246,12 @@ def survey(
             if cues is not None:
                 overlap = cues.overlap(trained, map_, positions)
                 overlaps.setdefault((row, name, map_.name), []).append((overlap, actor[positions]))
-    return Survey(modality_reliance.summarise(outcomes), _localisation(overlaps), gates)
+    return Survey(
+        modality_reliance.summarise(outcomes),
+        _localisation(overlaps),
+        gates,
+        sorted(gate_folds),
+    )
 
 
 def cams(

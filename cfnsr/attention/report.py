@@ -93,7 +93,7 @@ def face(study: Study, look: Look, title: str, overlays: bool = False) -> Figure
     clips = shown_clips(look)
     labels = [_label(look, clip) for clip in clips]
     shows = look.pictures[clips] if overlays or _is_nobody(study) else None
-    title = f"{title}: {map_.name}\n{setting(study, look)}"
+    title = f"{title}: {map_.name}{_still(map_)}\n{setting(study, look)}"
     return figures.on_frames(shows, _on_pixels(look, map_)[clips], labels, title)
 
 
@@ -108,7 +108,9 @@ def animation(study: Study, look: Look, title: str, path: Path, overlays: bool =
     settings = look.trained.preprocess
     seconds = settings.offset_s + settings.duration_s
     shows = look.pictures[clip] if overlays or _is_nobody(study) else None
-    label = f"{title}: {map_.name}, {_label(look, clip, ', ')}\n{setting(study, look)}"
+    label = (
+        f"{title}: {map_.name}{_still(map_)}\n{setting(study, look)}\n{_label(look, clip, ', ')}"
+    )
     figures.animate(shows, _on_pixels(look, map_)[clip], seconds, label, path)
 
 
@@ -138,12 +140,13 @@ def gradcam(study: Study, look: Look, title: str) -> Figure:
 
 
 def gates(study: Study, survey: Survey, title: str) -> Figure:
-    """Channel gates of MMTM and MSAF on their first run."""
-    title = f"{title}\n{setting(study)}"
+    """Channel gates of MMTM and MSAF on their first runs: of two trainings, no channels match."""
     if not survey.gates:
         sentence = "Neither MMTM nor MSAF was trained: params.yaml leaves them out."
-        return effect_figures.nothing(sentence, title)
-    return effect_figures.gates(survey.gates, title)
+        return effect_figures.nothing(sentence, f"{title}\n{setting(study)}")
+    n_clips = max(len(found[0].values) for found in survey.gates.values())
+    where = tables.setting(study.settings, survey.gate_folds)
+    return effect_figures.gates(survey.gates, f"{title}\n{where}; {n_clips} test clips")
 
 
 def deletion(study: Study, look: Look, effect: Effect, title: str) -> Figure:
@@ -151,6 +154,7 @@ def deletion(study: Study, look: Look, effect: Effect, title: str) -> Figure:
     title = f"{title}\n{look.trained.row.label}, {setting(study)}"
     if not effect.curves:
         return _nothing("{} has no map that says where.", look, title)
+    title = f"{title}; {study.extent}"
     return effect_figures.deletion(effect.curves, effect.gains, effect.hidden, title)
 
 
@@ -164,23 +168,15 @@ def localisation(study: Study, survey: Survey, title: str) -> Figure:
             else "No row with a map that says where was trained: params.yaml leaves them out."
         )
         return effect_figures.nothing(sentence, title)
-    return effect_figures.localisation(survey.localisation, title)
+    return effect_figures.localisation(survey.localisation, f"{title}; {study.extent}")
 
 
 def reliance(study: Study, look: Look, survey: Survey, title: str) -> Figure:
     """Accuracy of every row under every condition."""
     row = look.trained.info["row"]
     highlighted = list(dict.fromkeys([row, "video", "audio"]))
-    return effect_figures.reliance(survey.reliance, highlighted, f"{title}\n{setting(study)}")
-
-
-def verdicts(localisation: pd.DataFrame) -> list[str]:
-    """A sentence a map on how it compares with chance, in the table's order."""
-    return [
-        f"{line['label']}, {line['map']}: {line['lift']:.2f} "
-        f"[{line['ci_low']:.2f}, {line['ci_high']:.2f}], {line['against_chance']} chance"
-        for line in localisation.to_dict("records")
-    ]
+    title = f"{title}\n{setting(study)}; {study.extent}"
+    return effect_figures.reliance(survey.reliance, highlighted, title)
 
 
 def write_tables(survey: Survey, effect: Effect, folder: Path) -> None:
@@ -203,6 +199,11 @@ def shown_clips(look: Look) -> list[int]:
 def _on_pixels(look: Look, map_: Located) -> np.ndarray:
     regions = attended.video_regions(look.trained, map_.values.shape[1:])
     return figures.on_pixels(map_.values, regions)
+
+
+def _still(map_: Located) -> str:
+    """Why a map does not move where it has a single time slice, (clip, 1, H, W)."""
+    return "" if map_.values.shape[1] > 1 else " (one map for all frames)"
 
 
 def _is_nobody(study: Study) -> bool:
