@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchvision.transforms import v2
 
-from cfnsr import summary
+from cfnsr import motion, summary
 from cfnsr.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.params import Drawing
@@ -46,8 +46,8 @@ class Clips:
 
     `frames` is uint8 (clip, frame, S, S, channel), 3 channels of RGB or 1 of drawn strokes;
     `mfcc` float32 (clip, coefficient, time); `log_mel` float16 (clip, band, time);
-    `landmark_statistics` float32 (clip, statistic); `emotion` the
-    class index of each clip; `sha256` stands for all of it.
+    `landmark_statistics` float32 (clip, statistic); `motion` float32 (clip, track, moment);
+    `emotion` the class index of each clip; `sha256` stands for all of it.
     """
 
     index: pd.DataFrame
@@ -55,6 +55,7 @@ class Clips:
     mfcc: np.ndarray
     log_mel: np.ndarray
     landmark_statistics: np.ndarray
+    motion: np.ndarray
     sha256: str
 
     @cached_property
@@ -68,9 +69,13 @@ class Clips:
 
     @cached_property
     def statistics(self) -> np.ndarray:
-        """What the linear yardstick knows of each clip: (clip, statistic, 1), unscaled."""
-        of_mfcc = summary.mfcc_statistics(self.mfcc)
-        return np.concatenate([self.landmark_statistics, of_mfcc], axis=1)[:, :, None]
+        """What the linear yardstick knows: (clip, statistic, 1)."""
+        return summary.of_face_and_voice(self.landmark_statistics, self.mfcc)
+
+    @cached_property
+    def motion_and_voice(self) -> np.ndarray:
+        """Landmark tracks above the spectrogram: (clip, track or band, moment)."""
+        return motion.with_voice(self.motion, self.log_mel)
 
     def of_actors(self, actors: Iterable[int]) -> np.ndarray:
         """The positions of these actors' clips, in index order."""
@@ -103,6 +108,7 @@ def load(folder: Path, drawing: Drawing) -> Clips:
         np.load(folder / "mfcc.npy"),
         np.load(folder / "log_mel.npy", mmap_mode="r"),
         np.load(folder / "landmark_statistics.npy"),
+        np.load(folder / "motion.npy"),
         hashlib.sha256(what.encode()).hexdigest(),
     )
 

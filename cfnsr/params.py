@@ -1,5 +1,9 @@
 """params.yaml as frozen, validated objects."""
 
+import re
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -13,6 +17,7 @@ Source = Literal["synthetic", "ravdess", "ravdess_landmarks"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+_KIND = re.compile(r"int|literal\[.*\]")
 
 
 class _Section(BaseModel):
@@ -72,10 +77,16 @@ class Schedule(_Section):
     n_epochs: Count = 70
     batch_size: Annotated[int, Field(ge=2)] = 16
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    anneal: bool = False  # the rate falls to zero along half a cosine; the paper's is constant
+
+    def rate(self, epoch: int) -> float:
+        """The learning rate of an epoch, counted from 0."""
+        falling = (1 + cos(pi * epoch / self.n_epochs)) / 2
+        return self.learning_rate * (falling if self.anneal else 1)
 
 
 class Training(_Section):
-    """Schedules of the two encoders, of ERANN, and of every row that starts from the encoders.
+    """Schedules of the two encoders, of ERANN, of rows that start from the encoders, and of ours.
 
     `n_threads` of the processor (null: all): the control's tensors are so small that a second
     one gains little, and with one the result is the same on any number of cores.
@@ -88,6 +99,7 @@ class Training(_Section):
     audio: Schedule = Schedule()
     erann: Schedule = Schedule()
     fusion: Schedule = Schedule()
+    ours: Schedule = Schedule(n_epochs=40, batch_size=32, anneal=True)
     standardise_mfcc: bool = True
     augment_per_frame: bool = False
     n_threads: Count | None = None
@@ -170,15 +182,29 @@ def load(path: Path | None = None) -> Params:
     try:
         params = Params.model_validate(values or {})
     except ValidationError as error:
-        raise InputError(
-            f"{path.name}: " + "; ".join(_explain(problem) for problem in error.errors())
-        ) from None
+        raise InputError(f"{path.name}: {'; '.join(_explain(error.errors()))}") from None
     params.folds  # noqa: B018  a wrong fold is an error here, not in a later stage
     return params
 
 
-def _explain(problem: Any) -> str:
-    key = ".".join(str(part) for part in problem["loc"]) or "the whole file"
-    if problem["type"] == "extra_forbidden":
-        return f"unknown parameter {key}; check its spelling against the README's list"
-    return f"{key}: {problem['msg'][:1].lower()}{problem['msg'][1:]}, found {problem['input']!r}"
+def _explain(problems: Iterable[Any]) -> Iterator[str]:
+    """What is wrong with each key; one of several types has a problem with each of them."""
+    for key, group in groupby(problems, _key):
+        problem, *others = group
+        if problem["type"] == "extra_forbidden":
+            yield f"unknown parameter {key}; check its spelling against the README's list"
+            continue
+        message = f"{problem['msg'][:1].lower()}{problem['msg'][1:]}"
+        if others:
+            kinds = (each.get("ctx", {}).get("expected") for each in (problem, *others))
+            message = "expected " + " or ".join(kind or "a whole number" for kind in kinds)
+            message = message.replace("'", "")
+        yield f"{key}: {message}, found {problem['input']!r}"
+
+
+def _key(problem: Any) -> str:
+    names = [str(part) for part in problem["loc"]]
+    # After the key, pydantic names the one of several types that it has tried.
+    if problem["type"] != "extra_forbidden" and names[-1:] and _KIND.fullmatch(names[-1]):
+        names.pop()
+    return ".".join(names) or "the whole file"

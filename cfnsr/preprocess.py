@@ -9,6 +9,7 @@ build/<data>/arrays/
     mfcc.npy       float32 (clip, coefficient, time)
     log_mel.npy    float16 (clip, band, time)
     landmark_statistics.npy   float32 (clip, statistic), see `cfnsr.summary`
+    motion.npy     float32 (clip, track, moment), see `cfnsr.motion`
 """
 
 import hashlib
@@ -31,13 +32,13 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from cfnsr import audio, summary, video
+from cfnsr import audio, motion, summary, video
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess, Source
 from cfnsr.ravdess import EMOTIONS, parse_name
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
-VERSION = 2
+VERSION = 3
 INDEX_COLUMNS = (
     "clip",
     "actor",
@@ -84,6 +85,7 @@ def preprocess_clip(
         "mfcc": audio.mfcc(log_mel, settings.n_mfcc),
         "log_mel": log_mel.astype(np.float16),
         "landmark_statistics": summary.landmark_statistics(points),
+        "motion": motion.on_the_clock(points, len(waveform) / rate_hz, settings),
     }
     if draws_landmarks:
         arrays["points"] = points[video.choose_frames(len(points), settings)].astype(np.float32)

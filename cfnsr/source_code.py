@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parent
 #: What every training runs besides its model.
 SHARED = ("dataset", "drawing", "ravdess", "training")
 #: Modules beyond `models` whose code a model may run.
-_BELOW_MODELS = ("cfnsr.models.", "cfnsr.summary")
+_BELOW_MODELS = ("cfnsr.models.", "cfnsr.summary", "cfnsr.motion")
 
 
 def hashes(model: str) -> dict[str, str]:

@@ -87,7 +87,7 @@ class Experiment:
             "actors": {name: list(actors) for name, actors in vars(self.split).items()},
             "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
             "schedule": self.schedule.model_dump() if self.schedule else None,
-            "training": training.model_dump(exclude={"video", "audio", "erann", "fusion"})
+            "training": training.model_dump(exclude={"video", "audio", "erann", "fusion", "ours"})
             | {"precision": self.precision},
             "preprocess": source.preprocess.model_dump(),
             "drawing": source.drawing.model_dump(),
@@ -300,6 +300,8 @@ def _fit(
             int(np.random.SeedSequence([experiment.seed, epoch]).generate_state(1)[0])
         )
         order = training[torch.randperm(len(training)).numpy()]
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate(epoch)
         model.train()
         totals = torch.zeros(2, device=fabric.device)  # loss, clips classified rightly
         for batch in loader.batches(order, schedule.batch_size, augmented=True):

@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 
 from cfnsr import synthetic
+from cfnsr.motion import N_TRACKS
 from cfnsr.params import Clips, Preprocess
 from cfnsr.ravdess import EMOTIONS
 from cfnsr.summary import N_LANDMARK_STATISTICS
@@ -66,6 +67,7 @@ def random_arrays(tmp_path_factory):
     np.save(folder / "log_mel.npy", rng.normal(size=(n, 128, 212)).astype(np.float16))
     statistics = rng.normal(size=(n, N_LANDMARK_STATISTICS)).astype(np.float32)
     np.save(folder / "landmark_statistics.npy", statistics)
+    np.save(folder / "motion.npy", rng.normal(size=(n, N_TRACKS, 53)).astype(np.float32))
     return folder
 
 

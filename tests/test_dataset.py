@@ -26,6 +26,7 @@ from cfnsr.dataset import (
 )
 from cfnsr.drawing import draw_faces
 from cfnsr.errors import InputError
+from cfnsr.motion import N_TRACKS
 from cfnsr.params import Drawing
 from cfnsr.ravdess import EMOTIONS
 
@@ -58,6 +59,7 @@ def write_arrays(folder, *, drawn=False, **changed):
     np.save(folder / "mfcc.npy", (scale * rng.normal(3, 1, (N_CLIPS, 13, 30))).astype(np.float32))
     np.save(folder / "log_mel.npy", rng.normal(-40, 9, (N_CLIPS, 16, 30)).astype(np.float16))
     np.save(folder / "landmark_statistics.npy", rng.normal(size=(N_CLIPS, 416)).astype(np.float32))
+    np.save(folder / "motion.npy", rng.normal(size=(N_CLIPS, N_TRACKS, 53)).astype(np.float32))
     return folder
 
 
@@ -148,7 +150,7 @@ def test_batches_take_each_clip_once_in_order_and_none_is_alone(n_clips, batch_s
     index = pd.DataFrame({"emotion": ["calm"] * n_clips, "actor": 1})
     sound = np.arange(n_clips, dtype=np.float32)[:, None, None]
     numbered = Clips(
-        index, np.empty((n_clips, 1, 1, 1, 3), np.uint8), sound, sound, sound[:, 0], ""
+        index, np.empty((n_clips, 1, 1, 1, 3), np.uint8), sound, sound, sound[:, 0], sound, ""
     )
     loader = Loader(numbered, sound, False, True, augmentation(1), CPU)
     positions = np.random.default_rng(1).permutation(n_clips)

@@ -14,7 +14,7 @@ from torch import nn
 
 from cfnsr.audio import N_MELS
 from cfnsr.errors import InputError
-from cfnsr.models import registry
+from cfnsr.models import motion_voice, registry
 from cfnsr.models.base import FULL_SIZE, N_EMOTIONS, Sizes
 from cfnsr.models.convert import from_release
 from cfnsr.models.cross_modal import CFNSR, CrossModalAttention
@@ -28,6 +28,7 @@ from cfnsr.models.mmtm import TransferModule
 from cfnsr.models.msaf import SplitAttention
 from cfnsr.models.registry import ROWS
 from cfnsr.models.resnext import Conv3d, ResNeXt, VideoOnly, average_pool
+from cfnsr.motion import BANDS_JOINED, N_TRACKS, STRIDE
 from cfnsr.params import Model
 from cfnsr.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
 
@@ -53,6 +54,7 @@ N_PARAMETERS = {
     "audio_to_video": 26_301_417,
     "no_self_attention": 26_051_369,
     "no_residual": 26_301_417,
+    "motion_voice": 365_296,
     "linear": 3_856,  # 8 x (416 of landmarks + 65 of MFCCs + 1)
     "cfn_sr_released": 26_301_417,
 }
@@ -84,6 +86,7 @@ def batch(model, n_clips=N_CLIPS):
     sound = {
         "mfcc": (SMALL.n_mfcc, SMALL.n_mfcc_frames),
         "log_mel": (N_MELS, SMALL.n_mfcc_frames),
+        "motion_and_voice": (N_TRACKS + N_MELS // BANDS_JOINED, SMALL.n_mfcc_frames // STRIDE),
         "statistics": (N_LANDMARK_STATISTICS + N_STATISTICS_PER_MFCC * SMALL.n_mfcc, 1),
     }[model.audio_input]
     return torch.randn(n_clips, 3, 8, 64, 64), torch.randn(n_clips, *sound)
@@ -114,7 +117,7 @@ def test_rows_are_those_of_the_papers_tables_and_the_release():
         "no_self_attention",
         "no_residual",
     ]
-    assert list(registry.EXTRA) == ["linear", "cfn_sr_released"]
+    assert list(registry.EXTRA) == ["linear", "motion_voice", "cfn_sr_released"]
     assert ROWS == registry.TABLE_1 | registry.TABLE_2 | registry.EXTRA
 
 
@@ -584,3 +587,65 @@ def test_bfloat16_gradients_are_right_where_frames_are_few(shape, kernel_size, s
 
     for found, expected in zip(gradients(True), gradients(False), strict=True):
         assert (found - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+# Motion and voice
+
+
+def test_the_logits_of_motion_and_voice_are_the_sum_of_both_networks_log_odds():
+    model = build("motion_voice").eval()
+    frames, both = batch(model)
+    motion, voice = both[:, :N_TRACKS], both[:, N_TRACKS:]
+    expected = model.motion(motion).log_softmax(dim=1) + model.voice(voice).log_softmax(dim=1)
+    torch.testing.assert_close(model(frames, both), expected)
+
+
+def test_each_of_the_two_networks_is_trained_by_its_own_loss():
+    torch.manual_seed(0)
+    model = build("motion_voice")
+    frames, both = batch(model)
+    emotion = torch.arange(N_CLIPS) % N_EMOTIONS
+    torch.manual_seed(1)
+    model.loss(frames, both, emotion)[0].backward()
+    together = model.motion.head[1].weight.grad.clone()
+    model.zero_grad()
+    torch.manual_seed(1)
+    cross_entropy = torch.nn.functional.cross_entropy
+    cross_entropy(model.motion(both[:, :N_TRACKS]), emotion, label_smoothing=0.1).backward()
+    torch.testing.assert_close(model.motion.head[1].weight.grad, together)
+
+
+def test_a_face_mirrored_twice_is_itself_and_about_half_are_mirrored():
+    net = build("motion_voice").motion
+    tracks = torch.randn(400, N_TRACKS, 2)
+    mirrored = net.mirror(tracks)
+    changed = (mirrored != tracks).any(dim=(1, 2))
+    assert 150 < changed.sum() < 250
+    once = tracks[changed][:, net.mirrored] * net.sign
+    torch.testing.assert_close(mirrored[changed], once)
+    torch.testing.assert_close(once[:, net.mirrored] * net.sign, tracks[changed])
+
+
+def test_a_warp_of_a_ramp_is_a_ramp_over_a_part_of_at_least_seven_tenths():
+    ramp = torch.linspace(0, 1, 53).expand(200, 3, 53)
+    warped = motion_voice.warp(ramp)
+    steps = warped.diff(dim=2)
+    torch.testing.assert_close(steps, steps[:, :, :1].expand_as(steps), atol=1e-4, rtol=0)
+    length = warped[:, 0, -1] - warped[:, 0, 0]
+    assert (length >= 0.7 - 1e-4).all()
+    assert (length <= 1 + 1e-4).all()
+    assert length.min() < 0.75
+    assert length.max() > 0.95
+
+
+@pytest.mark.parametrize("dim", [1, 2])
+def test_two_stretches_at_most_are_hidden_of_each_clip_for_itself(dim):
+    shown = torch.ones(300, 64, 53)
+    hidden = motion_voice.hide(shown, dim).eq(0)
+    lines = hidden.all(dim=3 - dim)
+    assert (lines == hidden.any(dim=3 - dim)).all()  # whole bands, or whole moments
+    n_hidden = lines.sum(dim=1)
+    assert 5 < n_hidden.float().mean() < 2 * motion_voice.MASK / 2 + 1
+    assert n_hidden.max() <= 2 * (motion_voice.MASK + 1)
+    assert (lines.int().diff(dim=1) == 1).sum(dim=1).max() <= 2
+    assert len(set(map(tuple, lines.tolist()))) > 250

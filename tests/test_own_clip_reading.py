@@ -22,15 +22,15 @@ settings = st.builds(
 
 
 @given(duration_s=st.floats(0.05, 120), settings=settings)
-def test_windows_are_equally_long_a_second_apart_and_cover_the_clip(duration_s, settings):
+def test_windows_are_equally_long_about_a_second_apart_and_cover_the_clip(duration_s, settings):
     windows = reading.windows(duration_s, settings)
     starts = np.array([window.start_s for window in windows])
     lengths = np.array([window.end_s - window.start_s for window in windows])
     assert starts[0] == 0
     assert windows[-1].end_s == pytest.approx(duration_s)
     np.testing.assert_allclose(lengths, lengths[0])
-    assert (np.diff(starts) > 0).all()
-    assert (np.diff(starts) <= HOP_S + 1e-9).all()
+    assert (np.diff(starts) >= HOP_S / 2).all()
+    assert (np.diff(starts) < 1.5 * HOP_S + 1e-9).all()
     if len(windows) > 1:
         assert lengths[0] == pytest.approx(settings.offset_s + settings.duration_s + 0.75)
         np.testing.assert_allclose(np.diff(starts)[:-1], HOP_S)
@@ -39,18 +39,25 @@ def test_windows_are_equally_long_a_second_apart_and_cover_the_clip(duration_s, 
 def test_no_take_of_ravdess_is_cut_into_windows():
     for n_frames in (88, 158):  # the shortest and the longest
         assert len(reading.windows(n_frames / (30_000 / 1001), Preprocess())) == 1
-    assert len(reading.windows(7.0, Preprocess())) == 5
+    assert len(reading.windows(7.0, Preprocess())) == 4
+
+
+def test_nearly_the_last_window_does_not_count_twice():
+    starts = [window.start_s for window in reading.windows(9.73, Preprocess())]
+    np.testing.assert_allclose(starts, [0, 1, 2, 3, 4, 5, 6.03])
 
 
 @pytest.mark.parametrize("draws", [False, True], ids=["faces", "landmarks"])
 def test_a_clip_of_the_training_s_format_gives_the_training_s_arrays(one_clip, draws):
-    needs = Needs(video=True, sound=True, draws_landmarks=draws, statistics=True)
+    needs = Needs(video=True, sound=True, draws_landmarks=draws, tracks=True)
     (arrays,) = open_clip(*one_clip, SMALL, needs).arrays()
     expected = preprocess.preprocess_clip(*one_clip, SMALL, draws)
     assert set(arrays) == set(expected)
     for name, array in expected.items():
         assert arrays[name].dtype == array.dtype
-        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
+        # The film may last a frame longer than the sound, and its motion is spread over as much.
+        tolerance = 0.02 if name == "motion" else 0
+        np.testing.assert_allclose(arrays[name], array, rtol=0, atol=tolerance, err_msg=name)
 
 
 def test_so_does_a_real_clip(ravdess_actor_1):

@@ -36,7 +36,18 @@ def test_the_defaults_are_the_papers(written):
         "n_epochs": 70,
         "batch_size": 16,
         "learning_rate": 0.001,
+        "anneal": False,
     }
+
+
+def test_an_annealed_rate_falls_from_the_whole_over_the_half_towards_nothing():
+    schedule = params.Schedule(n_epochs=10, learning_rate=0.01, anneal=True)
+    rates = [schedule.rate(epoch) for epoch in range(10)]
+    assert rates[0] == 0.01
+    assert rates[5] == pytest.approx(0.005)
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.0005
+    assert params.Schedule(learning_rate=0.01).rate(69) == 0.01
 
 
 @pytest.mark.parametrize(
@@ -55,7 +66,12 @@ def test_the_defaults_are_the_papers(written):
         ("ravdess: {preprocess: {rejected: ignore}}", "rejected: .*'stop' or 'skip'.*'ignore'"),
         ("data: crema_d", "data: .*'ravdess'.*'crema_d'"),
         ("protocol: loso", "protocol: .*'nested'.*'loso'"),
-        ("fold: first", "fold.*found 'first'"),
+        ("fold: six", r"params\.yaml: fold: expected all or a whole number, found 'six'$"),
+        ("fold: 2.5", r"params\.yaml: fold: expected all or a whole number, found 2\.5$"),
+        (
+            "ravdess: {training: {precision: 8}}",
+            r"precision: expected 32-true, .* or auto, found 8$",
+        ),
         ("fold: 9", "fold: expected all or 1 to 5 under protocol paper, found 9"),
         ("fold: 6", r"fold: .*found 6 \(protocol nested has fold 6\)"),
         ("fold: 0", "fold: expected all or 1 to 5"),

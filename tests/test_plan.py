@@ -128,5 +128,5 @@ def test_a_rows_code_is_every_module_of_models_that_its_module_imports():
         assert set(source_code.hashes(row.model)) == set(source_code.SHARED) | {
             name.removeprefix("cfnsr.").replace(".", "/")
             for name in imported
-            if name.startswith(("cfnsr.models.", "cfnsr.summary"))
+            if name.startswith(("cfnsr.models.", "cfnsr.summary", "cfnsr.motion"))
         }

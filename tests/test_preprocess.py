@@ -14,7 +14,7 @@ import pytest
 import soundfile
 from conftest import SMALL, TAKES, cut, remux
 
-from cfnsr import audio, preprocess, sources, summary, video
+from cfnsr import audio, motion, preprocess, sources, summary, video
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 from cfnsr.ravdess import EMOTIONS, Take, parse_name
@@ -70,7 +70,7 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
     )
     whole = {
         name: np.load(arrays / "arrays" / f"{name}.npy", mmap_mode="r")
-        for name in ("frames", "mfcc", "log_mel", "landmark_statistics")
+        for name in ("frames", "mfcc", "log_mel", "landmark_statistics", "motion")
     }
     assert whole["frames"].shape == (8, 5, 24, 24, 3)
     assert whole["mfcc"].shape == (8, 13, 212)
@@ -80,6 +80,7 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
         "mfcc": "float32",
         "log_mel": "float16",
         "landmark_statistics": "float32",
+        "motion": "float32",
     }
     for i, line in index.iterrows():
         media = synthetic_root / f"Actor_{line['actor']:02d}" / f"01-01-{line['clip']}.mp4"
@@ -90,6 +91,9 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
         np.testing.assert_array_equal(whole["log_mel"][i], log_mel.astype(np.float16))
         expected = summary.landmark_statistics(points)
         np.testing.assert_array_equal(whole["landmark_statistics"][i], expected)
+        waveform, rate_hz = audio.read_waveform(media)
+        tracks = motion.on_the_clock(points, len(waveform) / rate_hz, SMALL)
+        np.testing.assert_array_equal(whole["motion"][i], tracks)
         take = parse_name(media.stem)
         assert line["emotion"] == EMOTIONS[take.emotion - 1]
         assert (line["intensity"], line["statement"]) == (take.intensity, take.statement)
@@ -364,6 +368,7 @@ def test_drawn_landmarks_keep_the_chosen_frames_points_in_pixels(clips_root, tmp
         "mfcc.npy",
         "log_mel.npy",
         "landmark_statistics.npy",
+        "motion.npy",
     }
     points = np.load(tmp_path / "arrays" / "points.npy")
     assert points.shape == (8, 5, 68, 2)

@@ -180,6 +180,22 @@ def test_a_changed_training_does_not_go_on_from_an_old_state(clips, tmp_path, mo
     assert run(clips, tmp_path, params=changed).n_epochs == 2
 
 
+def test_each_epoch_has_the_rate_of_its_schedule(clips, tmp_path, monkeypatch):
+    seen = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *arguments, **options):
+        seen.append(self.param_groups[0]["lr"])
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    schedule = Schedule(n_epochs=3, batch_size=32, learning_rate=0.01, anneal=True)
+    run(clips, tmp_path, params=settings(audio=schedule))
+    expected = [schedule.rate(epoch) for epoch in range(3)]
+    assert seen == sorted(expected * (len(seen) // 3), reverse=True)
+    assert len(set(expected)) == 3
+
+
 def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):
     trained = run(clips, tmp_path, row="video")
     model = find("video").build(Sizes.of(settings().source))
@@ -237,7 +253,7 @@ def test_nested_never_lets_test_actors_train_scale_or_choose(clips, tmp_path, mo
 
 
 def test_a_fold_whose_actors_are_missing_says_so(clips, tmp_path):
-    arrays = (clips.frames, clips.mfcc, clips.log_mel, clips.landmark_statistics)
+    arrays = (clips.frames, clips.mfcc, clips.log_mel, clips.landmark_statistics, clips.motion)
     few = Clips(clips.index.iloc[16:], *(array[16:] for array in arrays), "few")
     with pytest.raises(InputError, match="no test clips: none of the actors 1, 2, 3, 4"):
         run(few, tmp_path)

@@ -19,6 +19,7 @@ from cfnsr import audio
 from cfnsr.dataset import Clips
 from cfnsr.errors import InputError
 from cfnsr.models.registry import find
+from cfnsr.motion import N_TRACKS
 from cfnsr.params import Preprocess
 from cfnsr.ravdess import parse_name
 from cfnsr.summary import N_LANDMARK_STATISTICS
@@ -168,10 +169,10 @@ def _answers(
     sound = trained.sound_of(clips)[positions]
     # A mean of float16 spectrograms would overflow.
     mean = np.broadcast_to(sound.mean(axis=0, dtype=np.float64), sound.shape)
-    if trained.model.audio_input == "statistics":  # of both: the face's come first
-        seen, heard = slice(None, N_LANDMARK_STATISTICS), slice(N_LANDMARK_STATISTICS, None)
-    else:
-        seen, heard = slice(0), slice(None)
+    # Of an input that holds both, the face's part comes first.
+    n_seen = {"statistics": N_LANDMARK_STATISTICS, "motion_and_voice": N_TRACKS}
+    of_face = n_seen.get(trained.model.audio_input, 0)
+    seen, heard = slice(of_face), slice(of_face, None)
     yield "intact", nan, view.logits(sound)
     if trained.uses_video:
         pictures = clips.frames[positions]

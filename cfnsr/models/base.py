@@ -47,12 +47,13 @@ class EmotionModel(nn.Module):
     (clip, coefficient, time), and gives logits (clip, emotion). A clip's logits never depend on
     the other clips of its batch. A modality that `uses_video` or `uses_audio` denies may be empty.
     With `audio_input` "log_mel" the second argument is a log-mel spectrogram (clip, band, time),
-    with "statistics" it holds statistics of the whole clip (clip, statistic, 1).
+    with "statistics" it holds statistics of the whole clip (clip, statistic, 1), with
+    "motion_and_voice" landmark tracks above a log-mel spectrogram (clip, track or band, moment).
     """
 
     uses_video = True
     uses_audio = True
-    audio_input: Literal["mfcc", "log_mel", "statistics"] = "mfcc"
+    audio_input: Literal["mfcc", "log_mel", "statistics", "motion_and_voice"] = "mfcc"
 
     def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
         """Training loss, here cross entropy (eq. 10), and the logits that it was computed from.

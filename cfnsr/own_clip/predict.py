@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from scipy import special
 from tqdm import tqdm
 
-from cfnsr import summary, tables
+from cfnsr import motion, summary, tables
 from cfnsr.attention import attended
 from cfnsr.attention.figures import on_frames, on_pixels
 from cfnsr.drawing import draw_faces
@@ -118,7 +118,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
         trained.uses_video,
         trained.uses_audio,
         draws_landmarks=trained.info["data"] == "ravdess_landmarks",
-        statistics=trained.model.audio_input == "statistics",
+        tracks=trained.model.audio_input in ("statistics", "motion_and_voice"),
     )
     opened = open_clip(clip, landmarks, trained.preprocess, needs)
     logits, surest, largest = [], None, 0.0
@@ -234,9 +234,10 @@ def _inputs(opened: OwnClip, trained: Trained) -> Iterator[tuple[np.ndarray, np.
         if not trained.uses_audio:
             yield pictures, nothing
         elif trained.model.audio_input == "statistics":
-            of_mfcc = summary.mfcc_statistics(arrays["mfcc"][None])
-            statistics = np.concatenate([arrays["landmark_statistics"][None], of_mfcc], axis=1)
-            yield pictures, statistics[:, :, None]
+            of_face = arrays["landmark_statistics"][None]
+            yield pictures, summary.of_face_and_voice(of_face, arrays["mfcc"][None])
+        elif trained.model.audio_input == "motion_and_voice":
+            yield pictures, motion.with_voice(arrays["motion"][None], arrays["log_mel"][None])
         else:
             yield pictures, arrays[trained.model.audio_input][None]
 

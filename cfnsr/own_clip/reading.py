@@ -13,7 +13,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from cfnsr import audio, summary, video
+from cfnsr import audio, motion, summary, video
 from cfnsr.errors import InputError
 from cfnsr.own_clip import face_detection
 from cfnsr.params import Preprocess
@@ -37,17 +37,22 @@ class Window:
 def windows(duration_s: float, settings: Preprocess) -> list[Window]:
     """The windows of a clip: all of it, or stretches of equal length that start a second apart.
 
-    The last one ends with the clip, so its start may be less than a second after the one before.
+    The last one ends with the clip. It starts half a second to one and a half after the one before:
+    nearly the same stretch twice would have a double weight in the mean.
 
     >>> [window.start_s for window in windows(6.2, Preprocess())]
     [0.0, 1.0, 2.0, 2.5]
+    >>> [window.start_s for window in windows(6.0, Preprocess())]
+    [0.0, 1.0, 2.3]
     """
     analysed_s = settings.offset_s + settings.duration_s
     if duration_s <= analysed_s + LONGEST_TAIL_S:
         return [Window(0.0, duration_s)]
     last_s = duration_s - analysed_s - TAIL_S
-    starts = (*np.arange(0, last_s, HOP_S).tolist(), last_s)
-    return [Window(start, start + analysed_s + TAIL_S) for start in starts]
+    starts = [
+        start for start in np.arange(0, last_s, HOP_S).tolist() if last_s - start >= HOP_S / 2
+    ]
+    return [Window(start, start + analysed_s + TAIL_S) for start in (*starts, last_s)]
 
 
 @dataclass(frozen=True)
@@ -57,12 +62,12 @@ class Needs:
     video: bool
     sound: bool
     draws_landmarks: bool = False
-    statistics: bool = False
+    tracks: bool = False
 
     @property
     def landmarks(self) -> bool:
         """Whether a landmark csv is needed, since no detector finds the 68 points."""
-        return (self.video and self.draws_landmarks) or self.statistics
+        return (self.video and self.draws_landmarks) or self.tracks
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,9 +106,11 @@ class OwnClip:
                 arrays["frames"] = next(cropped)
             elif self.points is not None:
                 arrays["points"] = self.points[frames].astype(np.float32)
-            if self.needs.statistics and self.points is not None:
-                statistics = summary.landmark_statistics(self.points[first : first + n])
-                arrays["landmark_statistics"] = statistics
+            if self.needs.tracks and self.points is not None:
+                shown = self.points[first : first + n]
+                arrays["landmark_statistics"] = summary.landmark_statistics(shown)
+                duration_s = window.end_s - window.start_s
+                arrays["motion"] = motion.on_the_clock(shown, duration_s, self.settings)
             yield arrays
 
     @property
@@ -162,14 +169,20 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
             "this network was trained on 68 facial landmarks, which no face detector here finds: "
             "give their csv, as OpenFace writes it, with --landmarks (or choose another --run)"
         )
+    otherwise = "" if needs.landmarks else ", or leave --landmarks out"
+    if landmarks is not None and not landmarks.is_file():
+        raise InputError(
+            f"{landmarks} is no file; give OpenFace's 68 points of this clip{otherwise}"
+        )
     n_frames, picture_s = _probe(path, needs)
     waveform, sound_s = _whole_sound(path, settings) if needs.sound else (None, picture_s)
     points: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
-    if landmarks is not None and (needs.video or needs.statistics):
-        points = video.read_landmarks(landmarks)
+    if landmarks is not None and (needs.video or needs.tracks):
+        remedy = "export them again with OpenFace" + otherwise
+        points = video.read_landmarks(landmarks, remedy)
         if not n_frames:
-            video.check_duration(landmarks, sound_s)
+            video.check_duration(landmarks, sound_s, remedy)
         # The tracker may lose a frame or two at an end, as in training.
         elif abs(n_frames - len(points)) > 3:
             raise InputError(
