@@ -14,7 +14,16 @@ from cfnsr.params import Schedule
 from cfnsr.runs import read_run
 
 ONE_EPOCH = Schedule(n_epochs=1, batch_size=16)
-ROWS = ("video", "audio", "erann", "linear", "cfn_sr", "no_residual", "cfn_sr_released")
+ROWS = (
+    "video",
+    "audio",
+    "erann",
+    "linear",
+    "motion_voice",
+    "cfn_sr",
+    "no_residual",
+    "cfn_sr_released",
+)
 
 
 @pytest.fixture(scope="module")

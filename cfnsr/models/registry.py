@@ -173,7 +173,7 @@ EXTRA: dict[str, Row] = {
         "Late",
         "motion_voice.MotionAndVoice",
         note="two small networks, on landmark tracks and on the log-mel spectrogram, whose log "
-        "odds are added; chosen by its accuracy on actors 1 to 4",
+        "odds are added; settings chosen on RAVDESS's actors 1 to 4",
         schedule="ours",
     ),
     "cfn_sr_released": Row(
