@@ -130,7 +130,7 @@ def make_clips(arguments: argparse.Namespace, folder: Path) -> Clips:
     frames.flush()
     mfcc = np.zeros((n, 13, 212), np.float32)
     index = pd.DataFrame({"emotion": [EMOTIONS[i % 8] for i in range(n)], "actor": 1})
-    return Clips(index, np.load(path, mmap_mode="r"), mfcc, mfcc, mfcc[:, 0], "")
+    return Clips(index, np.load(path, mmap_mode="r"), mfcc, mfcc, mfcc[:, 0], mfcc, "")
 
 
 def own_cases(loader: Loader, batch_size: int) -> dict[str, Callable[[], None]]:

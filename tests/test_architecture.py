@@ -26,9 +26,7 @@ def words(network, title="T"):
     return [text.get_text().replace("\N{NO-BREAK SPACE}", " ") for text in axis.texts]
 
 
-@pytest.mark.parametrize(
-    "row", [name for name, row in ROWS.items() if row.model != "linear.Linear"]
-)
+@pytest.mark.parametrize("row", ROWS)
 def test_the_whole_has_the_registry_s_parameters_and_eight_logits(row):
     network = architecture.read(row, SourceParams())
     assert network.n_parameters == find(row).n_parameters(FULL_SIZE)

@@ -71,13 +71,14 @@ def test_a_switch_trains_cfn_sr_and_the_encoder_that_it_concerns(
     def arrays_already_there(manifest, root, output, source, settings, scratch):
         made.append(settings)
 
+    monkeypatch.setattr(switches.sources, "provide", lambda params, repository: repository)
     monkeypatch.setattr(switches.sources, "read_manifest", lambda path: None)
     monkeypatch.setattr(preprocess, "preprocess", arrays_already_there)
     monkeypatch.setattr(
         switches.dataset,
         "load",
         lambda folder, drawing: dataset.Clips(
-            pd.DataFrame(), *[np.empty(0)] * 4, sha256=str(folder)
+            pd.DataFrame(), *[np.empty(0)] * 5, sha256=str(folder)
         ),
     )
     switches.train_switched(name, PARAMS, repository)
