@@ -47,7 +47,7 @@ def main() -> None:
             "once more": ["dvc", "repro"],
             "fold=4": ["dvc", "exp", "run", "-S", "fold=4"],
         }
-        rows, stages = [], []
+        rows, stages, trained = [], [], {}
         for name, command in commands.items():
             idle_pct = report.idle_pct()
             total_s, of_stage = timed_stages(command, clone)
@@ -61,7 +61,8 @@ def main() -> None:
                 }
             )
             stages += [{"case": name, "stage": stage, "seconds": s} for stage, s in of_stage]
-        trained = training_seconds(clone)
+            # After the first command: what DVC checks out later has no timing.json.
+            trained = trained or training_seconds(clone)
     report.write("pipeline", rows, packages, arguments.output)
     report.write("pipeline_stages", by_kind(stages, trained), packages, arguments.output)
 

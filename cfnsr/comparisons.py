@@ -22,6 +22,7 @@ from cfnsr.figures import (
     GREEN,
     GREY,
     LIGHT_GREY,
+    MINUS,
     ORANGE,
     PURPLE,
     VERMILLION,
@@ -45,7 +46,7 @@ _SIZES = {
 _STAGES = {"-": ("o", GREY), "Early": ("s", GREEN), "Late": ("^", PURPLE), "Model": ("D", BLUE)}
 #: Of `evaluation.win_matrix`: sign, colour and words.
 _OUTCOMES = {
-    -1: ("\N{MINUS SIGN}", ORANGE, "the line's system loses"),
+    -1: (MINUS, ORANGE, "the line's system loses"),
     0: ("", "#F2F2F2", "tie"),
     1: ("+", "#56B4E9", "the line's system wins"),
 }

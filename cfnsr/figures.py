@@ -55,11 +55,21 @@ STYLE: dict[RcKeyType, Any] = {
 PNG_DPI = 160
 _FEW_COLOURS = 16_384
 _CHARACTERS_PER_INCH = 12
+MINUS = "\N{MINUS SIGN}"
 #: Standardised MFCCs beyond this have the colour of the end, and the ticks of their bar say so.
 LARGEST_Z = 3
-Z_LABELS = (f"≤ \N{MINUS SIGN}{LARGEST_Z}", "0", f"≥ {LARGEST_Z}")
+Z_LABELS = (f"≤ {MINUS}{LARGEST_Z}", "0", f"≥ {LARGEST_Z}")
 #: Of a reliability diagram's points, in square printer's points.
 _SMALLEST_POINT, _LARGEST_POINT = 3.0, 90.0
+
+
+def signed(value: float, n_digits: int) -> str:
+    """A number as text, with its sign and a true minus.
+
+    >>> signed(0.26, 1), signed(-0.001, 2)
+    ('+0.3', '+0.00')
+    """
+    return f"{round(value, n_digits) + 0.0:+.{n_digits}f}".replace("-", MINUS)  # no negative zero
 
 
 def drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:

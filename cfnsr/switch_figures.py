@@ -5,10 +5,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from cfnsr.figures import BLUE, GREY, LIGHT_GREY, drawn, entitle
+from cfnsr.figures import BLUE, GREY, LIGHT_GREY, drawn, entitle, signed
 from cfnsr.uncertainty import LEVEL
 
-MINUS = "\N{MINUS SIGN}"
 _SEED = "another_seed"
 
 
@@ -42,7 +41,7 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
     right.set_yticks(
         height,
         [
-            _signed(change) + (f", p = {p:.2f}" if np.isfinite(p) else "")
+            signed(change, 1) + (f", p = {p:.2f}" if np.isfinite(p) else "")
             for change, p in zip(value, effects["p_holm"], strict=True)
         ],
     )
@@ -87,10 +86,6 @@ def findings(effects: pd.DataFrame) -> list[str]:
     return lines
 
 
-def _signed(points: float) -> str:
-    return f"{round(points, 1) + 0.0:+.1f}".replace("-", MINUS)  # + 0.0: no negative zero
-
-
 def _effect(line: pd.Series) -> str:
-    ends = ", ".join(_signed(line[f"ci_{end}_pct"]) for end in ("low", "high"))
-    return f"{_signed(line['difference_pct'])} [{ends}]"
+    ends = ", ".join(signed(line[f"ci_{end}_pct"], 1) for end in ("low", "high"))
+    return f"{signed(line['difference_pct'], 1)} [{ends}]"

@@ -9,6 +9,7 @@ from typing import Any
 
 import pandas as pd
 
+from cfnsr.figures import MINUS, signed
 from cfnsr.models.registry import Row, find
 from cfnsr.params import Source
 from cfnsr.ravdess import Protocol
@@ -16,7 +17,6 @@ from cfnsr.selection import RULES
 from cfnsr.tables import DATA_LABELS, TEST_RULE, RunsByRow, extent, row_ceilings, verdict
 from cfnsr.uncertainty import LEVEL
 
-MINUS = "\N{MINUS SIGN}"
 #: A row that starts from random weights has hardly begun to learn after fewer epochs.
 _FEWEST_EPOCHS = 5
 _ROUNDING = 1e-6
@@ -268,8 +268,8 @@ def _other_verdicts(by_rule: Mapping[str, Mapping[Any, Any]]) -> str:
     """Where a row is better, worse or neither, but was not so after the last epoch."""
     test = by_rule.get(TEST_RULE)
     others = [
-        f"{rule}: {_signed(found['difference_pct'])} [{_signed(found['ci_low_pct'])}, "
-        f"{_signed(found['ci_high_pct'])}], p {_p_value(found['p_holm'])}"
+        f"{rule}: {signed(found['difference_pct'], 2)} [{signed(found['ci_low_pct'], 2)}, "
+        f"{signed(found['ci_high_pct'], 2)}], p {_p_value(found['p_holm'])}"
         for rule, found in by_rule.items()
         if test and verdict(found) != verdict(test)
     ]
@@ -292,11 +292,7 @@ def _accuracy(score: Mapping[Any, Any] | None) -> str:
 def _difference(test: Mapping[Any, Any] | None) -> str:
     if test is None or isnan(test["p_holm"]):
         return "-"
-    return f"{_signed(test['difference_pct'])} ({_p_value(test['p_holm'])})"
-
-
-def _signed(points: float) -> str:
-    return f"{points:+.2f}".replace("-", MINUS)
+    return f"{signed(test['difference_pct'], 2)} ({_p_value(test['p_holm'])})"
 
 
 def _p_value(p: float) -> str:

@@ -16,6 +16,7 @@ from cfnsr.figures import (
     GREEN,
     GREY,
     LIGHT_GREY,
+    MINUS,
     ORANGE,
     PURPLE,
     VERMILLION,
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from cfnsr.attention.attended import Gate
     from cfnsr.attention.deletion import Curves
 
-MINUS = "\N{MINUS SIGN}"
 #: As `cfnsr.attention.inquiry.located_maps` names them.
 _KINDS = (
     "cross-modal, face",

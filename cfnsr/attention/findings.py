@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
+from cfnsr.figures import signed
+
 if TYPE_CHECKING:
     from cfnsr.attention.attended import Gate
 
-MINUS = "\N{MINUS SIGN}"
 _ON_THE_CUE = {
     "above": "it lies on the cue",
     "at": "it lies on the cue no more than by chance",
@@ -134,8 +135,8 @@ def _lift(line: Mapping[Any, Any]) -> str:
 
 
 def _gain(line: Mapping[Any, Any]) -> str:
-    text = f"{line['mean']:+.2f} [{line['ci_low']:+.2f}, {line['ci_high']:+.2f}]"
-    return text.replace("-", MINUS)
+    mean, low, high = (signed(line[name], 2) for name in ("mean", "ci_low", "ci_high"))
+    return f"{mean} [{low}, {high}]"
 
 
 def _accuracy(line: Mapping[Any, Any]) -> str:
