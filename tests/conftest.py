@@ -47,6 +47,23 @@ def one_clip(synthetic_root):
     return synthetic_root / "Actor_01" / f"{stem}.mp4", synthetic_root / "landmarks" / f"{stem}.csv"
 
 
+def turned(points, degrees, scale, shift):
+    """Points turned about the origin, then scaled, then moved."""
+    angle = np.deg2rad(degrees)
+    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+    return points @ rotation * scale + shift
+
+
+@pytest.fixture
+def face():
+    """20 frames of a moving face whose eyes are 100 pixels apart, roughly level."""
+    rng = np.random.default_rng(0)
+    still = rng.uniform(0, 300, (68, 2))
+    still[36:42] = np.array([100, 100]) + rng.uniform(-5, 5, (6, 2))
+    still[42:48] = np.array([200, 105]) + rng.uniform(-5, 5, (6, 2))
+    return still + rng.normal(0, 2, (20, 68, 2))
+
+
 @pytest.fixture(scope="session")
 def random_arrays(tmp_path_factory):
     """What preprocessing leaves, of 96 random clips: 24 actors in 4 emotions. Read only."""

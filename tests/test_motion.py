@@ -1,7 +1,7 @@
 """Tests of `cfnsr.motion`."""
 
 import numpy as np
-import pytest
+from conftest import turned
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -14,19 +14,8 @@ RNG = np.random.default_rng(0)
 PAPER = Preprocess()
 
 
-@pytest.fixture
-def face():
-    """30 frames of a moving face whose eyes are 100 pixels apart, roughly level."""
-    still = RNG.uniform(0, 300, (68, 2))
-    still[36:42] = np.array([100, 100]) + RNG.uniform(-5, 5, (6, 2))
-    still[42:48] = np.array([200, 105]) + RNG.uniform(-5, 5, (6, 2))
-    return still + RNG.normal(0, 2, (30, 68, 2))
-
-
 def test_the_shape_forgets_where_how_large_and_how_tilted_the_face_is(face):
-    angle = np.deg2rad(25)
-    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    moved = face @ rotation * 1.7 + [300, -40]
+    moved = turned(face, degrees=25, scale=1.7, shift=[300, -40])
     np.testing.assert_allclose(
         motion.tracks(moved)[:, :136], motion.tracks(face)[:, :136], atol=1e-9
     )

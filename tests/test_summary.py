@@ -1,26 +1,9 @@
 """Tests of `cfnsr.summary`."""
 
 import numpy as np
-import pytest
+from conftest import turned
 
 from cfnsr.summary import landmark_statistics, mfcc_statistics
-
-RNG = np.random.default_rng(0)
-
-
-@pytest.fixture
-def face():
-    """20 frames of a moving face whose eyes are 100 pixels apart, roughly level."""
-    still = RNG.uniform(0, 300, (68, 2))
-    still[36:42] = np.array([100, 100]) + RNG.uniform(-5, 5, (6, 2))
-    still[42:48] = np.array([200, 105]) + RNG.uniform(-5, 5, (6, 2))
-    return still + RNG.normal(0, 2, (20, 68, 2))
-
-
-def turned(points, degrees, scale, shift):
-    angle = np.deg2rad(degrees)
-    rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
-    return points @ rotation * scale + shift
 
 
 def test_shape_does_not_depend_on_where_how_large_and_how_tilted_the_face_is(face):
