@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -111,16 +112,18 @@ class Study:
     @property
     def looked_at(self) -> np.ndarray:
         """Positions of all clips that are looked at, in any run."""
-        return np.unique(np.concatenate([self.chosen(info) for info in self._infos()]))
+        return np.unique(np.concatenate([self.chosen(info) for info in self._infos]))
 
     @property
     def extent(self) -> str:
         """How many of the test clips are looked at, for a title."""
-        tested = [self.clips.of_actors(info["actors"]["test"]) for info in self._infos()]
+        tested = [self.clips.of_actors(info["actors"]["test"]) for info in self._infos]
         n_clips, n_all = len(self.looked_at), len(np.unique(np.concatenate(tested)))
         return f"all {n_all} test clips" if n_clips == n_all else f"{n_clips} of {n_all} test clips"
 
+    @cached_property
     def _infos(self) -> list[dict[str, Any]]:
+        """run.json of every run; read once, since every title asks for it."""
         return [read_info(folder) for folders in self.folders.values() for folder in folders]
 
 
