@@ -13,14 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from cfnsr.audio import N_MELS
-from cfnsr.models.base import EmotionModel, Sizes
+from cfnsr.models.base import Sizes
 from cfnsr.models.encoder import Encoder
 from cfnsr.models.registry import find
 from cfnsr.models.resnext import Bottleneck
-from cfnsr.motion import BANDS_JOINED, N_TRACKS, n_moments
-from cfnsr.params import Preprocess, SourceParams
-from cfnsr.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
+from cfnsr.params import SourceParams
 
 Shape = tuple[int, ...]
 
@@ -70,7 +67,7 @@ def read(row: str, source: SourceParams) -> Architecture:
     with torch.device("meta"):
         model = find(row).build(sizes).to("meta").eval()  # also what NumPy made
         frames = torch.empty(1, 3, settings.n_frames, settings.frame_size, settings.frame_size)
-        sound = torch.empty(1, *_sound_shape(model, sizes, settings))
+        sound = torch.empty(1, *model.sound_shape(sizes))
     pass_ = _Pass()
     hooks = [hook for name, module in model.named_modules() for hook in pass_.watch(name, module)]
     with pass_, torch.no_grad():
@@ -87,18 +84,6 @@ def read(row: str, source: SourceParams) -> Architecture:
         for name, module in model.named_modules()
     }
     return Architecture(row, _without_clip(frames), _without_clip(sound), blocks)
-
-
-def _sound_shape(model: EmotionModel, sizes: Sizes, settings: Preprocess) -> Shape:
-    match model.audio_input:
-        case "mfcc":
-            return sizes.n_mfcc, sizes.n_mfcc_frames
-        case "log_mel":
-            return N_MELS, sizes.n_mfcc_frames
-        case "motion_and_voice":
-            return N_TRACKS + N_MELS // BANDS_JOINED, n_moments(settings)
-        case "statistics":
-            return N_LANDMARK_STATISTICS + N_STATISTICS_PER_MFCC * sizes.n_mfcc, 1
 
 
 def describe(module: nn.Module) -> str:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cfnsr.audio import HOP, n_mfcc_frames
+from cfnsr.audio import HOP, N_MELS, n_mfcc_frames
 from cfnsr.params import Preprocess
 from cfnsr.video import N_LANDMARKS
 
@@ -26,6 +26,7 @@ N_TRACKS = 2 * N_LANDMARKS + 4
 STRIDE = 4
 #: So many bands of the spectrogram become one beside the tracks.
 BANDS_JOINED = 2
+N_BANDS = N_MELS // BANDS_JOINED
 
 
 def tracks(points: np.ndarray) -> np.ndarray:
@@ -49,32 +50,32 @@ def tracks(points: np.ndarray) -> np.ndarray:
     return np.concatenate([shape, head - head.mean(axis=0)], axis=1)
 
 
-def n_moments(settings: Preprocess) -> int:
-    """How many values a track has in the analysed window: 53 for 212 MFCC frames."""
-    return max(1, n_mfcc_frames(settings.sample_rate_hz, settings.duration_s) // STRIDE)
+def n_moments(n_heard: int) -> int:
+    """How many values a track has beside so many MFCC frames: 53 beside 212."""
+    return max(1, n_heard // STRIDE)
 
 
-def on_the_clock(points: np.ndarray, duration_s: float, settings: Preprocess) -> np.ndarray:
-    """The tracks of a clip in the window whose sound is analysed, float32 (140, moment).
+def on_the_clock(tracks: np.ndarray, duration_s: float, settings: Preprocess) -> np.ndarray:
+    """A clip's tracks in the window whose sound is analysed, float32 (140, moment).
 
     Args:
-        points: (frame, 68, 2), pixels, spread evenly over `duration_s`.
+        tracks: (frame, 140), of frames that are spread evenly over `duration_s`.
     """
-    shown_s = (np.arange(len(points)) + 0.5) * duration_s / len(points)
-    middle = np.arange(n_moments(settings)) * STRIDE + (STRIDE - 1) / 2  # MFCC frames
+    shown_s = (np.arange(len(tracks)) + 0.5) * duration_s / len(tracks)
+    n_heard = n_mfcc_frames(settings.sample_rate_hz, settings.duration_s)
+    middle = np.arange(n_moments(n_heard)) * STRIDE + (STRIDE - 1) / 2  # MFCC frames
     wanted_s = settings.offset_s + middle * HOP / settings.sample_rate_hz
-    values = [np.interp(wanted_s, shown_s, track) for track in tracks(points).T]
+    values = [np.interp(wanted_s, shown_s, track) for track in tracks.T]
     return np.stack(values).astype(np.float32)
 
 
 def with_voice(motion: np.ndarray, log_mel: np.ndarray) -> np.ndarray:
-    """Face and voice as one array, float32 (clip, 140 + band / 2, moment).
+    """Face and voice as one array, float32 (clip, 140 + 64, moment).
 
     Args:
-        motion: (clip, 140, moment); log_mel: (clip, band, time).
+        motion: (clip, 140, moment); log_mel: (clip, 128, time).
     """
-    n_clips, n_bands, _ = log_mel.shape
     moments = motion.shape[2]
     cells = log_mel[:, :, : moments * STRIDE].astype(np.float32)
-    cells = cells.reshape(n_clips, n_bands // BANDS_JOINED, BANDS_JOINED, moments, -1)
+    cells = cells.reshape(len(log_mel), N_BANDS, BANDS_JOINED, moments, -1)
     return np.concatenate([motion, cells.mean(axis=(2, 4))], axis=1)

@@ -92,7 +92,8 @@ class Training(_Section):
     one gains little, and with one the result is the same on any number of cores.
     `standardise_mfcc` and `augment_per_frame` are where this project departs from the release
     (false and true there). `precision` auto is bfloat16 where the device computes with it, and
-    the network sees a video.
+    the network sees a video. `pretrained` is a checkpoint with the names of the public 3D-ResNets,
+    or a `weights.pt` of another run, that the video encoder starts from (null: random weights).
     """
 
     video: Schedule = Schedule()
@@ -104,6 +105,13 @@ class Training(_Section):
     augment_per_frame: bool = False
     n_threads: Count | None = None
     precision: Precision | Literal["auto"] = "auto"
+    pretrained: Path | None = None
+
+    @property
+    def common(self) -> dict[str, Any]:
+        """What every training follows, whatever its schedule and what it starts from."""
+        own = {name for name, value in self if isinstance(value, Schedule)}
+        return self.model_dump(exclude={*own, "pretrained"})
 
 
 class SourceParams(_Section):
@@ -153,6 +161,24 @@ class Params(_Section):
             )
         return (self.fold,)
 
+    @property
+    def pretrained(self) -> Path | None:
+        """The checkpoint that the video encoder starts from; relative paths start at the root.
+
+        Raises:
+            InputError: there is no such file.
+        """
+        named = self.source.training.pretrained
+        if named is None:
+            return None
+        path = repository_root() / named.expanduser()
+        if not path.is_file():
+            raise InputError(
+                f"{self.data}.training.pretrained: {path} is no file; expected the checkpoint of a "
+                "video encoder (or null for random weights)"
+            )
+        return path
+
 
 def repository_root(start: Path | None = None) -> Path:
     """The folder that holds params.yaml, looking upwards from `start` (the working directory).
@@ -183,7 +209,7 @@ def load(path: Path | None = None) -> Params:
         params = Params.model_validate(values or {})
     except ValidationError as error:
         raise InputError(f"{path.name}: {'; '.join(_explain(error.errors()))}") from None
-    params.folds  # noqa: B018  a wrong fold is an error here, not in a later stage
+    params.folds, params.pretrained  # noqa: B018  wrong ones are errors here, not in a later stage
     return params
 
 

@@ -11,9 +11,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from cfnsr import source_code
+from cfnsr import provenance, source_code
 from cfnsr.models.registry import ENCODERS, ROWS, Row, find
-from cfnsr.params import Params, Schedule
+from cfnsr.params import Params
 from cfnsr.ravdess import N_FOLDS
 
 
@@ -46,8 +46,8 @@ def write_plan(params: Params, folder: Path) -> None:
 
 def _determinants(row: Row, params: Params) -> dict[str, Any]:
     source = params.source
-    schedules = {name for name, field in source.training if isinstance(field, Schedule)}
     schedule = getattr(source.training, row.schedule, None)
+    pretrained = params.pretrained if row.schedule == "video" else None
     return {
         "data": params.data,
         "protocol": params.protocol,
@@ -55,6 +55,7 @@ def _determinants(row: Row, params: Params) -> dict[str, Any]:
         "drawing": source.drawing.model_dump(),
         "model": {"class": row.model, **row.options, **source.model.model_dump()},
         "schedule": schedule.model_dump() if schedule else None,
-        "training": source.training.model_dump(exclude=schedules),
+        "training": source.training.common,
+        "pretrained_sha256": pretrained and provenance.sha256_of_file(pretrained),
         "code": source_code.hashes(row.model),
     }

@@ -81,11 +81,12 @@ def preprocess_clip(
         video.check_duration(landmarks, len(waveform) / rate_hz)
     window = audio.cut_window(media.name, waveform, rate_hz, settings)
     log_mel = audio.log_mel(window, settings.sample_rate_hz)
+    tracks = motion.tracks(points)
     arrays = {
         "mfcc": audio.mfcc(log_mel, settings.n_mfcc),
         "log_mel": log_mel.astype(np.float16),
-        "landmark_statistics": summary.landmark_statistics(points),
-        "motion": motion.on_the_clock(points, len(waveform) / rate_hz, settings),
+        "landmark_statistics": summary.landmark_statistics(tracks),
+        "motion": motion.on_the_clock(tracks, len(waveform) / rate_hz, settings),
     }
     if draws_landmarks:
         arrays["points"] = points[video.choose_frames(len(points), settings)].astype(np.float32)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 PACKAGE = Path(__file__).parent
 #: What every training runs besides its model.
-SHARED = ("dataset", "drawing", "ravdess", "training")
+SHARED = ("dataset", "drawing", "experiment", "ravdess", "training")
 #: Modules beyond `models` whose code a model may run.
 _BELOW_MODELS = ("cfnsr.models.", "cfnsr.summary", "cfnsr.motion")
 

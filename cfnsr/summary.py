@@ -2,23 +2,22 @@
 
 import numpy as np
 
-from cfnsr.motion import tracks
 from cfnsr.video import N_LANDMARKS
 
 N_LANDMARK_STATISTICS = 3 * 2 * N_LANDMARKS + 2 * 4
 N_STATISTICS_PER_MFCC = 5
 
 
-def landmark_statistics(points: np.ndarray) -> np.ndarray:
+def landmark_statistics(tracks: np.ndarray) -> np.ndarray:
     """How a face is shaped and moves, float32 (416,).
 
     Mean, standard deviation and mean absolute change from frame to frame of the 68 points in the
-    face's own frame, and the last two of the head's position, roll and log size (`motion.tracks`).
+    face's own frame, and the last two of the head's position, roll and log size.
 
     Args:
-        points: (frame, 68, 2), pixels.
+        tracks: (frame, 140), see `cfnsr.motion`.
     """
-    shape, head = np.split(tracks(points), [2 * N_LANDMARKS], axis=1)
+    shape, head = np.split(tracks, [2 * N_LANDMARKS], axis=1)
     return np.concatenate([shape.mean(axis=0), *_motion(shape), *_motion(head)]).astype(np.float32)
 
 

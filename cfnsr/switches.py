@@ -14,10 +14,11 @@ import pandas as pd
 from cfnsr import dataset, preprocess, sources
 from cfnsr.errors import InputError
 from cfnsr.evaluation import PairedTest, paired_test
+from cfnsr.experiment import Experiment, encoders_of
 from cfnsr.params import Params
 from cfnsr.runs import read_runs
 from cfnsr.selection import Rule
-from cfnsr.training import Experiment, encoders_of, train
+from cfnsr.training import train
 from cfnsr.uncertainty import holm
 
 ROW = "cfn_sr"

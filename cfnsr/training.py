@@ -4,7 +4,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,85 +18,13 @@ from tqdm import tqdm
 from cfnsr import memory, provenance
 from cfnsr.dataset import Clips, Loader, Scaling, augmentation
 from cfnsr.errors import InputError
+from cfnsr.experiment import Experiment, encoders_of, start_from
 from cfnsr.models.base import EmotionModel, Sizes
-from cfnsr.models.registry import ENCODERS, Row, find
-from cfnsr.params import Params, Precision, Schedule
-from cfnsr.ravdess import Split, split_actors
+from cfnsr.params import Params, Schedule
 from cfnsr.runs import CLIP_COLUMNS, Predictions, Run, read_run, write_predictions
 
 #: Saving the state costs about as much as a small epoch, so it is not done after each of them.
 SAVE_EVERY_S = 20.0
-
-
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """Everything that determines one run's result, except the machine.
-
-    `encoders` are the weights to start from, by the model's attribute (`video`, `audio`);
-    `options` are switches of the model beside those of its row.
-    """
-
-    row: str
-    fold: int
-    seed: int
-    params: Params
-    clips: Clips
-    encoders: Mapping[str, Path] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def system(self) -> Row:
-        row = find(self.row)
-        return replace(row, options={**row.options, **self.options})
-
-    @property
-    def schedule(self) -> Schedule | None:
-        """None for a row that is fitted without epochs."""
-        return getattr(self.params.source.training, self.system.schedule, None)
-
-    @property
-    def precision(self) -> Precision:
-        """What `auto` stands for: bfloat16 where the device computes with it.
-
-        The small networks of sound alone gain nothing from it.
-        """
-        chosen = self.params.source.training.precision
-        if chosen != "auto":
-            return chosen
-        if torch.cuda.is_available():
-            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
-        else:
-            has_bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-        return "bf16-mixed" if has_bf16 and self.system.uses_video else "32-true"
-
-    @property
-    def split(self) -> Split:
-        return split_actors(self.fold, self.params.protocol)
-
-    def describe(self) -> dict[str, Any]:
-        """The part of run.json that is known before the training."""
-        source = self.params.source
-        row = self.system
-        training = source.training
-        return {
-            "row": self.row,
-            "fold": self.fold,
-            "seed": self.seed,
-            "data": self.params.data,
-            "protocol": self.params.protocol,
-            "actors": {name: list(actors) for name, actors in vars(self.split).items()},
-            "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
-            "schedule": self.schedule.model_dump() if self.schedule else None,
-            "training": training.model_dump(exclude={"video", "audio", "erann", "fusion", "ours"})
-            | {"precision": self.precision},
-            "preprocess": source.preprocess.model_dump(),
-            "drawing": source.drawing.model_dump(),
-            "data_sha256": self.clips.sha256,
-            "encoders_sha256": {
-                name: provenance.sha256_of_file(path) for name, path in self.encoders.items()
-            },
-            "versions": provenance.versions(),
-        }
 
 
 @dataclass
@@ -134,26 +62,6 @@ def run_fold(
     return results
 
 
-def encoders_of(row: str, fold: int, seed: int, runs: Path) -> dict[str, Path]:
-    """The weights that a row starts from, in `runs/<data>/<protocol>`; none where it needs none.
-
-    Raises:
-        InputError: they are not trained yet.
-    """
-    if not find(row).starts_from_encoders:
-        return {}
-    encoders = {
-        name: runs / name / f"fold_{fold}" / f"seed_{seed}" / "weights.pt" for name in ENCODERS
-    }
-    for name, path in encoders.items():
-        if not path.exists():
-            raise InputError(
-                f"{row} starts from the {name} encoder of fold {fold}, but there is no {path}; "
-                f"run `dvc repro encoders@{name}-{fold}` first"
-            )
-    return encoders
-
-
 def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
     """Train one model and leave its run in `folder`.
 
@@ -169,8 +77,8 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
 
     torch.manual_seed(experiment.seed)
     model = system.build(Sizes.of(source))
-    for name, path in experiment.encoders.items():
-        _start_from(getattr(model, name), name, path)
+    for name, path in experiment.starts_from.items():
+        start_from(getattr(model, name), name, path)
     info["n_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     scaling, loader = _loader(experiment, model, fabric.device)
     _, n_frames, height, width, _ = experiment.clips.frames.shape
@@ -203,12 +111,6 @@ def _fabric(experiment: Experiment) -> Fabric:
     if training.n_threads is not None:
         torch.set_num_threads(training.n_threads)
     return Fabric(accelerator="auto", devices=1, precision=experiment.precision)
-
-
-def _start_from(encoder: nn.Module, name: str, path: Path) -> None:
-    """Load an encoder's weights; a head that the new model lacks is left behind."""
-    weights = torch.load(path, weights_only=True, map_location="cpu")
-    encoder.load_state_dict({key: weights[f"{name}.{key}"] for key in encoder.state_dict()})
 
 
 def _loader(

@@ -28,9 +28,8 @@ from cfnsr.models.mmtm import TransferModule
 from cfnsr.models.msaf import SplitAttention
 from cfnsr.models.registry import ROWS
 from cfnsr.models.resnext import Conv3d, ResNeXt, VideoOnly, average_pool
-from cfnsr.motion import BANDS_JOINED, N_TRACKS, STRIDE
+from cfnsr.motion import N_TRACKS
 from cfnsr.params import Model
-from cfnsr.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
 
 RELEASE = Path(__file__).parent / "data/release_logits.json"
 
@@ -83,13 +82,7 @@ def build(name):
 
 def batch(model, n_clips=N_CLIPS):
     """Frames of 64 pixels: two by two positions are left at the end, so that maps can differ."""
-    sound = {
-        "mfcc": (SMALL.n_mfcc, SMALL.n_mfcc_frames),
-        "log_mel": (N_MELS, SMALL.n_mfcc_frames),
-        "motion_and_voice": (N_TRACKS + N_MELS // BANDS_JOINED, SMALL.n_mfcc_frames // STRIDE),
-        "statistics": (N_LANDMARK_STATISTICS + N_STATISTICS_PER_MFCC * SMALL.n_mfcc, 1),
-    }[model.audio_input]
-    return torch.randn(n_clips, 3, 8, 64, 64), torch.randn(n_clips, *sound)
+    return torch.randn(n_clips, 3, 8, 64, 64), torch.randn(n_clips, *model.sound_shape(SMALL))
 
 
 # Every row

@@ -7,7 +7,7 @@ import pytest
 from cfnsr import source_code
 from cfnsr.errors import InputError
 from cfnsr.models.registry import ENCODERS, ROWS
-from cfnsr.params import Params, Schedule
+from cfnsr.params import Params, Schedule, SourceParams, Training
 from cfnsr.plan import rows_to_run, write_plan
 
 TRAINED = {name for name, row in ROWS.items() if row.alias is None}
@@ -118,6 +118,18 @@ def test_a_changed_schedule_changes_only_the_runs_that_follow_it(
     }
     assert concerned <= changed
     assert not changed & others
+
+
+def test_another_checkpoint_to_start_from_changes_only_the_video_encoder(tmp_path):
+    path = tmp_path / "resnext.pth"
+    plans = []
+    for content in (b"one", b"another"):
+        path.write_bytes(content)
+        source = SourceParams(training=Training(pretrained=path))
+        plans.append(written_plan(tmp_path / "plan", synthetic=source))
+    assert {name for name in plans[0] if plans[0][name] != plans[1][name]} == {
+        f"video-{fold}" for fold in range(1, 6)
+    }
 
 
 def test_a_rows_code_is_every_module_of_models_that_its_module_imports():

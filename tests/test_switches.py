@@ -11,8 +11,10 @@ import yaml
 from conftest import REPOSITORY
 from test_figures import is_cut
 
-from cfnsr import dataset, preprocess, switch_figures, switches, training
+from cfnsr import dataset, preprocess, provenance, switch_figures, switches, training
 from cfnsr.errors import InputError
+from cfnsr.experiment import Experiment
+from cfnsr.models.base import Sizes
 from cfnsr.params import Drawing, Model, Params, Schedule, SourceParams, Training
 from cfnsr.runs import Predictions, read_run, write_predictions
 from cfnsr.switches import SWITCHES, Switch
@@ -57,9 +59,9 @@ def test_a_switched_run_tells_its_switch_and_starts_from_the_encoder_that_has_it
     assert fused.info["model"]["stem_relu"] is False
     assert read_run(video).info["model"]["stem_relu"] is False
     hashes = fused.info["encoders_sha256"]
-    assert hashes["video"] == training.provenance.sha256_of_file(video / "weights.pt")
+    assert hashes["video"] == provenance.sha256_of_file(video / "weights.pt")
     audio = repository / "runs/synthetic/paper/audio/fold_2/seed_5/weights.pt"
-    assert hashes["audio"] == training.provenance.sha256_of_file(audio)
+    assert hashes["audio"] == provenance.sha256_of_file(audio)
 
 
 @pytest.mark.parametrize("name", SWITCHES)
@@ -104,11 +106,11 @@ def test_a_switch_trains_cfn_sr_and_the_encoder_that_it_concerns(
 def test_every_option_of_a_switch_is_one_that_the_networks_have_and_changes_them(repository):
     for switch in SWITCHES.values():
         models = [
-            training.Experiment(switches.ROW, 2, 5, PARAMS, None, options=options).system
+            Experiment(switches.ROW, 2, 5, PARAMS, None, options=options).system
             for options in ({}, switch.options)
         ]
         torch.manual_seed(0)
-        assert all(system.build(training.Sizes.of(SOURCE)) for system in models)
+        assert all(system.build(Sizes.of(SOURCE)) for system in models)
         assert (models[0].options == models[1].options) == (not switch.options)
 
 

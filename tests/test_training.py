@@ -10,11 +10,11 @@ import torch
 from cfnsr import dataset, training
 from cfnsr.dataset import Clips, Loader, Scaling
 from cfnsr.errors import InputError
+from cfnsr.experiment import Experiment
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Drawing, Model, Params, Schedule, SourceParams, Training
 from cfnsr.runs import read_run
-from cfnsr.training import Experiment
 
 SCHEDULE = Schedule(n_epochs=3, batch_size=32)
 
@@ -120,6 +120,13 @@ def test_a_switch_changes_the_model_and_is_told(clips, tmp_path):
     training.train(switched, tmp_path / "switched/seed_1", tmp_path / "scratch")
     plain = run(clips, tmp_path, "video")
     assert not np.array_equal(read_run(tmp_path / "switched/seed_1").test.logits, plain.test.logits)
+
+
+def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, tmp_path):
+    first = run(clips, tmp_path / "first", "video")
+    path = tmp_path / "first/video/fold_1/seed_1/weights.pt"
+    again = run(clips, tmp_path / "again", "video", params=settings(pretrained=path))
+    assert again.epochs["train_loss"].iloc[0] < first.epochs["train_loss"].iloc[0]
 
 
 def test_equal_trainings_leave_equal_bytes(clips, tmp_path):

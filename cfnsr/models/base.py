@@ -55,6 +55,11 @@ class EmotionModel(nn.Module):
     uses_audio = True
     audio_input: Literal["mfcc", "log_mel", "statistics", "motion_and_voice"] = "mfcc"
 
+    @classmethod
+    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
+        """Of what `audio_input` names, of one clip: (coefficient, time) of MFCCs."""
+        return sizes.n_mfcc, sizes.n_mfcc_frames
+
     def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
         """Training loss, here cross entropy (eq. 10), and the logits that it was computed from.
 

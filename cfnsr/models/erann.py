@@ -52,6 +52,10 @@ class ERANN(EmotionModel):
     uses_video = False
     audio_input = "log_mel"
 
+    @classmethod
+    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
+        return N_MELS, sizes.n_mfcc_frames
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.band_norm = nn.BatchNorm1d(N_MELS)

@@ -24,9 +24,13 @@ class Linear(EmotionModel):
     uses_video = False
     audio_input = "statistics"
 
+    @classmethod
+    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
+        return N_LANDMARK_STATISTICS + N_STATISTICS_PER_MFCC * sizes.n_mfcc, 1
+
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        n_statistics = N_LANDMARK_STATISTICS + N_STATISTICS_PER_MFCC * sizes.n_mfcc
+        n_statistics, _ = self.sound_shape(sizes)
         self.linear = nn.Linear(n_statistics, N_EMOTIONS)
 
     def forward(self, frames: Tensor, statistics: Tensor) -> Tensor:

@@ -4,13 +4,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfnsr.audio import N_MELS
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
-from cfnsr.motion import BANDS_JOINED, MIRRORED, N_TRACKS
+from cfnsr.motion import MIRRORED, N_BANDS, N_TRACKS, n_moments
 from cfnsr.video import N_LANDMARKS
 
 LABEL_SMOOTHING = 0.1
-N_BANDS = N_MELS // BANDS_JOINED
 #: The largest hidden stretch of the spectrogram, in bands and in moments of 46 ms; two of each.
 MASK = 10
 #: The shortest part of a clip that a warp stretches over the whole.
@@ -147,6 +145,10 @@ class MotionAndVoice(EmotionModel):
 
     uses_video = False
     audio_input = "motion_and_voice"
+
+    @classmethod
+    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
+        return N_TRACKS + N_BANDS, n_moments(sizes.n_mfcc_frames)
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

@@ -107,10 +107,10 @@ class OwnClip:
             elif self.points is not None:
                 arrays["points"] = self.points[frames].astype(np.float32)
             if self.needs.tracks and self.points is not None:
-                shown = self.points[first : first + n]
-                arrays["landmark_statistics"] = summary.landmark_statistics(shown)
+                tracks = motion.tracks(self.points[first : first + n])
+                arrays["landmark_statistics"] = summary.landmark_statistics(tracks)
                 duration_s = window.end_s - window.start_s
-                arrays["motion"] = motion.on_the_clock(shown, duration_s, self.settings)
+                arrays["motion"] = motion.on_the_clock(tracks, duration_s, self.settings)
             yield arrays
 
     @property
