@@ -189,6 +189,23 @@ def block_notes(params: Params) -> dict[str, str]:
     return {} if blocks == full else {"video": f"here {here} blocks, a ResNeXt50 has {there}"}
 
 
+def seeds(runs_by_row: RunsByRow, rule: Rule) -> pd.DataFrame:
+    """What another seed changes: the accuracy of each row that has several, in percent.
+
+    One line a row, one column a seed (mean over folds), and the range over seeds.
+    """
+    accuracy = {
+        find(name).label: {
+            seed: score([run for run in runs if run.seed == seed], rule).accuracy_pct
+            for seed in sorted({run.seed for run in runs})
+        }
+        for name, runs in runs_by_row.items()
+        if len({run.seed for run in runs}) > 1
+    }
+    table = pd.DataFrame.from_dict(accuracy, orient="index").rename_axis("system")
+    return table.assign(range=table.max(axis=1) - table.min(axis=1))
+
+
 def ceilings(params: Params) -> pd.DataFrame:
     """The best possible accuracy of each modality, nan where unknown, and chance.
 
@@ -252,10 +269,11 @@ def extent(protocol: Protocol, runs_by_row: RunsByRow) -> str:
     """A protocol, and how much there is of it."""
     runs = [run for of_row in runs_by_row.values() for run in of_row]
     n_clips = len({clip for run in runs for clip in run.test.clips["clip"]})
-    n_seeds = len({run.seed for run in runs})
+    counts = sorted({len({run.seed for run in of_row}) for of_row in runs_by_row.values()})
+    n_seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
     return (
         f"protocol {protocol}, {_folds(folds(runs_by_row))}, {n_clips} test clips, {n_seeds} "
-        f"seed{'s' if n_seeds > 1 else ''} a fold"
+        f"seed{'s' if counts[-1] > 1 else ''} a fold"
     )
 
 

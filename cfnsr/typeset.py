@@ -77,19 +77,56 @@ def _named(test: Mapping[Any, Any]) -> str:
     return f"{find(test['row']).label} {_difference(test)}"
 
 
-def write(
-    path: Path,
-    table: pd.DataFrame,
-    tests: pd.DataFrame,
-    ceilings: pd.DataFrame,
-    caption: str,
-    row_notes: Mapping[str, str] | None = None,
-) -> None:
-    """Write `<path>.csv`, `.md` and `.tex`; `row_notes` go below beside the registry's own."""
-    printed = table, tests, ceilings, caption, row_notes
-    write_csv(table, path.with_suffix(".csv"))
-    path.with_suffix(".md").write_text(to_markdown(*printed), "utf-8")
-    path.with_suffix(".tex").write_text(to_tex(*printed), "utf-8")
+@dataclass(frozen=True, eq=False)
+class Printed:
+    """A table as it is printed, one line a row and protocol, with notes below.
+
+    Attributes:
+        table: see `tables.table`; tests: `tables.paired_tests`; ceilings: `tables.ceilings`.
+        row_notes: by row, beside the registry's own.
+    """
+
+    table: pd.DataFrame
+    tests: pd.DataFrame
+    ceilings: pd.DataFrame
+    caption: str
+    row_notes: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write `<path>.csv`, `.md` and `.tex`."""
+        write_csv(self.table, path.with_suffix(".csv"))
+        path.with_suffix(".md").write_text(self.markdown(), "utf-8")
+        path.with_suffix(".tex").write_text(self.tex(), "utf-8")
+
+    def markdown(self) -> str:
+        """As GitHub and JupyterLab show it."""
+        header, lines, notes = _cells(self, _MARKDOWN)
+        rule = [":--" if name in _WORDS else "--:" for name in header]
+        grid = [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
+        paragraphs = [_MARKDOWN.escape(self.caption), "\n".join(grid), *notes]
+        return "\n\n".join(paragraphs) + "\n"
+
+    def tex(self) -> str:
+        r"""For LaTeX with booktabs and graphicx, to be read by \input."""
+        header, lines, notes = _cells(self, _TEX)
+        head, *body = [f"{' & '.join(line)} \\\\" for line in (header, *lines)]
+        text = [
+            r"% needs \usepackage{booktabs,graphicx}",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{_TEX.escape(self.caption)}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{''.join('l' if name in _WORDS else 'r' for name in header)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *[rf"\par\footnotesize {note}" for note in notes],
+            r"\end{table*}",
+        ]
+        return "\n".join(text) + "\n"
 
 
 def write_csv(table: pd.DataFrame, path: Path) -> None:
@@ -101,50 +138,6 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         for column, n_digits in small.items()
     }
     table.assign(**as_text).to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
-
-
-def to_markdown(
-    table: pd.DataFrame,
-    tests: pd.DataFrame,
-    ceilings: pd.DataFrame,
-    caption: str,
-    row_notes: Mapping[str, str] | None = None,
-) -> str:
-    """A table as GitHub and JupyterLab show it, one line a row and protocol; notes below."""
-    header, lines, notes = _printed(table, tests, ceilings, row_notes or {}, _MARKDOWN)
-    rule = [":--" if name in _WORDS else "--:" for name in header]
-    grid = [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
-    paragraphs = [_MARKDOWN.escape(caption), "\n".join(grid), *notes]
-    return "\n\n".join(paragraphs) + "\n"
-
-
-def to_tex(
-    table: pd.DataFrame,
-    tests: pd.DataFrame,
-    ceilings: pd.DataFrame,
-    caption: str,
-    row_notes: Mapping[str, str] | None = None,
-) -> str:
-    r"""A table for LaTeX with booktabs and graphicx, to be read by \input."""
-    header, lines, notes = _printed(table, tests, ceilings, row_notes or {}, _TEX)
-    head, *body = [f"{' & '.join(line)} \\\\" for line in (header, *lines)]
-    text = [
-        r"% needs \usepackage{booktabs,graphicx}",
-        r"\begin{table*}",
-        r"\centering",
-        rf"\caption{{{_TEX.escape(caption)}}}",
-        r"\resizebox{\textwidth}{!}{%",
-        rf"\begin{{tabular}}{{{''.join('l' if name in _WORDS else 'r' for name in header)}}}",
-        r"\toprule",
-        head,
-        r"\midrule",
-        *body,
-        r"\bottomrule",
-        r"\end{tabular}}",
-        *[rf"\par\footnotesize {note}" for note in notes],
-        r"\end{table*}",
-    ]
-    return "\n".join(text) + "\n"
 
 
 @dataclass(frozen=True)
@@ -199,17 +192,13 @@ class _Notes:
         return [f"{self.mark([text])} {self.markup.escape(text)}." for text in self.texts]
 
 
-def _printed(
-    table: pd.DataFrame,
-    tests: pd.DataFrame,
-    ceilings: pd.DataFrame,
-    row_notes: Mapping[str, str],
-    markup: _Markup,
-) -> tuple[list[str], list[list[str]], list[str]]:
+def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, lines and notes; a rule has a column where it applies to any row."""
+    table, tests, ceilings = printed.table, printed.tests, printed.ceilings
     rules = [rule for rule in RULES if rule in set(table["rule"])]
     has_ceilings = bool(ceilings["ceiling_pct"].notna().any())
     has_protocols = table["protocol"].nunique() > 1
+    differing_seeds = table["n_seeds"].nunique() > 1
     header = ["System", *["Protocol"] * has_protocols, "Fusion", "Parameters as trained", "Epochs"]
     header += ["Paper, M", "Paper, %", *rules]
     header += ["UAR, %", "vs CFN-SR, points (p)", *["Ceiling, %"] * has_ceilings]
@@ -222,7 +211,12 @@ def _printed(
         of_row = tests[(tests["row"] == name) & (tests["protocol"] == protocol)]
         by_rule = {test["rule"]: test for test in of_row.to_dict("records")}
         label = markup.escape(row.label) + notes.mark(
-            [row.note, row_notes.get(name, ""), _few_epochs(row, first["n_epochs"])]
+            [
+                row.note,
+                printed.row_notes.get(name, ""),
+                _few_epochs(row, first["n_epochs"]),
+                _n_seeds(first["n_seeds"]) if differing_seeds else "",
+            ]
         )
         cells = [
             *[protocol] * has_protocols,
@@ -257,6 +251,10 @@ def _few_epochs(row: Row, n_epochs: int) -> str:
     if row.schedule == "none" or row.starts_from_encoders or n_epochs >= _FEWEST_EPOCHS:
         return ""
     return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''} from random weights: not converged"
+
+
+def _n_seeds(n_seeds: int) -> str:
+    return f"mean of {n_seeds} seeds" if n_seeds > 1 else ""
 
 
 def _no_width(score: Mapping[Any, Any] | None) -> str:

@@ -187,12 +187,9 @@ def test_both_protocols_stand_side_by_side_in_one_table(tmp_path):
             ("cfn_sr", "nested", 6),
         ]
         tests = tables.paired_tests(by_protocol)
-        text = typeset.to_markdown(
-            found,
-            tests,
-            tables.ceilings(params.Params(data="ravdess")),
-            typeset.caption("Systems", "ravdess", by_protocol),
-        )
+        ceilings = tables.ceilings(params.Params(data="ravdess"))
+        caption = typeset.caption("Systems", "ravdess", by_protocol)
+        text = typeset.Printed(found, tests, ceilings, caption).markdown()
         assert (
             "protocol paper, folds 1 to 5, 320 test clips, 2 seeds a fold; protocol nested" in text
         )
@@ -304,7 +301,7 @@ def derived(folder, protocol, rows, output):
     by_protocol = tables.by_protocol(own + others)
     settings = params.load(REPOSITORY / "params.yaml").model_copy(update={"data": folder.name})
     found, tests = tables.table(rows, by_protocol), tables.paired_tests(by_protocol)
-    typeset.write(output, found, tests, tables.ceilings(settings), "")
+    typeset.Printed(found, tests, tables.ceilings(settings), "").write(output)
     return output.with_suffix(".csv").read_text()
 
 

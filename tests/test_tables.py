@@ -61,7 +61,7 @@ def written(path, runs, params, rows=TABLE_1):
     found = tables.table(rows, paper(runs))
     tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(params)
     caption = typeset.caption("Systems", params.data, paper(runs))
-    typeset.write(path, found, tests, ceilings, caption)
+    typeset.Printed(found, tests, ceilings, caption).write(path)
     return [path.with_suffix(suffix).read_text() for suffix in (".csv", ".md", ".tex")]
 
 
@@ -125,9 +125,8 @@ def test_a_paired_test_has_the_difference_and_holms_p():
     assert tests.loc["audio", "p_value"] == pytest.approx(2 / 2**20)
     assert tests.loc["audio", "p_holm"] == pytest.approx(4 / 2**20)
     assert tests.loc["video", "p_holm"] == 1
-    text = typeset.to_markdown(
-        tables.table(TABLE_1, paper(runs)), tests.reset_index(), tables.ceilings(REAL), ""
-    )
+    found = tables.table(TABLE_1, paper(runs))
+    text = typeset.Printed(found, tests.reset_index(), tables.ceilings(REAL), "").markdown()
     bold = [line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if "**" in line]
     assert bold == ["1D CNN (Aud.)"]
     assert "**\N{MINUS SIGN}25.00 (\\< 0.001)**" in text
@@ -152,7 +151,8 @@ def test_a_verdict_that_depends_on_the_rule_is_said_and_noted():
     assert "worse beyond chance: 3D ResNeXt50 (Vid.)" in sentences[last + 2]
     assert "none" in sentences[sentences.index("best test epoch, protocol paper") + 1]
     assert sentences[-1] == "Protocol paper: the rule decides the verdict on 1D CNN (Aud.)."
-    text = typeset.to_markdown(tables.table(TABLE_1, paper(runs)), tests, tables.ceilings(REAL), "")
+    found = tables.table(TABLE_1, paper(runs))
+    text = typeset.Printed(found, tests, tables.ceilings(REAL), "").markdown()
     (note,) = [line for line in text.splitlines() if "another verdict" in line]
     assert "best test epoch: \N{MINUS SIGN}12.50 [" in note
     assert "p \\< 0.001" in note
@@ -180,7 +180,7 @@ def test_short_trainings_and_intervals_without_width_have_a_note():
         "linear": 1,
     }
     tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
-    text = typeset.to_markdown(found, tests, ceilings, "", {"audio": "a note"})
+    text = typeset.Printed(found, tests, ceilings, "", {"audio": "a note"}).markdown()
     (short,) = [line for line in text.splitlines() if "not converged" in line]
     assert "2 epochs from random weights" in short
     assert f"ERANNs<sup>1, {short[5]}</sup>" in text or f", {short[5]}</sup>" in text
@@ -189,10 +189,29 @@ def test_short_trainings_and_intervals_without_width_have_a_note():
     assert text.count(f"[37.5, 37.5]{flat.split(' ')[0]}") == 4
     assert "a note" in text
     uneven = [run([2], fold=1), run([4], fold=2)]
-    text = typeset.to_markdown(
-        tables.table(TABLE_1, paper(by_row(*uneven))), tests[:0], ceilings, ""
-    )
+    found = tables.table(TABLE_1, paper(by_row(*uneven)))
+    text = typeset.Printed(found, tests[:0], ceilings, "").markdown()
     assert "every actor has the same" not in text
+
+
+def test_rows_of_more_seeds_than_others_say_so():
+    several = [run([n], "cfn_sr", fold, seed=s) for fold in (1, 2) for s, n in ((5, 4), (7, 6))]
+    runs = by_row(*several, *[run([4], "audio", fold, seed=5) for fold in (1, 2)])
+    assert tables.extent("paper", runs).endswith("1 to 2 seeds a fold")
+    found = tables.table(TABLE_1, paper(runs))
+    tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
+    text = typeset.Printed(found, tests, ceilings, "").markdown()
+    (note,) = [line for line in text.splitlines() if "mean of 2 seeds" in line]
+    labels = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    assert [label for label in labels if f"{note[5]}</sup>" in label] == [
+        f" CFN-SR<sup>{note[5]}</sup> "
+    ]
+    seeds = tables.seeds(runs, "last epoch")
+    assert seeds.to_dict("index") == {"CFN-SR": {5: 50.0, 7: 75.0, "range": 25.0}}
+    alone = paper(by_row(*several))
+    printed = typeset.Printed(tables.table(TABLE_1, alone), tests[:0], ceilings, "")
+    assert "seeds" not in printed.markdown()
+    assert tables.seeds(by_row(run([4])), "last epoch").empty
 
 
 def test_networks_smaller_than_the_papers_are_said_to_be():
