@@ -12,7 +12,7 @@ from torch import nn
 from cfnsr import provenance
 from cfnsr.dataset import Clips
 from cfnsr.errors import InputError
-from cfnsr.models.registry import ENCODERS, Row, find
+from cfnsr.models.registry import Row, find
 from cfnsr.params import Params, Precision, Schedule
 from cfnsr.ravdess import Split, split_actors
 
@@ -21,8 +21,8 @@ from cfnsr.ravdess import Split, split_actors
 class Experiment:
     """A row on a fold with a seed.
 
-    `encoders` are the weights to start from, by the model's attribute (`video`, `audio`);
-    `options` are switches of the model beside those of its row.
+    `trained` are the weights to start from, by the module that they belong to (`video`, `audio`,
+    `members.0`); `options` are switches of the model beside those of its row.
     """
 
     row: str
@@ -30,7 +30,7 @@ class Experiment:
     seed: int
     params: Params
     clips: Clips
-    encoders: Mapping[str, Path] = field(default_factory=dict)
+    trained: Mapping[str, Path] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -60,11 +60,11 @@ class Experiment:
 
     @property
     def starts_from(self) -> Mapping[str, Path]:
-        """The weights that are not drawn at random, by the model's attribute."""
+        """The weights that are not drawn at random, by the module that they belong to."""
         pretrained = self.params.pretrained
         if self.system.schedule == "video" and pretrained is not None:
             return {"video": pretrained}
-        return self.encoders
+        return self.trained
 
     @property
     def split(self) -> Split:
@@ -88,31 +88,52 @@ class Experiment:
             "preprocess": source.preprocess.model_dump(),
             "drawing": source.drawing.model_dump(),
             "data_sha256": self.clips.sha256,
-            "encoders_sha256": {
+            "starts_from_sha256": {
                 name: provenance.sha256_of_file(path) for name, path in self.starts_from.items()
             },
             "versions": provenance.versions(),
         }
 
 
+def experiments(row: str, fold: int, params: Params, clips: Clips, runs: Path) -> list[Experiment]:
+    """A row on a fold, once a seed; a row of several networks once, from the first seeds.
+
+    Args:
+        runs: `runs/<data>/<protocol>`, where that is found which the row starts from.
+
+    Raises:
+        InputError: unknown row, or what it starts from is not trained yet.
+    """
+    system = find(row)
+    if system.members is None:
+        return [
+            Experiment(row, fold, seed, params, clips, encoders_of(row, fold, seed, runs))
+            for seed in params.seeds
+        ]
+    weights = {
+        f"members.{i}": _weights(system.members, fold, seed, runs, row)
+        for i, seed in enumerate(params.seeds[: system.n_members])
+    }
+    return [Experiment(row, fold, params.seeds[0], params, clips, weights)]
+
+
 def encoders_of(row: str, fold: int, seed: int, runs: Path) -> dict[str, Path]:
-    """The weights that a row starts from, in `runs/<data>/<protocol>`; none where it needs none.
+    """The encoders that a row starts from, in `runs/<data>/<protocol>`; none where it needs none.
 
     Raises:
         InputError: they are not trained yet.
     """
-    if not find(row).starts_from_encoders:
-        return {}
-    encoders = {
-        name: runs / name / f"fold_{fold}" / f"seed_{seed}" / "weights.pt" for name in ENCODERS
-    }
-    for name, path in encoders.items():
-        if not path.exists():
-            raise InputError(
-                f"{row} starts from the {name} encoder of fold {fold}, but there is no {path}; "
-                f"run `dvc repro encoders@{name}-{fold}` first"
-            )
-    return encoders
+    return {name: _weights(name, fold, seed, runs, row) for name in find(row).starts_from}
+
+
+def _weights(name: str, fold: int, seed: int, runs: Path, for_row: str) -> Path:
+    path = runs / name / f"fold_{fold}" / f"seed_{seed}" / "weights.pt"
+    if not path.exists():
+        raise InputError(
+            f"{for_row} starts from {name} of fold {fold}, but there is no {path}; run "
+            f"`dvc repro encoders@{name}-{fold}` first"
+        )
+    return path
 
 
 def start_from(encoder: nn.Module, name: str, path: Path) -> None:

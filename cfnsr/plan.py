@@ -12,22 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from cfnsr import provenance, source_code
-from cfnsr.models.registry import ENCODERS, ROWS, Row, find
+from cfnsr.errors import InputError
+from cfnsr.models.registry import ROWS, Row, find
 from cfnsr.params import Params
 from cfnsr.ravdess import N_FOLDS
 
 
 def rows_to_run(params: Params) -> list[str]:
-    """The rows that are trained: all, or the one asked for and the encoders that it starts from.
+    """The rows that are trained: all, or the one asked for and those that it starts from.
+
+    A row of several networks is among all only where there are as many seeds.
 
     Raises:
-        InputError: there is no such row.
+        InputError: there is no such row, or it takes more seeds than there are.
     """
+    n_seeds = len(params.seeds)
     if params.row == "all":
-        return [name for name, row in ROWS.items() if row.alias is None]
-    row = find(params.row)
-    name = row.alias or params.row
-    return [*ENCODERS, name] if find(name).starts_from_encoders else [name]
+        return [
+            name for name, row in ROWS.items() if row.alias is None and row.n_members <= n_seeds
+        ]
+    name = find(params.row).alias or params.row
+    row = find(name)
+    if row.n_members > n_seeds:
+        raise InputError(
+            f"row {name} takes {row.n_members} seeds, but seeds is {list(params.seeds)}; add others"
+        )
+    return [*row.starts_from, name]
 
 
 def write_plan(params: Params, folder: Path) -> None:

@@ -138,7 +138,7 @@ def train_switched(name: str, params: Params, repository: Path) -> None:
                     own_seed,
                     changed,
                     clips,
-                    encoders=weights if row == ROW else {},
+                    trained=weights if row == ROW else {},
                     options=switch.options,
                 )
                 folder = output / row / f"fold_{fold}" / f"seed_{own_seed}"

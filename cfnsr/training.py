@@ -18,7 +18,7 @@ from tqdm import tqdm
 from cfnsr import memory, provenance
 from cfnsr.dataset import Clips, Loader, Scaling, augmentation
 from cfnsr.errors import InputError
-from cfnsr.experiment import Experiment, encoders_of, start_from
+from cfnsr.experiment import Experiment, experiments, start_from
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.params import Params, Schedule
 from cfnsr.runs import CLIP_COLUMNS, Predictions, Run, read_run, write_predictions
@@ -54,11 +54,10 @@ def run_fold(
         InputError: unknown row or fold, missing actors, or encoders that are not trained yet.
     """
     results = []
-    for seed in params.seeds:
-        encoders = encoders_of(row, fold, seed, runs)
-        experiment = Experiment(row, fold, seed, params, clips, encoders)
-        train(experiment, output / f"seed_{seed}", scratch)
-        results.append(read_run(output / f"seed_{seed}"))
+    for experiment in experiments(row, fold, params, clips, runs):
+        folder = output / f"seed_{experiment.seed}"
+        train(experiment, folder, scratch)
+        results.append(read_run(folder))
     return results
 
 
@@ -78,7 +77,7 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
     torch.manual_seed(experiment.seed)
     model = system.build(Sizes.of(source))
     for name, path in experiment.starts_from.items():
-        start_from(getattr(model, name), name, path)
+        start_from(model.get_submodule(name), name, path)
     info["n_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     scaling, loader = _loader(experiment, model, fabric.device)
     _, n_frames, height, width, _ = experiment.clips.frames.shape

@@ -135,9 +135,12 @@ def test_a_training_stage_has_every_fold_and_what_its_rows_start_from(name):
     stage = MATRICES[name]
     assert stage["matrix"].get("fold") == list(range(1, N_FOLDS + 1))
     assert "build/plan/${item.row}-${item.fold}.json" in stage["deps"]
-    encoders = [path for path in stage["deps"] if path.startswith("runs/")]
+    earlier = {path for path in stage["deps"] if path.startswith("runs/")}
     for row in stage["matrix"]["row"]:
-        assert bool(encoders) == ROWS[row].starts_from_encoders
+        assert earlier == {
+            f"runs/${{data}}/${{protocol}}/{name}/fold_${{item.fold}}"
+            for name in ROWS[row].starts_from
+        }
 
 
 def test_the_plan_depends_on_all_code_that_it_hashes():

@@ -93,7 +93,7 @@ def test_only_the_row_that_trains_the_video_encoder_starts_from_the_checkpoint(
     path.write_bytes(b"weights")
     params = settings(pretrained=path)
     for row in ROWS:
-        started = Experiment(row, 1, 1, params, clips).describe()["encoders_sha256"]
+        started = Experiment(row, 1, 1, params, clips).describe()["starts_from_sha256"]
         assert started == ({"video": provenance.sha256_of_file(path)} if row == "video" else {})
 
 

@@ -13,6 +13,9 @@ from cfnsr.plan import rows_to_run, write_plan
 TRAINED = {name for name, row in ROWS.items() if row.alias is None}
 
 
+SEVERAL = {name for name in TRAINED if ROWS[name].n_members > 1}
+
+
 def written_plan(folder, **chosen):
     write_plan(Params(**chosen), folder)
     return {path.stem: json.loads(path.read_text()) for path in folder.iterdir()}
@@ -30,9 +33,9 @@ def test_every_row_and_fold_has_a_file_whatever_runs(tmp_path):
 
 def test_all_rows_run_on_the_protocols_folds(tmp_path):
     paper = runs(written_plan(tmp_path / "paper"))
-    assert paper == {f"{name}-{fold}" for name in TRAINED for fold in range(1, 6)}
+    assert paper == {f"{name}-{fold}" for name in TRAINED - SEVERAL for fold in range(1, 6)}
     nested = runs(written_plan(tmp_path / "nested", protocol="nested"))
-    assert nested == {f"{name}-{fold}" for name in TRAINED for fold in range(1, 7)}
+    assert nested == {f"{name}-{fold}" for name in TRAINED - SEVERAL for fold in range(1, 7)}
 
 
 def test_a_fusion_row_brings_its_fold_of_both_encoders(tmp_path):
@@ -47,6 +50,18 @@ def test_an_alias_runs_the_row_that_it_stands_for():
     for name, row in ROWS.items():
         if row.alias is not None:
             assert rows_to_run(Params(row=name)) == [*ENCODERS, row.alias]
+
+
+def test_a_row_of_several_networks_runs_where_there_are_as_many_seeds():
+    assert {"motion_voice_averaged"} == SEVERAL
+    assert set(rows_to_run(Params(seeds=(1, 2, 3)))) == TRAINED
+    assert rows_to_run(Params(row="motion_voice_averaged", seeds=(1, 2, 3))) == [
+        "motion_voice",
+        "motion_voice_averaged",
+    ]
+    assert not SEVERAL & set(rows_to_run(Params(seeds=(1, 2))))
+    with pytest.raises(InputError, match=r"takes 3 seeds, but seeds is \[1, 2\]; add others"):
+        rows_to_run(Params(row="motion_voice_averaged", seeds=(1, 2)))
 
 
 def test_a_misspelt_row_is_one_line_that_lists_all(tmp_path):

@@ -58,7 +58,7 @@ def test_a_switched_run_tells_its_switch_and_starts_from_the_encoder_that_has_it
     video = run_of(repository, "no_stem_relu", "video")
     assert fused.info["model"]["stem_relu"] is False
     assert read_run(video).info["model"]["stem_relu"] is False
-    hashes = fused.info["encoders_sha256"]
+    hashes = fused.info["starts_from_sha256"]
     assert hashes["video"] == provenance.sha256_of_file(video / "weights.pt")
     audio = repository / "runs/synthetic/paper/audio/fold_2/seed_5/weights.pt"
     assert hashes["audio"] == provenance.sha256_of_file(audio)
@@ -87,7 +87,7 @@ def test_a_switch_trains_cfn_sr_and_the_encoder_that_it_concerns(
     switch = SWITCHES[name]
     assert [e.row for e in experiments] == [row for row in (switch.encoder, "cfn_sr") if row]
     assert {e.fold for e in experiments} == {2}
-    assert [bool(e.encoders) for e in experiments] == [e.row == "cfn_sr" for e in experiments]
+    assert [bool(e.trained) for e in experiments] == [e.row == "cfn_sr" for e in experiments]
     assert [dict(s) for s in (switch.preprocess,) if s] == [
         {key: getattr(settings, key) for key in switch.preprocess} for settings in made
     ]

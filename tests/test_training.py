@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from scipy.special import softmax
 
 from cfnsr import dataset, training
 from cfnsr.dataset import Clips, Loader, Scaling
@@ -127,6 +128,21 @@ def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, tmp_path
     path = tmp_path / "first/video/fold_1/seed_1/weights.pt"
     again = run(clips, tmp_path / "again", "video", params=settings(pretrained=path))
     assert again.epochs["train_loss"].iloc[0] < first.epochs["train_loss"].iloc[0]
+
+
+def test_the_averaged_row_is_the_mean_probability_of_its_members(clips, tmp_path):
+    brief = Schedule(n_epochs=1, batch_size=32)
+    params = settings(ours=brief).model_copy(update={"seeds": (1, 2, 3)})
+    members = training.run_fold(
+        "motion_voice", 1, params, clips, tmp_path, tmp_path / "motion_voice/fold_1", tmp_path
+    )
+    (averaged,) = training.run_fold(
+        "motion_voice_averaged", 1, params, clips, tmp_path, tmp_path / "averaged", tmp_path
+    )
+    mean = np.mean([softmax(run.test.logits[0], axis=1) for run in members], axis=0)
+    np.testing.assert_allclose(softmax(averaged.test.logits[0], axis=1), mean, atol=1e-3)
+    assert averaged.seed == 1
+    assert averaged.n_epochs == 1
 
 
 def test_equal_trainings_leave_equal_bytes(clips, tmp_path):

@@ -1,5 +1,8 @@
 """Ours, not the paper's: a small network on landmark tracks and one on the spectrogram."""
 
+import math
+
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -177,6 +180,28 @@ class MotionAndVoice(EmotionModel):
     @staticmethod
     def _add(motion: Tensor, voice: Tensor) -> Tensor:
         return motion.log_softmax(dim=1) + voice.log_softmax(dim=1)
+
+
+class Averaged(EmotionModel):
+    """The mean of the probabilities of several `MotionAndVoice`, which are trained already."""
+
+    uses_video = False
+    audio_input = "motion_and_voice"
+
+    @classmethod
+    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
+        return MotionAndVoice.sound_shape(sizes)
+
+    def __init__(self, sizes: Sizes, *, n_members: int) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(MotionAndVoice(sizes) for _ in range(n_members))
+
+    def forward(self, frames: Tensor, motion_and_voice: Tensor) -> Tensor:
+        logits = torch.stack([member(frames, motion_and_voice) for member in self.members])
+        return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(self.members))
+
+    def fit(self, motion_and_voice: np.ndarray, emotion: np.ndarray, actor: np.ndarray) -> None:
+        """There is nothing left to find."""
 
 
 def mean_and_max(x: Tensor) -> Tensor:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 FusionStage = Literal["-", "Early", "Late", "Model"]
 ScheduleName = Literal["video", "audio", "erann", "fusion", "ours", "none"]
+ENCODERS = ("video", "audio")
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,9 @@ class Row:
     `model` names a class below `cfnsr.models`, `options` its switches: an ablation is a row with
     one switch changed. `schedule` is the part of `training` in params.yaml that it follows; rows
     that follow `fusion` start from the fold's own two encoders; one that follows `none` is fitted
-    at once, without epochs. `alias` names the row that is
-    the same system under another name; it is not trained again.
+    at once, without epochs. `alias` names the row that is the same system under another name; it is
+    not trained again. `members` names the row whose networks, one a seed, this one is made of;
+    their number is the switch `n_members`.
     """
 
     label: str
@@ -37,10 +39,19 @@ class Row:
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: ScheduleName = "fusion"
     alias: str | None = None
+    members: str | None = None
 
     @property
-    def starts_from_encoders(self) -> bool:
-        return self.schedule == "fusion"
+    def starts_from(self) -> tuple[str, ...]:
+        """The rows whose runs of the same fold come first."""
+        if self.members is not None:
+            return (self.members,)
+        return ENCODERS if self.schedule == "fusion" else ()
+
+    @property
+    def n_members(self) -> int:
+        """How many seeds it takes."""
+        return int(self.options.get("n_members", 1))
 
     @property
     def uses_video(self) -> bool:
@@ -176,6 +187,15 @@ EXTRA: dict[str, Row] = {
         "odds are added; settings chosen on RAVDESS's actors 1 to 4",
         schedule="ours",
     ),
+    "motion_voice_averaged": Row(
+        "Motion and voice, 3 seeds (ours)",
+        "Late",
+        "motion_voice.Averaged",
+        note="the mean probability of three networks of the row above, which differ by their seed",
+        options={"n_members": 3},
+        schedule="none",
+        members="motion_voice",
+    ),
     "cfn_sr_released": Row(
         "CFN-SR as released",
         "Model",
@@ -187,7 +207,6 @@ EXTRA: dict[str, Row] = {
 }
 
 ROWS: dict[str, Row] = TABLE_1 | TABLE_2 | EXTRA
-ENCODERS = ("video", "audio")
 
 
 def find(name: str) -> Row:
