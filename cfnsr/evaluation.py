@@ -129,7 +129,9 @@ def score(runs: Sequence[Run], rule: Rule) -> Score:
 def paired_test(runs_a: Sequence[Run], runs_b: Sequence[Run], rule: Rule) -> PairedTest:
     """Compare two rows on the clips that both classified, by sign flips over actors.
 
-    Seeds are averaged per clip first, then clips within folds, then folds. Under the null
+    Rows that share a seed start from the same encoders, so of a fold's runs those of the seeds
+    that both rows have are compared, or all where they have none in common. Seeds are averaged
+    per clip first, then clips within folds, then folds. Under the null
     hypothesis the rows are exchangeable within an actor, so the sign of an actor's difference is
     arbitrary. The smallest p value of n actors is 2 / 2^n: with the four actors of a single fold
     no difference reaches 5 %. Without common clips, the difference and its p value are nan.
@@ -205,8 +207,9 @@ def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
 
 def _paired_test(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> PairedTest:
     keys = ["fold", "actor", "clip"]
+    alike = [_of_common_seeds(a, b), _of_common_seeds(b, a)]
     both = pd.concat(
-        [lines.groupby(keys)["correct"].mean() for lines in (a, b)], axis=1, join="inner"
+        [lines.groupby(keys)["correct"].mean() for lines in alike], axis=1, join="inner"
     )
     if both.empty:
         return PairedTest(rule, nan, nan, nan, nan, 0, 0)
@@ -224,6 +227,14 @@ def _paired_test(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> PairedTest:
         n_actors=len(by_actor),
         n_clips=both.index.get_level_values("clip").nunique(),
     )
+
+
+def _of_common_seeds(lines: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The lines whose fold and seed `others` have too; all of a fold without such a seed."""
+    runs = ["fold", "seed"]
+    is_common = pd.MultiIndex.from_frame(lines[runs]).isin(pd.MultiIndex.from_frame(others[runs]))
+    has_common = pd.Series(is_common, lines.index).groupby(lines["fold"]).transform("any")
+    return lines[is_common | ~has_common.to_numpy(bool)]
 
 
 def _confusion(lines: pd.DataFrame) -> pd.DataFrame:

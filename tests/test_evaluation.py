@@ -33,6 +33,7 @@ from cfnsr.runs import Predictions, Run
 pytestmark = pytest.mark.filterwarnings("error")
 
 N_EMOTIONS = len(EMOTIONS)
+FOLDS = range(1, 7)
 
 
 def run(fold=1, seed=1, actors=None, *, row="row", clips_per_actor=16, n_epochs=3, skill=1.5):
@@ -253,7 +254,7 @@ def test_a_paired_test_agrees_with_scipy_on_actor_means():
 
 
 def test_the_difference_is_that_of_the_scores_and_changes_its_sign_with_the_order():
-    a, b = all_folds("a", seeds=(1, 2, 3)), all_folds("b", seeds=(1, 2), skill=1.2)
+    a, b = all_folds("a", seeds=(1, 2, 3)), all_folds("b", seeds=(1, 2, 3), skill=1.2)
     forth, back = paired_test(a, b, "last epoch"), paired_test(b, a, "last epoch")
     difference = score(a, "last epoch").accuracy_pct - score(b, "last epoch").accuracy_pct
     assert forth.difference_pct == pytest.approx(difference)
@@ -262,6 +263,26 @@ def test_the_difference_is_that_of_the_scores_and_changes_its_sign_with_the_orde
     assert (back.ci_low_pct, back.ci_high_pct) == pytest.approx(
         (-forth.ci_high_pct, -forth.ci_low_pct), abs=0.3
     )
+
+
+def test_rows_are_compared_on_the_seeds_that_both_have_or_on_all():
+    a, b = all_folds("a", seeds=(1, 2, 3)), all_folds("b", seeds=(3, 4), skill=1.2)
+    third = [[run for run in runs if run.seed == 3] for runs in (a, b)]
+    assert paired_test(a, b, "last epoch") == paired_test(*third, "last epoch")
+    others = all_folds("b", seeds=(4, 5), skill=1.2)
+    means = [score(runs, "last epoch").accuracy_pct for runs in (a, others)]
+    found = paired_test(a, others, "last epoch")
+    assert found.difference_pct == pytest.approx(means[0] - means[1])
+    # fold by fold: of the sixth, b has another seed only
+    uneven = [run for run in third[1] if run.fold < 6] + [run for run in others if run.fold == 6]
+    found = paired_test(a, uneven, "last epoch")
+    assert found.n_actors == 24
+    alike = [run for run in a if run.seed == 3 or run.fold == 6]
+    means = [
+        np.mean([score([r for r in runs if r.fold == k], "last epoch").accuracy_pct for k in FOLDS])
+        for runs in (alike, uneven)
+    ]
+    assert found.difference_pct == pytest.approx(means[0] - means[1])
 
 
 def test_the_interval_of_a_difference_agrees_with_students_on_equal_actors():
