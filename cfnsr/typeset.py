@@ -37,8 +37,9 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
         f"{name}. Measured on {DATA_LABELS[data]}: {measured}. Accuracy in % under each rule for "
         "choosing the epoch: mean ± standard deviation over folds and seeds [95 % interval, "
         "resampled by actor]. Paper: as printed there, on RAVDESS. UAR and the difference from "
-        "CFN-SR are of the last epoch; p is of a paired test by actor, on the seeds of both, with Holm's correction over "
-        f"the comparisons with CFN-SR, and a difference is bold where p < {LEVEL}.{ceiling}"
+        "CFN-SR are of the last epoch; p is of a paired test by actor, on the seeds that both "
+        "have, with Holm's correction over the comparisons with CFN-SR, and a difference is bold "
+        f"where p < {LEVEL}.{ceiling}"
     )
 
 
