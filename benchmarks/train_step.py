@@ -18,8 +18,9 @@ comment has it; `.cuda()`, which it calls on a tensor, does nothing where there 
 With --keep-memory all cases run with memory that glibc keeps, as this project's trainings do: it is
 a setting of the whole process.
 
-On a GPU the batch is doubled until memory is full. The share of the card's peak counts three
-forward passes a step (`EmotionModel.forward_gflops`) against the dense peak that its maker names.
+On a GPU the batch is doubled until memory is full. The share of the peak counts three forward
+passes a step (`EmotionModel.forward_gflops`) against the dense peak that a card's maker names, and
+on a processor against the fastest product of two large matrices that is measured here.
 `train_step_profile.csv` says where the time of the last case goes.
 """
 
@@ -30,6 +31,7 @@ import io
 import sys
 import types
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -44,6 +46,8 @@ from cfnsr.params import Model
 
 #: Dense TFLOP/s of bfloat16, and of TF32, with which cuDNN convolves float32 by default.
 PEAK_TFLOPS = {"H100": (989, 495), "H200": (989, 495), "A100": (312, 156)}
+#: Rows and columns of the matrices whose product measures a processor.
+N_MATRIX = 2048
 FASTEST = "bf16 + channels last"
 MFCC_SHAPE = (13, 212)
 
@@ -83,7 +87,7 @@ def main() -> None:
     if arguments.cases:
         chosen = [case for case in chosen if case in arguments.cases]
     if not on_gpu:
-        print("compiled, CUDA graphs, cuDNN, memory and share of the peak: not run, no GPU")
+        print("compiled, CUDA graphs, cuDNN and memory: not run, no GPU")
     if arguments.reference is None:
         print("release: skipped, no --reference given")
 
@@ -128,7 +132,6 @@ def side_by_side(
         n_repetitions,
         n_warm_up=3 if device.type == "cuda" else 1,
     )
-    peaks = [tflops for card, tflops in PEAK_TFLOPS.items() if card in report.machine()]
     forward = forward_gflops(arguments)
     first = report.spread(seconds[cases[0]])["median"]
     rows = []
@@ -151,11 +154,23 @@ def side_by_side(
         }
         if device.type == "cuda":
             row["peak_gib"] = round(memory[case], 2)
-            if peaks:
-                tflops = 3 * forward * batch_size / step_s["median"] / 1000
-                row["share_of_peak_pct"] = round(100 * tflops / peaks[0]["bf16" not in case], 1)
+        peak = peak_gflops("bf16" in case, device)
+        if peak is not None:
+            row["gflops_per_s"] = round(3 * forward * batch_size / step_s["median"], 1)
+            row["share_of_peak_pct"] = round(100 * row["gflops_per_s"] / peak, 1)
         rows.append(row)
     return rows
+
+
+@cache
+def peak_gflops(in_bf16: bool, device: torch.device) -> float | None:
+    """The most 10^9 operations a second that the device can do; None for an unknown card."""
+    if device.type == "cuda":
+        known = [tflops for card, tflops in PEAK_TFLOPS.items() if card in report.machine()]
+        return 1000.0 * known[0][not in_bf16] if known else None
+    matrix = torch.randn(N_MATRIX, N_MATRIX, dtype=torch.bfloat16 if in_bf16 else torch.float32)
+    seconds = report.interleaved({"product": lambda: matrix @ matrix}, 10, n_warm_up=2)
+    return 2 * N_MATRIX**3 / min(seconds["product"]) / 1e9
 
 
 def larger_batches(
