@@ -129,9 +129,9 @@ def score(runs: Sequence[Run], rule: Rule) -> Score:
 def paired_test(runs_a: Sequence[Run], runs_b: Sequence[Run], rule: Rule) -> PairedTest:
     """Compare two rows on the clips that both classified, by sign flips over actors.
 
-    Rows that share a seed start from the same encoders, so of a fold's runs those of the seeds
-    that both rows have are compared, or all where they have none in common. Seeds are averaged
-    per clip first, then clips within folds, then folds. Under the null
+    Of a fold's runs those of the seeds that both rows have are compared, since fusion rows of one
+    seed start from the same encoders; all where they have none in common. Seeds are averaged per
+    clip first, then clips within folds, then folds. Under the null
     hypothesis the rows are exchangeable within an actor, so the sign of an actor's difference is
     arbitrary. The smallest p value of n actors is 2 / 2^n: with the four actors of a single fold
     no difference reaches 5 %. Without common clips, the difference and its p value are nan.

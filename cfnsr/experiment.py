@@ -12,7 +12,7 @@ from torch import nn
 from cfnsr import provenance
 from cfnsr.dataset import Clips
 from cfnsr.errors import InputError
-from cfnsr.models.registry import Row, find
+from cfnsr.models.registry import Row, find, needs_seeds
 from cfnsr.params import Params, Precision, Schedule
 from cfnsr.ravdess import Split, split_actors
 
@@ -21,8 +21,8 @@ from cfnsr.ravdess import Split, split_actors
 class Experiment:
     """A row on a fold with a seed.
 
-    `trained` are the weights to start from, by the module that they belong to (`video`, `audio`,
-    `members.0`); `options` are switches of the model beside those of its row.
+    `starts_from` are the weights that are not drawn at random, by the module that they belong to
+    (`video`, `audio`, `members.0`); `options` are switches of the model beside those of its row.
     """
 
     row: str
@@ -30,7 +30,7 @@ class Experiment:
     seed: int
     params: Params
     clips: Clips
-    trained: Mapping[str, Path] = field(default_factory=dict)
+    starts_from: Mapping[str, Path] = field(default_factory=dict)
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -59,14 +59,6 @@ class Experiment:
         return "bf16-mixed" if has_bf16 and self.system.uses_video else "32-true"
 
     @property
-    def starts_from(self) -> Mapping[str, Path]:
-        """The weights that are not drawn at random, by the module that they belong to."""
-        pretrained = self.params.pretrained
-        if self.system.schedule == "video" and pretrained is not None:
-            return {"video": pretrained}
-        return self.trained
-
-    @property
     def split(self) -> Split:
         return split_actors(self.fold, self.params.protocol)
 
@@ -75,6 +67,7 @@ class Experiment:
         source = self.params.source
         row = self.system
         training = source.training
+        pretrained = self.params.pretrained if row.uses_video else None
         return {
             "row": self.row,
             "fold": self.fold,
@@ -87,6 +80,7 @@ class Experiment:
             "training": training.common | {"precision": self.precision},
             "preprocess": source.preprocess.model_dump(),
             "drawing": source.drawing.model_dump(),
+            "pretrained_sha256": pretrained and provenance.sha256_of_file(pretrained),
             "data_sha256": self.clips.sha256,
             "starts_from_sha256": {
                 name: provenance.sha256_of_file(path) for name, path in self.starts_from.items()
@@ -96,34 +90,37 @@ class Experiment:
 
 
 def experiments(row: str, fold: int, params: Params, clips: Clips, runs: Path) -> list[Experiment]:
-    """A row on a fold, once a seed; a row of several networks once, from the first seeds.
+    """A row on a fold, once a seed; a row with members once.
 
     Args:
         runs: `runs/<data>/<protocol>`, where that is found which the row starts from.
 
     Raises:
-        InputError: unknown row, or what it starts from is not trained yet.
+        InputError: unknown row, too few seeds, or what it starts from is not trained yet.
     """
-    system = find(row)
-    if system.members is None:
-        return [
-            Experiment(row, fold, seed, params, clips, encoders_of(row, fold, seed, runs))
-            for seed in params.seeds
-        ]
-    weights = {
-        f"members.{i}": _weights(system.members, fold, seed, runs, row)
-        for i, seed in enumerate(params.seeds[: system.n_members])
-    }
-    return [Experiment(row, fold, params.seeds[0], params, clips, weights)]
+    needs_seeds(row, params.seeds)
+    return [
+        Experiment(row, fold, seed, params, clips, starting_weights(row, fold, seed, params, runs))
+        for seed in find(row).seeds(params.seeds)
+    ]
 
 
-def encoders_of(row: str, fold: int, seed: int, runs: Path) -> dict[str, Path]:
-    """The encoders that a row starts from, in `runs/<data>/<protocol>`; none where it needs none.
+def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path) -> dict[str, Path]:
+    """What a row starts from, see `Experiment`; nothing where all is drawn at random.
 
     Raises:
-        InputError: they are not trained yet.
+        InputError: it is not there yet.
     """
-    return {name: _weights(name, fold, seed, runs, row) for name in find(row).starts_from}
+    system = find(row)
+    if system.members is not None:
+        seeds = params.seeds[: system.n_members]
+        return {
+            f"members.{i}": _weights(system.members, fold, member_seed, runs, row)
+            for i, member_seed in enumerate(seeds)
+        }
+    if system.schedule == "video":
+        return {} if params.pretrained is None else {"video": params.pretrained}
+    return {name: _weights(name, fold, seed, runs, row) for name in system.starts_from}
 
 
 def _weights(name: str, fold: int, seed: int, runs: Path, for_row: str) -> Path:
@@ -136,35 +133,54 @@ def _weights(name: str, fold: int, seed: int, runs: Path, for_row: str) -> Path:
     return path
 
 
-def start_from(encoder: nn.Module, name: str, path: Path) -> None:
-    """Load an encoder's weights, of a run or of a checkpoint with the public 3D-ResNets' names.
+def start_from(module: nn.Module, name: str, path: Path) -> None:
+    """Load a module's weights, of a run or of a checkpoint with the public 3D-ResNets' names.
 
-    A head that `encoder` lacks, or that is of other classes, is left behind.
+    A head that `module` lacks, or that is of other classes, is left behind.
 
     Args:
-        name: the attribute that holds the encoder in the model of the run.
+        name: the attribute that holds the module in the model of the run.
 
     Raises:
         InputError: no weights, or of another network.
     """
-    try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        given = {
-            key.removeprefix("module.").removeprefix(f"{name}."): tensor
-            for key, tensor in content.get("state_dict", content).items()
-        }
-    except (ValueError, EOFError, RuntimeError, AttributeError, pickle.UnpicklingError):
-        raise InputError(f"{path} holds no weights; expected what torch.save wrote") from None
-    weights = encoder.state_dict()
+    given = {
+        key.removeprefix("module.").removeprefix(f"{name}."): tensor
+        for key, tensor in _tensors(path).items()
+    }
+    weights = module.state_dict()
     for key, own in weights.items():
         if key in given and given[key].shape == own.shape:
             weights[key] = given[key]
         # Checkpoints of torch 0.3 do not count batches.
         elif not key.startswith("fc.") and not key.endswith(".num_batches_tracked"):
             found = f"one of {tuple(given[key].shape)}" if key in given else "none"
-            raise InputError(
-                f"{path} does not fit the {name} encoder: expected a {key} of "
-                f"{tuple(own.shape)}, found {found}; compare model: in params.yaml with the "
-                "network that was saved"
+            raise _other_network(
+                path, name, f"expected a {key} of {tuple(own.shape)}, found {found}"
             )
-    encoder.load_state_dict(weights)
+    parts = {part for part, _ in module.named_children()} - {"fc"}
+    surplus = [key for key in given if key not in weights and key.split(".")[0] in parts]
+    if surplus:
+        raise _other_network(path, name, f"it has a {surplus[0]} too many")
+    module.load_state_dict(weights)
+
+
+def _tensors(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = content.get("state_dict", content)
+        return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} is no checkpoint, or holds objects that are not safe to load; save its "
+            "state_dict alone"
+        ) from None
+    except (ValueError, EOFError, RuntimeError, AttributeError):
+        raise InputError(f"{path} holds no weights; expected what torch.save wrote") from None
+
+
+def _other_network(path: Path, name: str, why: str) -> InputError:
+    return InputError(
+        f"{path} does not fit the {name} encoder: {why}; compare model: in params.yaml with the "
+        "network that was saved"
+    )

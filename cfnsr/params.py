@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic_core import PydanticCustomError
 
 from cfnsr.errors import InputError
 from cfnsr.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
@@ -16,6 +17,7 @@ from cfnsr.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
 Source = Literal["synthetic", "ravdess", "ravdess_landmarks"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
+Seed = Annotated[int, Field(ge=1)]  # 0 stands for a run of several, see `cfnsr.models.registry`
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 _KIND = re.compile(r"int|literal\[.*\]")
 
@@ -132,10 +134,17 @@ class Params(_Section):
     protocol: Protocol = "paper"
     fold: Literal["all"] | int = "all"
     row: str = "all"
-    seeds: Annotated[tuple[int, ...], Field(min_length=1)] = (1234,)
+    seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1234,)
     synthetic: SourceParams = SourceParams(clips=Clips())
     ravdess: SourceParams = SourceParams()
     ravdess_landmarks: SourceParams = SourceParams()
+
+    @field_validator("seeds")
+    @classmethod
+    def _differ(cls, seeds: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(seeds)) < len(seeds):
+            raise PydanticCustomError("seeds", "expected different seeds")
+        return seeds
 
     @property
     def source(self) -> SourceParams:
@@ -163,7 +172,7 @@ class Params(_Section):
 
     @property
     def pretrained(self) -> Path | None:
-        """The checkpoint that the video encoder starts from; relative paths start at the root.
+        """The checkpoint that the video encoder starts from; relative to the user's checkout.
 
         Raises:
             InputError: there is no such file.
@@ -171,7 +180,7 @@ class Params(_Section):
         named = self.source.training.pretrained
         if named is None:
             return None
-        path = repository_root() / named.expanduser()
+        path = checkout_of(repository_root()) / named.expanduser()
         if not path.is_file():
             raise InputError(
                 f"{self.data}.training.pretrained: {path} is no file; expected the checkpoint of a "
@@ -192,6 +201,14 @@ def repository_root(start: Path | None = None) -> Path:
     raise InputError(f"no params.yaml in {start} or above; run this from inside the repository")
 
 
+def checkout_of(repository: Path) -> Path:
+    """The user's own checkout where `repository` is a workspace that DVC has made of it."""
+    for folder in repository.parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return repository
+
+
 def load(path: Path | None = None) -> Params:
     """Read and check params.yaml.
 
@@ -209,7 +226,7 @@ def load(path: Path | None = None) -> Params:
         params = Params.model_validate(values or {})
     except ValidationError as error:
         raise InputError(f"{path.name}: {'; '.join(_explain(error.errors()))}") from None
-    params.folds, params.pretrained  # noqa: B018  wrong ones are errors here, not in a later stage
+    params.folds  # noqa: B018  a wrong fold is an error here, not in a later stage
     return params
 
 

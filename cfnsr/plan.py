@@ -1,10 +1,10 @@
 """Which rows and folds a reproduction runs: one small file a run, which its stage depends on.
 
-A run's file holds all that determines its result besides the data and the encoders: parameters,
-model, switches, and the hashes of the code. So a change of `fold`, of one schedule or of one model
-reruns only the stages whose own file changed. (A stage could list each parameter and module
-itself; but DVC reads and writes all of dvc.lock for every stage that it runs, and a lock of that
-length took 2.2 s each time.)
+A run's file holds all that determines its result besides the data and the runs that it starts
+from: parameters, model, switches, and the hashes of the code. So a change of `fold`, of one
+schedule or of one model reruns only the stages whose own file changed. (A stage could list each
+parameter and module itself; but DVC reads and writes all of dvc.lock for every stage that it runs,
+and a lock of that length took 2.2 s each time.)
 """
 
 import json
@@ -12,8 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cfnsr import provenance, source_code
-from cfnsr.errors import InputError
-from cfnsr.models.registry import ROWS, Row, find
+from cfnsr.models.registry import ROWS, Row, find, needs_seeds
 from cfnsr.params import Params
 from cfnsr.ravdess import N_FOLDS
 
@@ -21,23 +20,20 @@ from cfnsr.ravdess import N_FOLDS
 def rows_to_run(params: Params) -> list[str]:
     """The rows that are trained: all, or the one asked for and those that it starts from.
 
-    A row of several networks is among all only where there are as many seeds.
+    A row with members is among all only where there are as many seeds.
 
     Raises:
-        InputError: there is no such row, or it takes more seeds than there are.
+        InputError: there is no such row, or it has more members than there are seeds.
     """
-    n_seeds = len(params.seeds)
     if params.row == "all":
         return [
-            name for name, row in ROWS.items() if row.alias is None and row.n_members <= n_seeds
+            name
+            for name, row in ROWS.items()
+            if row.alias is None and row.n_members <= len(params.seeds)
         ]
     name = find(params.row).alias or params.row
-    row = find(name)
-    if row.n_members > n_seeds:
-        raise InputError(
-            f"row {name} takes {row.n_members} seeds, but seeds is {list(params.seeds)}; add others"
-        )
-    return [*row.starts_from, name]
+    needs_seeds(name, params.seeds)
+    return [*find(name).starts_from, name]
 
 
 def write_plan(params: Params, folder: Path) -> None:

@@ -49,6 +49,7 @@ INFO = (
     "device",
     "n_threads",
     "data_sha256",
+    "pretrained_sha256",
 )
 _TIMING = ("seconds", "finished", "git_commit", "git_dirty")
 _ZERO = ord("0")
@@ -237,6 +238,8 @@ def _settings(info: dict[str, Any]) -> str:
     training = info.get("training") or {}
     machine = ("n_threads", "precision")
     asked["training"] = {name: training[name] for name in training if name not in machine}
+    if info.get("pretrained_sha256"):
+        asked["pretrained"] = info["pretrained_sha256"]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
 

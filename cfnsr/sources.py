@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from cfnsr import download, provenance, synthetic
 from cfnsr.errors import InputError
-from cfnsr.params import Clips, Params, Source
+from cfnsr.params import Clips, Params, Source, checkout_of
 from cfnsr.ravdess import AUDIO_ONLY, AUDIO_VIDEO, parse_name
 
 MANIFEST_COLUMNS = ("media", "landmarks", "media_sha256", "landmarks_sha256")
@@ -24,7 +24,7 @@ def _root_of(params: Params, repository: Path) -> Path:
     root = params.source.root
     if root is None and params.data == "synthetic":
         return repository / "data" / params.data
-    checkout = _checkout_of(repository)
+    checkout = checkout_of(repository)
     return checkout / "data" / params.data if root is None else checkout / root.expanduser()
 
 
@@ -104,14 +104,6 @@ def read_manifest(path: Path) -> pd.DataFrame:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `dvc repro dataset`") from None
-
-
-def _checkout_of(repository: Path) -> Path:
-    """The user's own checkout where `repository` is a workspace that DVC has made of it."""
-    for folder in repository.parents:
-        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
-            return folder.parents[2]
-    return repository
 
 
 def _media(root: Path, source: Source) -> Iterator[Path]:

@@ -14,7 +14,7 @@ import pandas as pd
 from cfnsr import dataset, preprocess, sources
 from cfnsr.errors import InputError
 from cfnsr.evaluation import PairedTest, paired_test
-from cfnsr.experiment import Experiment, encoders_of
+from cfnsr.experiment import Experiment, starting_weights
 from cfnsr.params import Params
 from cfnsr.runs import read_runs
 from cfnsr.selection import Rule
@@ -31,7 +31,7 @@ class Switch:
 
     `encoder` is the encoder that is trained anew with it; `options` are switches of the model,
     `training` and `preprocess` values of these sections of params.yaml, `seed_step` is added to
-    the seeds.
+    the seeds, and so large that none of them is another's.
     """
 
     label: str
@@ -47,7 +47,7 @@ class Switch:
 
 
 SWITCHES: dict[str, Switch] = {
-    "another_seed": Switch("nothing but the seed", encoder="video", seed_step=1),
+    "another_seed": Switch("nothing but the seed", encoder="video", seed_step=1000),
     "batch_summed_attention": Switch(
         "attention maps summed over the batch (release)", options={"batch_summed_attention": True}
     ),
@@ -128,7 +128,7 @@ def train_switched(name: str, params: Params, repository: Path) -> None:
     clips = dataset.load(_arrays(name, switch, changed, repository), params.source.drawing)
     for fold in params.folds:
         for seed, own_seed in zip(params.seeds, changed.seeds, strict=True):
-            weights = encoders_of(ROW, fold, seed, runs / params.protocol)
+            weights = starting_weights(ROW, fold, seed, params, runs / params.protocol)
             for row in (switch.encoder, ROW):
                 if row is None:
                     continue
@@ -138,7 +138,7 @@ def train_switched(name: str, params: Params, repository: Path) -> None:
                     own_seed,
                     changed,
                     clips,
-                    trained=weights if row == ROW else {},
+                    weights if row == ROW else starting_weights(row, fold, seed, params, runs),
                     options=switch.options,
                 )
                 folder = output / row / f"fold_{fold}" / f"seed_{own_seed}"

@@ -182,28 +182,40 @@ def reduced_size(table: pd.DataFrame) -> str:
     return ""
 
 
-def block_notes(params: Params) -> dict[str, str]:
-    """What a row's name leaves out where its network is not of the paper's depth, by row."""
+def row_notes(params: Params) -> dict[str, str]:
+    """What a row's name leaves out, by row: another depth, a start that is not random."""
     blocks, full = params.source.model.n_blocks, Model().n_blocks
     here, there = ("-".join(map(str, counts)) for counts in (blocks, full))
-    return {} if blocks == full else {"video": f"here {here} blocks, a ResNeXt50 has {there}"}
+    notes = [f"here {here} blocks, a ResNeXt50 has {there}"] if blocks != full else []
+    if params.source.training.pretrained is not None:
+        notes.append("its training starts from a checkpoint")
+    return {"video": "; ".join(notes)} if notes else {}
 
 
 def seeds(runs_by_row: RunsByRow, rule: Rule) -> pd.DataFrame:
     """What another seed changes: the accuracy of each row that has several, in percent.
 
-    One line a row, one column a seed (mean over folds), and the range over seeds.
+    One line a row, one column a seed, and the range over seeds: means over the folds that all of
+    the row's seeds have, whose number is `n_folds`.
     """
-    accuracy = {
-        find(name).label: {
-            seed: score([run for run in runs if run.seed == seed], rule).accuracy_pct
-            for seed in sorted({run.seed for run in runs})
-        }
-        for name, runs in runs_by_row.items()
-        if len({run.seed for run in runs}) > 1
-    }
-    table = pd.DataFrame.from_dict(accuracy, orient="index").rename_axis("system")
-    return table.assign(range=table.max(axis=1) - table.min(axis=1))
+    lines = {}
+    for name, runs in runs_by_row.items():
+        of_seed = {seed: [run for run in runs if run.seed == seed] for seed in _seeds(runs)}
+        common = set.intersection(*({run.fold for run in same} for same in of_seed.values()))
+        if len(of_seed) > 1 and common:
+            accuracy = {
+                seed: score([run for run in same if run.fold in common], rule).accuracy_pct
+                for seed, same in of_seed.items()
+            }
+            spread = max(accuracy.values()) - min(accuracy.values())
+            lines[find(name).label] = accuracy | {"range": spread, "n_folds": len(common)}
+    columns = [*_seeds(run for runs in runs_by_row.values() for run in runs), "range", "n_folds"]
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("system")
+    return table[[column for column in columns if column in table]]
+
+
+def _seeds(runs: Iterable[Run]) -> list[int]:
+    return sorted({run.seed for run in runs})
 
 
 def ceilings(params: Params) -> pd.DataFrame:

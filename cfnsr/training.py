@@ -43,15 +43,16 @@ class History:
 def run_fold(
     row: str, fold: int, params: Params, clips: Clips, runs: Path, output: Path, scratch: Path
 ) -> list[Run]:
-    """Train a row on a fold once per seed.
+    """Train a row on a fold, once a seed; a row with members is put together once.
 
     Args:
-        runs: `runs/<data>/<protocol>`, where the fold's encoders are found.
+        runs: `runs/<data>/<protocol>`, where that is found which the row starts from.
         output: gets one folder `seed_<s>` a seed, as `cfnsr.runs` describes.
         scratch: where the state of unfinished trainings is kept.
 
     Raises:
-        InputError: unknown row or fold, missing actors, or encoders that are not trained yet.
+        InputError: unknown row or fold, missing actors, too few seeds, or something that the row
+            starts from is not trained yet.
     """
     results = []
     for experiment in experiments(row, fold, params, clips, runs):
@@ -152,6 +153,7 @@ def _fit_at_once(
     training = clips.of_actors(experiment.split.training)
     emotion = clips.emotion[training]
     model.fit(loader.sound[training], emotion, clips.index["actor"].to_numpy()[training])
+    model.to(loader.device)
     logits = torch.from_numpy(predict(model, loader, training, len(training)).astype(np.float32))
     target = torch.from_numpy(emotion)
     history = History()

@@ -37,9 +37,9 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
         f"{name}. Measured on {DATA_LABELS[data]}: {measured}. Accuracy in % under each rule for "
         "choosing the epoch: mean ± standard deviation over folds and seeds [95 % interval, "
         "resampled by actor]. Paper: as printed there, on RAVDESS. UAR and the difference from "
-        "CFN-SR are of the last epoch; p is of a paired test by actor, on the seeds that both "
-        "have, with Holm's correction over the comparisons with CFN-SR, and a difference is bold "
-        f"where p < {LEVEL}.{ceiling}"
+        "CFN-SR are of the last epoch; the difference and its p are of a paired test by actor, on "
+        "the seeds that both have or on all where they have none in common, with Holm's correction "
+        f"over the comparisons with CFN-SR, and a difference is bold where p < {LEVEL}.{ceiling}"
     )
 
 
@@ -251,7 +251,7 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
 def _few_epochs(row: Row, n_epochs: int) -> str:
     if row.schedule == "none" or row.starts_from or n_epochs >= _FEWEST_EPOCHS:
         return ""
-    return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''} from random weights: not converged"
+    return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}: not converged"
 
 
 def _n_seeds(n_seeds: int) -> str:

@@ -1,12 +1,14 @@
 """Tests of `cfnsr.experiment`; what a run makes of one is in test_training.py."""
 
+from pathlib import Path
+
 import pytest
 import torch
 from test_training import clips, settings  # noqa: F401  `clips` is a fixture
 
 from cfnsr import provenance
 from cfnsr.errors import InputError
-from cfnsr.experiment import Experiment, start_from
+from cfnsr.experiment import Experiment, experiments, start_from
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
 from cfnsr.models.resnext import VideoOnly
@@ -55,7 +57,8 @@ def test_a_public_checkpoint_gives_all_but_its_classifier(saved, counts_batches)
 
 def test_the_weights_of_a_run_bring_their_classifier_too(saved):
     theirs, path = saved
-    torch.save({f"video.{key}": tensor for key, tensor in theirs.state_dict().items()}, path)
+    weights = {f"video.{key}": tensor for key, tensor in theirs.state_dict().items()}
+    torch.save(weights | {"audio.conv1.weight": torch.zeros(1)}, path)
     ours = VideoOnly(SMALL).video
     start_from(ours, "video", path)
     assert torch.equal(ours.fc.weight, theirs.fc.weight)
@@ -66,7 +69,13 @@ def test_the_weights_of_a_run_bring_their_classifier_too(saved):
     [
         (lambda state: {"state_dict": {}}, "expected a conv1.weight.*found none"),
         (lambda state: state | {"conv1.weight": state["conv1.weight"][:2]}, "found one of \\(2, 3"),
+        (lambda state: state | {"layer1.1.conv1.weight": torch.zeros(3)}, "layer1.1.* too many"),
+        (lambda state: state | {"conv1.weight": 3}, "expected a conv1.weight.*found none"),
         (lambda state: torch.zeros(3), "holds no weights"),
+        (
+            lambda state: {"state_dict": state, "options": Path()},
+            "not safe to load; save its state",
+        ),
     ],
 )
 def test_a_checkpoint_of_another_network_is_one_line(saved, damage, message):
@@ -81,7 +90,7 @@ def test_a_checkpoint_of_another_network_is_one_line(saved, damage, message):
 
 def test_a_file_that_torch_cannot_read_is_one_line(tmp_path):
     (tmp_path / "resnext.pth").write_bytes(b"<html>not found</html>")
-    with pytest.raises(InputError, match="holds no weights"):
+    with pytest.raises(InputError, match="is no checkpoint"):
         start_from(VideoOnly(SMALL).video, "video", tmp_path / "resnext.pth")
 
 
@@ -92,9 +101,18 @@ def test_only_the_row_that_trains_the_video_encoder_starts_from_the_checkpoint(
     path = tmp_path / "resnext.pth"
     path.write_bytes(b"weights")
     params = settings(pretrained=path)
-    for row in ROWS:
-        started = Experiment(row, 1, 1, params, clips).describe()["starts_from_sha256"]
-        assert started == ({"video": provenance.sha256_of_file(path)} if row == "video" else {})
+    for row in ("video", "audio", "erann", "linear", "motion_voice"):
+        (found,) = experiments(row, 1, params, clips, tmp_path)
+        assert found.starts_from == ({"video": path} if row == "video" else {})
+    for row, system in ROWS.items():
+        told = Experiment(row, 1, 1, params, clips).describe()["pretrained_sha256"]
+        assert told == (provenance.sha256_of_file(path) if system.uses_video else None)
+
+
+def test_a_row_with_members_takes_as_many_seeds(clips, tmp_path):  # noqa: F811
+    params = settings().model_copy(update={"seeds": (4, 5)})
+    with pytest.raises(InputError, match="takes 3 seeds, but seeds is \\[4, 5\\]; add others"):
+        experiments("motion_voice_averaged", 1, params, clips, tmp_path)
 
 
 def test_every_row_hears_what_its_shape_says(clips):  # noqa: F811

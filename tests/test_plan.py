@@ -1,3 +1,4 @@
+import itertools
 import json
 import shutil
 
@@ -142,9 +143,11 @@ def test_another_checkpoint_to_start_from_changes_only_the_video_encoder(tmp_pat
         path.write_bytes(content)
         source = SourceParams(training=Training(pretrained=path))
         plans.append(written_plan(tmp_path / "plan", synthetic=source))
-    assert {name for name in plans[0] if plans[0][name] != plans[1][name]} == {
-        f"video-{fold}" for fold in range(1, 6)
-    }
+    plans.append(written_plan(tmp_path / "plan"))
+    for one, other in itertools.combinations(plans, 2):
+        assert {name for name in one if one[name] != other[name]} == {
+            f"video-{fold}" for fold in range(1, 6)
+        }
 
 
 def test_a_rows_code_is_every_module_of_models_that_its_module_imports():

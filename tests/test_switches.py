@@ -87,7 +87,7 @@ def test_a_switch_trains_cfn_sr_and_the_encoder_that_it_concerns(
     switch = SWITCHES[name]
     assert [e.row for e in experiments] == [row for row in (switch.encoder, "cfn_sr") if row]
     assert {e.fold for e in experiments} == {2}
-    assert [bool(e.trained) for e in experiments] == [e.row == "cfn_sr" for e in experiments]
+    assert [bool(e.starts_from) for e in experiments] == [e.row == "cfn_sr" for e in experiments]
     assert [dict(s) for s in (switch.preprocess,) if s] == [
         {key: getattr(settings, key) for key in switch.preprocess} for settings in made
     ]

@@ -10,7 +10,7 @@ import pytest
 
 from cfnsr import tables, typeset
 from cfnsr.models.registry import EXTRA, ROWS, TABLE_1, TABLE_2, find
-from cfnsr.params import Clips, Params, SourceParams
+from cfnsr.params import Clips, Params, SourceParams, Training
 from cfnsr.ravdess import EMOTIONS, actors_of_fold, parse_name
 from cfnsr.runs import Predictions, Run
 from cfnsr.selection import RULES
@@ -182,7 +182,7 @@ def test_short_trainings_and_intervals_without_width_have_a_note():
     tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
     text = typeset.Printed(found, tests, ceilings, "", {"audio": "a note"}).markdown()
     (short,) = [line for line in text.splitlines() if "not converged" in line]
-    assert "2 epochs from random weights" in short
+    assert "2 epochs: not converged" in short
     assert f"ERANNs<sup>1, {short[5]}</sup>" in text or f", {short[5]}</sup>" in text
     # every actor has as many right as every other
     (flat,) = [line for line in text.splitlines() if "every actor has the same" in line]
@@ -207,7 +207,10 @@ def test_rows_of_more_seeds_than_others_say_so():
         f" CFN-SR<sup>{note[5]}</sup> "
     ]
     seeds = tables.seeds(runs, "last epoch")
-    assert seeds.to_dict("index") == {"CFN-SR": {5: 50.0, 7: 75.0, "range": 25.0}}
+    expected = {"CFN-SR": {5: 50.0, 7: 75.0, "range": 25.0, "n_folds": 2}}
+    assert seeds.to_dict("index") == expected
+    more = by_row(*several, run([8], "cfn_sr", 3, seed=5))  # a fold that seed 7 lacks
+    assert tables.seeds(more, "last epoch").to_dict("index") == expected
     alone = paper(by_row(*several))
     printed = typeset.Printed(tables.table(TABLE_1, alone), tests[:0], ceilings, "")
     assert "seeds" not in printed.markdown()
@@ -223,8 +226,10 @@ def test_networks_smaller_than_the_papers_are_said_to_be():
     assert tables.reduced_size(full) == ""
     assert tables.reduced_size(tables.table(TABLE_1, {})) == ""
     blocks = SourceParams(clips=Clips(), model={"n_blocks": [1, 1, 1, 1]})
-    assert "1-1-1-1" in tables.block_notes(Params(synthetic=blocks))["video"]
-    assert tables.block_notes(CONTROL) == {}
+    assert "1-1-1-1" in tables.row_notes(Params(synthetic=blocks))["video"]
+    assert tables.row_notes(CONTROL) == {}
+    pretrained = SourceParams(training=Training(pretrained="resnext.pth"))
+    assert "checkpoint" in tables.row_notes(Params(synthetic=pretrained))["video"]
 
 
 def test_without_cfn_sr_there_is_nothing_to_compare_with():

@@ -62,7 +62,7 @@ class Study:
             row: [
                 folder
                 for fold in settings.folds
-                for seed in settings.seeds
+                for seed in find(row).seeds(settings.seeds)
                 if (folder := runs / row / f"fold_{fold}" / f"seed_{seed}").is_dir()
             ]
             for row in rows_to_run(settings)

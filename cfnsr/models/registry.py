@@ -3,7 +3,7 @@
 Nothing here imports torch before a row is built, so plans and tables stay quick.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
@@ -26,8 +26,8 @@ class Row:
     one switch changed. `schedule` is the part of `training` in params.yaml that it follows; rows
     that follow `fusion` start from the fold's own two encoders; one that follows `none` is fitted
     at once, without epochs. `alias` names the row that is the same system under another name; it is
-    not trained again. `members` names the row whose networks, one a seed, this one is made of;
-    their number is the switch `n_members`.
+    not trained again. `members` names the row whose trained networks, one a seed, this one
+    averages; their number is the switch `n_members`.
     """
 
     label: str
@@ -50,8 +50,12 @@ class Row:
 
     @property
     def n_members(self) -> int:
-        """How many seeds it takes."""
+        """How many networks, each of a seed of its own, a run is made of."""
         return int(self.options.get("n_members", 1))
+
+    def seeds(self, seeds: Sequence[int]) -> tuple[int, ...]:
+        """The seeds of its runs: those given, or 0 for the single run of several networks."""
+        return tuple(seeds) if self.members is None else (0,)
 
     @property
     def uses_video(self) -> bool:
@@ -191,7 +195,8 @@ EXTRA: dict[str, Row] = {
         "Motion and voice, 3 seeds (ours)",
         "Late",
         "motion_voice.Averaged",
-        note="the mean probability of three networks of the row above, which differ by their seed",
+        note="the mean probability of three networks of the row above, which differ by their seed, "
+        "after their last epoch, and so the same under every rule",
         options={"n_members": 3},
         schedule="none",
         members="motion_voice",
@@ -218,3 +223,16 @@ def find(name: str) -> Row:
     if name not in ROWS:
         raise InputError(f"row: expected all or one of {', '.join(ROWS)}; found {name}")
     return ROWS[name]
+
+
+def needs_seeds(name: str, seeds: Sequence[int]) -> None:
+    """Check that there are as many seeds as a row has members.
+
+    Raises:
+        InputError: there are fewer.
+    """
+    n_members = find(name).n_members
+    if n_members > len(seeds):
+        raise InputError(
+            f"row {name} takes {n_members} seeds, but seeds is {list(seeds)}; add others"
+        )
