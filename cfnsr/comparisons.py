@@ -134,7 +134,7 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
 
 @drawn
 def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
-    """Each row's test accuracy after each epoch: mean and standard deviation over folds.
+    """Each row's test accuracy after each epoch: mean and standard deviation over runs.
 
     A ring marks the mean's best epoch, a dot its last.
     """
