@@ -32,6 +32,9 @@ class WarmProvisioner(LocalProvisioner):
 
 def main(arguments: list[str]) -> None:
     """Be a kernel (in the fork)."""
+    import pandas as pd
     from ipykernel.kernelapp import IPKernelApp
 
+    # What pandas would have chosen, had it been imported in a kernel: so tables look alike in both.
+    pd.set_option("display.max_columns", 20)
     IPKernelApp.launch_instance(arguments)

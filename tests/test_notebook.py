@@ -147,9 +147,12 @@ def warm_server(monkeypatch, server_folder):
         pytest.skip("the warm server is not used on this machine")
 
 
-def test_a_warm_notebook_equals_a_cold_one_with_its_figures(tmp_path, warm_server, monkeypatch):
+def test_a_warm_notebook_equals_a_cold_one_with_figures_and_tables(
+    tmp_path, warm_server, monkeypatch
+):
     plot = "import matplotlib.pyplot as plt\nplt.plot([1, n])[0].figure\nprint(n)"
-    source = write(tmp_path / "a.ipynb", cell(plot))
+    wide = "import pandas as pd\npd.DataFrame({k * 'long': [k] for k in range(1, 12)})"
+    source = write(tmp_path / "a.ipynb", cell(plot), cell(wide))
     for name, wanted in (("warm", "1"), ("again", "1"), ("cold", "0")):
         monkeypatch.setenv("CFNSR_WARM", wanted)
         assert notebook.main([str(source), str(tmp_path / name / "a.ipynb"), "-p", "n", "3"]) == 0
