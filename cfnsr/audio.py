@@ -13,15 +13,8 @@ N_MELS = 128  # librosa's default
 #: By how much a whole file may be shorter than it says: encoders pad, writers miscount headers.
 TOLERANCE_S = 0.1
 RIFF_TOLERANCE_BYTES = 1024
-
-
-def prepare() -> None:
-    """Load all of librosa, which takes seconds, by a first use."""
-    import librosa
-
-    silence = np.zeros(2 * HOP, np.float32)
-    librosa.resample(silence, orig_sr=2, target_sr=1)
-    mfcc(librosa.feature.melspectrogram(y=silence, n_fft=2 * HOP), n_mfcc=1)
+#: librosa's modules that are used here; they load numba and scipy.signal, in two seconds.
+HEAVY_MODULES = ("librosa.core.audio", "librosa.feature.spectral")
 
 
 def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:

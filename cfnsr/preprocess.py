@@ -175,8 +175,10 @@ def _reasons(jobs: dict[int, Job], n_processes: int) -> Iterator[tuple[int, str 
         for i, job in jobs.items():
             yield i, _work(job)
         return
-    # Spawned, because forking a process that runs threads (torch, Jupyter) can deadlock.
-    context = multiprocessing.get_context("spawn")
+    # Forked from a server of their own, because forking a process that runs threads (torch,
+    # Jupyter) can deadlock, and because spawned ones would all import librosa, two seconds each.
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["cfnsr.preprocess", *audio.HEAVY_MODULES])
     pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_prepare_worker)
     try:
         futures = {pool.submit(_work, job): i for i, job in jobs.items()}
@@ -194,7 +196,6 @@ def _reasons(jobs: dict[int, Job], n_processes: int) -> Iterator[tuple[int, str 
 def _prepare_worker() -> None:
     # A process a core is enough: threads of each would spend their time waiting for the others.
     cv2.setNumThreads(1)
-    audio.prepare()
     threadpool_limits(1)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 

@@ -40,6 +40,19 @@ def test_the_commands_and_the_plan_load_no_heavy_library():
     assert not found & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}
 
 
+def test_what_workers_share_is_all_that_reading_a_sound_loads():
+    program = (
+        "import sys\nfrom importlib import import_module\nimport numpy as np\n"
+        "from cfnsr import audio\n"
+        "for name in audio.HEAVY_MODULES: import_module(name)\n"
+        "before = set(sys.modules)\n"
+        "sound = audio.resample(np.ones(4800, np.float32), 48_000, 44_100)\n"
+        "audio.mfcc(audio.log_mel(sound, 44_100), 13)\n"
+        "print(*(set(sys.modules) - before))"
+    )
+    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == []
+
+
 @pytest.mark.skipif(find_spec("ipywidgets") is not None, reason="ipywidgets is installed")
 def test_no_library_asks_for_ipywidgets_in_a_notebook():
     def printed(*modules):

@@ -310,7 +310,7 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_bytes(
     workers = children(process.pid)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert len(workers) >= 2
+    assert len(workers) >= 4  # two, the server that forks them, the tracker of what they share
     wait_until(lambda: not any(map(is_running, workers)), 20)
     n_done = len(list(scratch.glob("*.npz")))
     assert 2 <= n_done < 8  # by two processes; this one does the rest
