@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -148,6 +149,14 @@ def test_the_plan_depends_on_all_code_that_it_hashes():
     deps = STAGES["plan"]["deps"]
     for name in hashed:
         assert any(f"cfnsr/{name}.py".startswith(path) for path in deps), name
+
+
+def test_the_lock_of_the_pipeline_has_its_stages_and_no_other():
+    expected = set()
+    for name, stage in STAGES.items():
+        cells = product(*stage.get("matrix", {}).values())
+        expected |= {f"{name}@{'-'.join(map(str, cell))}" if cell else name for cell in cells}
+    assert set(yaml.safe_load((REPOSITORY / "dvc.lock").read_text())["stages"]) == expected
 
 
 @pytest.mark.parametrize("name", STAGES)
