@@ -35,7 +35,7 @@ from cfnsr.models.registry import find
 from cfnsr.numbering import number_points
 from cfnsr.runs import Run
 from cfnsr.selection import RULES, Rule, accuracy_by_epoch, best_epoch, with_epochs
-from cfnsr.tables import TEST_RULE, reduced_size, row_ceilings
+from cfnsr.tables import PAPER_RULE, TEST_RULE, reduced_size, row_ceilings
 
 RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
 _RULE_MARKS: dict[Rule, str] = dict(zip(RULES, "os^v", strict=True))
@@ -53,12 +53,19 @@ _OUTCOMES = {
 _N_PANELS_A_LINE = 4
 
 
+def with_seeds(name: str, n_seeds: int) -> str:
+    """A row's label, and of how many seeds its numbers are the mean if it is of several."""
+    label = find(name).label
+    return f"{label}, {n_seeds} seeds" if n_seeds > 1 else label
+
+
 @drawn
 def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
-    """Each row's accuracy under each rule with its interval, the paper's number beside it.
+    """Each row's accuracy under each rule with its interval, and the paper's number.
 
-    Light bars reach to the best possible accuracy where it is known, a dotted line is chance. Where
-    the networks are smaller than the paper's, the title says so.
+    The paper's stands on the line of the rule that its code follows. Light bars reach to the best
+    possible accuracy where it is known, a dotted line is chance. Where the networks are smaller
+    than the paper's, the title says so.
     """
     rows = list(dict.fromkeys(table["row"]))
     rules = [rule for rule in RULES if rule in set(table["rule"])]
@@ -70,7 +77,8 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
         axis.barh(position, ceiling, 0.86, color=LIGHT_GREY, label="best possible accuracy")
     chance_pct = ceilings["chance_pct"].max()
     axis.axvline(chance_pct, linestyle=":", color=GREY, label=f"chance, {chance_pct:.1f} %")
-    for offset, rule in zip(_offsets(len(rules)), rules, strict=True):
+    offsets = dict(zip(rules, _offsets(len(rules)), strict=True))
+    for rule, offset in offsets.items():
         lines = table[table["rule"] == rule]
         axis.errorbar(
             lines["accuracy_pct"],
@@ -84,14 +92,15 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
         )
     axis.plot(
         first["paper_accuracy_pct"].astype(float),
-        position,
+        position + offsets.get(PAPER_RULE, 0),
         "D",
         color="black",
         markerfacecolor="none",
         markersize=5,
-        label="paper, on RAVDESS",
+        label=f"paper, on RAVDESS ({PAPER_RULE})",
     )
-    axis.set_yticks(position, first["label"].tolist())
+    n_seeds = table.groupby("row")["n_seeds"].max()
+    axis.set_yticks(position, [with_seeds(name, n_seeds[name]) for name in rows])
     axis.set(xlabel="accuracy, % of clips (95 % interval by actor)", xlim=(0, 100))
     axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.tick_params(axis="y", length=0)
@@ -112,7 +121,8 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
         columns=["row", "fold", "accuracy_pct"],
     )
     means = lines.pivot_table(index="row", columns="fold", values="accuracy_pct", sort=False)
-    means = means.sort_index(axis=1).rename(index=lambda name: find(name).label)
+    n_seeds = {name: len({run.seed for run in runs}) for name, runs in runs_by_row.items()}
+    means = means.sort_index(axis=1).rename(index=lambda name: with_seeds(name, n_seeds[name]))
     size = (0.7 * max(means.shape[1], 4) + 3, 0.34 * len(means) + 1.5)
     figure, axis = plt.subplots(figsize=size, layout="constrained")
     if not means.empty:
@@ -136,7 +146,7 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
 def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
     """Each row's test accuracy after each epoch: mean and standard deviation over runs.
 
-    A ring marks the mean's best epoch, a dot its last.
+    A ring marks the mean's best epoch, a dot its last. A row without epochs is a line.
     """
     n_columns = min(_N_PANELS_A_LINE, max(len(runs_by_row), 1))
     n_lines = max(ceil(len(runs_by_row) / n_columns), 1)
@@ -150,25 +160,35 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
     )
     for k, (name, runs) in enumerate(runs_by_row.items()):
         axis = panels.flat[k]
+        axis.set_title(with_seeds(name, len({run.seed for run in runs})))
         curve = per_epoch(runs)
         epoch, mean = curve["epoch"].to_numpy(), curve["accuracy_pct"].to_numpy()
         sd = curve["sd_pct"].fillna(0).to_numpy()
-        best = best_epoch(mean) - 1
-        axis.fill_between(epoch, mean - sd, mean + sd, color=BLUE, alpha=0.2, linewidth=0)
-        axis.plot(epoch, mean, color=BLUE)
-        ring = {"markerfacecolor": "none", "markersize": 8, "color": VERMILLION}
-        axis.plot(epoch[best], mean[best], "o", label="best epoch of the mean", **ring)
-        axis.plot(epoch[-1], mean[-1], "o", color=BLUE, markersize=4, label="last epoch")
-        axis.set_title(find(name).label)
-        count_epochs(axis)
+        band = {"color": BLUE, "alpha": 0.2, "linewidth": 0}
+        if find(name).schedule == "none":
+            axis.axhspan(mean[0] - sd[0], mean[0] + sd[0], **band)
+            axis.axhline(mean[0], color=BLUE)
+            axis.set(xticks=[], xlabel="no epochs")
+        else:
+            best = best_epoch(mean) - 1
+            axis.fill_between(epoch, mean - sd, mean + sd, **band)
+            axis.plot(epoch, mean, color=BLUE)
+            ring = {"markerfacecolor": "none", "markersize": 8, "color": VERMILLION}
+            axis.plot(epoch[best], mean[best], "o", label="best epoch of the mean", **ring)
+            axis.plot(epoch[-1], mean[-1], "o", color=BLUE, markersize=4, label="last epoch")
+            count_epochs(axis)
+            if k + n_columns < len(runs_by_row):
+                axis.set_xlabel("")  # the panel below has it
         if k % n_columns == 0:
             axis.set_ylabel("accuracy, % of clips")
-        if k + n_columns < len(runs_by_row):
-            axis.set_xlabel("")  # the panel below has it
     for axis in panels.flat[len(runs_by_row) :]:
         axis.set_axis_off()
-    handles, labels = panels[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=2)
+    marks = {
+        label: mark
+        for axis in panels.flat
+        for mark, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(marks.values(), marks, loc="outside lower center", ncols=2)
     entitle(figure, title)
     return figure
 

@@ -307,11 +307,12 @@ def training_curves(runs: Sequence[Run], title: str) -> Figure:
 def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     """Which emotion is taken for which: the share of each true emotion, and the number of clips.
 
-    Clips of all folds and seeds are counted together; a field without clips is empty.
+    Clips of all folds are counted together, and the mean over seeds is taken; a field without
+    clips is empty.
     """
-    counts = evaluation.confusion(runs, rule)
+    counts = evaluation.confusion(runs, rule) / _n_seeds(runs)
     share_pct = 100 * counts.div(counts.sum(axis=1), axis=0)
-    text = share_pct.map("{:.0f} %\n".format) + counts.astype(str)
+    text = share_pct.map("{:.0f} %\n".format) + counts.map("{:.0f}".format)
     figure, axis = plt.subplots(figsize=(6.6, 5.4), layout="constrained")
     sns.heatmap(
         share_pct,
@@ -337,10 +338,11 @@ def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
 def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     """How often a system is right, against how sure it says it is; below, how many clips.
 
-    On the dotted line it is right as often as it says. A point's area is the number of clips: few
-    clips are uncertain.
+    On the dotted line it is right as often as it says. A point's area is the number of clips (mean
+    over seeds): few clips are uncertain.
     """
     curve = evaluation.reliability(runs, rule)
+    curve["n"] /= _n_seeds(runs)
     ece = evaluation.score(runs, rule).ece
     filled = curve[curve["n"] > 0]
     figure, (above, below) = plt.subplots(
@@ -375,6 +377,10 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     below.set(xlabel="confidence in the predicted emotion, %", ylabel="clips", xlim=(0, 100))
     entitle(figure, title)
     return figure
+
+
+def _n_seeds(runs: Sequence[Run]) -> int:
+    return len({run.seed for run in runs})
 
 
 def _clip_label(index: pd.DataFrame, position: int, separator: str = "\n") -> str:

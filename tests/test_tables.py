@@ -281,6 +281,20 @@ def test_the_protocols_are_tested_and_corrected_each_for_itself():
     assert tests["p_holm"].tolist() == pytest.approx([4 / 2**20, 4 / 2**20, 2 / 2**20])
 
 
+def test_pairs_are_of_every_rule_and_corrected_for_all_of_a_protocol():
+    by_protocol = {"paper": by_row(run([5], "video"), run([6], "audio"), run([7]))}
+    pairs = tables.all_pairs(by_protocol)
+    assert list(pairs.columns) == list(tables.PAIR_COLUMNS)
+    assert set(pairs["rule"]) == {"best test epoch", "last epoch"}  # one fold, no other to choose
+    of_rule = pairs[pairs["rule"] == "last epoch"].set_index(["row_a", "row_b"])
+    assert set(of_rule.index) == {("video", "audio"), ("video", "cfn_sr"), ("audio", "cfn_sr")}
+    assert of_rule.loc[("video", "cfn_sr"), "difference_pct"] == pytest.approx(-25)
+    against = tables.paired_tests(by_protocol).set_index(["row", "rule"])
+    video = against.loc[("video", "last epoch")]
+    assert of_rule.loc[("video", "cfn_sr"), "p_value"] == video["p_value"]
+    assert of_rule.loc[("video", "cfn_sr"), "p_holm"] >= video["p_holm"]
+
+
 def test_ceilings_are_known_for_the_control_alone():
     known = tables.ceilings(CONTROL).set_index("modality")["ceiling_pct"]
     assert known["video"] < known["audio_video"]
@@ -377,6 +391,7 @@ def test_an_empty_table_has_its_header(tmp_path, params):
     assert r"\toprule" in tex
     typeset.write_csv(tables.paired_tests({}), tmp_path / "tests.csv")
     assert (tmp_path / "tests.csv").read_text() == ",".join(tables.TEST_COLUMNS) + "\n"
+    assert list(tables.all_pairs({}).columns) == list(tables.PAIR_COLUMNS)
 
 
 def test_equal_runs_give_equal_bytes(tmp_path):

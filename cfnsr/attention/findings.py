@@ -20,6 +20,8 @@ _ON_THE_CUE = {
 
 def lifts(localisation: pd.DataFrame, row: str) -> list[str]:
     """How a row's maps, and those of its untrained network, compare with chance."""
+    if localisation.empty:
+        return ["where the cue is, is not known of these clips"]
     return [
         f"{line['label']}, {line['map']}: lift {_lift(line)}, {line['against_chance']} chance"
         for line in localisation[localisation["row"] == row].to_dict("records")

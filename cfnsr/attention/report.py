@@ -25,11 +25,12 @@ _NO_SELF_ATTENTION = "{} has no self-attention over the sound."
 
 
 def setting(study: Study, look: Look | None = None) -> str:
-    """What stands below every title: system, data, protocol, folds."""
+    """What stands below every title: system and seed, data, protocol, folds."""
     if look is None:
         return tables.setting(study.settings)
     fold = study.settings.model_copy(update={"fold": look.trained.info["fold"]})
-    return f"{look.trained.row.label}, {tables.setting(fold)}"
+    seed = look.trained.info["seed"]
+    return f"{look.trained.row.label}, seed {seed}, {tables.setting(fold)}"
 
 
 def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure:

@@ -192,7 +192,7 @@ EXTRA: dict[str, Row] = {
         schedule="ours",
     ),
     "motion_voice_averaged": Row(
-        "Motion and voice, 3 seeds (ours)",
+        "Motion and voice, averaged (ours)",
         "Late",
         "motion_voice.Averaged",
         note="the mean probability of three networks of the row above, which differ by their seed, "
