@@ -23,6 +23,22 @@ _SIZE = frozenset(Model.model_fields)
 
 
 @dataclass(frozen=True, eq=False)
+class Silence:
+    """What stands in for a modality that is silenced: it is there, and says nothing of any clip.
+
+    `pictures` (frame, S, S, channel) and `sound` (band, time), unscaled, in the clips' own types.
+    """
+
+    pictures: np.ndarray
+    sound: np.ndarray
+
+    @classmethod
+    def of(cls, pictures: np.ndarray, sound: np.ndarray) -> "Silence":
+        """The mean of clips, (clip, frame, S, S, channel) and (clip, band, time)."""
+        return cls(_mean_clip(pictures), _mean_clip(sound))
+
+
+@dataclass(frozen=True, eq=False)
 class Trained:
     """A model in evaluation mode on a device, and how its input was made.
 
@@ -95,6 +111,11 @@ class Trained:
                 "another preprocessing than those of build/; run `dvc repro`"
             )
         return clips.of_actors(self.info["actors"]["test"])
+
+    def silence(self, clips: Clips) -> Silence:
+        """The mean of the run's test clips."""
+        test = self.test_positions(clips)
+        return Silence.of(clips.frames[test], self.sound_of(clips)[test])
 
     def batches(self, n_clips: int) -> list[np.ndarray]:
         """Positions 0 to n_clips - 1 in batches, as in the training's evaluations."""
@@ -224,6 +245,11 @@ def read_info(folder: Path) -> dict[str, Any]:
     except (ValueError, OSError):
         raise InputError(f"{folder} is damaged; remove it and train again") from None
     return info
+
+
+def _mean_clip(values: np.ndarray) -> np.ndarray:
+    mean = values.mean(axis=0, dtype=np.float64)  # of float16 the sum would overflow
+    return (mean.round() if values.dtype == np.uint8 else mean).astype(values.dtype)
 
 
 def _row(info: dict[str, Any]) -> Row:

@@ -265,6 +265,17 @@ def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):
     assert replace(few, n_clips=0).extent == "all 12 test clips"
 
 
+def test_the_seeds_of_a_fold_look_at_the_same_clips_and_at_no_fewer(tmp_path):
+    clips = SimpleNamespace(of_actors=lambda of: np.arange(240))
+    seeds = [run_folder(tmp_path, "video", 1, seed) for seed in (5, 6, 7)]
+    info = {"row": "video", "fold": 1, "actors": {"test": [1]}}
+    for folder in seeds:
+        (folder / "run.json").write_text(json.dumps(info))
+    chosen = [Study(Params(), clips, {"video": of}, 12).chosen(info) for of in (seeds[:1], seeds)]
+    assert len(chosen[0]) == 12
+    assert chosen[0].tolist() == chosen[1].tolist()
+
+
 def test_labels_above_the_reliance_table_begin_over_their_column():
     axis = effect_figures.reliance(reliance_table(["cfn_sr"]), ["cfn_sr"], "Title").axes[0]
     above = [tick.label2 for tick in axis.xaxis.get_major_ticks()]

@@ -17,6 +17,7 @@ from cfnsr.models.registry import find
 from cfnsr.preprocess import preprocess_clip
 from cfnsr.ravdess import EMOTIONS
 from cfnsr.summary import N_LANDMARK_STATISTICS
+from cfnsr.trained import Silence
 
 N_CLIPS = 40
 EQUAL = np.ones(4)
@@ -72,11 +73,12 @@ def test_curves_of_several_runs_are_joined_clip_by_clip():
     )
 
 
-def test_what_is_hidden_is_the_mean_of_all_clips_and_the_rest_is_left():
+def test_what_is_hidden_is_the_silence_and_the_rest_is_left():
     values = np.array([[[1], [2], [3]], [[5], [6], [8]]], np.uint8)  # clip where channel
+    silent = np.array([[7], [9], [4]], np.uint8)
     hidden = np.array([[True, False], [False, False]])
-    found = deletion.hide(values, hidden, np.array([0, 0, 1]))
-    assert found[..., 0].tolist() == [[3, 4, 3], [5, 6, 8]]
+    found = deletion.hide(values, silent, hidden, np.array([0, 0, 1]))
+    assert found[..., 0].tolist() == [[7, 9, 3], [5, 6, 8]]
     assert found.dtype == np.uint8
 
 
@@ -88,7 +90,8 @@ def test_hiding_part_of_a_clip_is_what_its_network_is_asked_about():
     sound = rng.normal(2, 3, (4, 13, 212)).astype(np.float32)
     regions = np.arange(212) // 106
     view = trained.view(pictures)
-    score = deletion.audio_score(view, sound, regions)
+    silence = Silence.of(pictures, sound)
+    score = deletion.audio_score(view, sound, silence, regions)
     probability = torch.from_numpy(trained.logits(pictures, sound)).softmax(dim=1).numpy()
     np.testing.assert_allclose(score(np.zeros((4, 2), bool)), probability.max(axis=1), rtol=1e-5)
     half = np.tile([False, True], (4, 1))
@@ -197,7 +200,8 @@ def conditions(row, clips, change=lambda model: None):
     positions = np.arange(len(clips.index))
     view = trained.view(clips.frames)
     spoilt = {10.0: clips, 0.0: clips}
-    return modality_reliance.outcomes(view, clips, positions, spoilt, seed=0)
+    silence = Silence.of(clips.frames, trained.sound_of(clips))
+    return modality_reliance.outcomes(view, clips, positions, spoilt, silence, seed=0)
 
 
 def test_a_network_that_ignores_the_sound_is_moved_by_the_picture_alone(real_clips):
@@ -254,6 +258,7 @@ def test_the_yardsticks_statistics_are_of_both_modalities(real_clips):
         trained,
         clips,
         {},
+        Silence.of(clips.frames, clips.statistics),
         np.arange(8),
         trained.view(clips.frames),
         np.roll(np.arange(8), 1),

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -58,12 +59,22 @@ def test_the_switches_of_the_run_are_kept_and_not_those_of_today(runs):
 
 def test_other_clips_than_those_it_was_trained_on_are_refused(runs, clips):  # noqa: F811
     found = trained.load(runs / "audio/fold_1/seed_1")
-    object.__setattr__(clips, "sha256", "others")
-    try:
-        with pytest.raises(InputError, match="trained on other clips"):
-            found.test_positions(clips)
-    finally:
-        object.__setattr__(clips, "sha256", "made up")
+    with pytest.raises(InputError, match="trained on other clips"):
+        found.test_positions(replace(clips, sha256="others"))
+
+
+def test_silence_is_the_mean_of_all_test_clips_in_the_clips_own_types(runs, clips):  # noqa: F811
+    for row in ("cfn_sr", "erann"):
+        found = trained.load(runs / row / "fold_1" / "seed_1")
+        silence = found.silence(clips)
+        test = clips.index["actor"].isin([1, 2, 3, 4]).to_numpy()
+        sound = found.sound_of(clips)[test]
+        expected = sound.astype(np.float64).mean(axis=0).astype(sound.dtype)
+        np.testing.assert_array_equal(silence.sound, expected)
+        assert silence.sound.dtype == sound.dtype
+        pictures = np.asarray(clips.frames)[test].astype(np.float64).mean(axis=0)
+        np.testing.assert_array_equal(silence.pictures, pictures.round())
+        assert silence.pictures.dtype == np.uint8
 
 
 def spoil_json(folder):

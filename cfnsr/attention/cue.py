@@ -14,7 +14,7 @@ import pandas as pd
 from cfnsr import synthetic
 from cfnsr.errors import InputError
 from cfnsr.params import Clips, Preprocess
-from cfnsr.ravdess import Take
+from cfnsr.ravdess import Take, parse_name
 from cfnsr.synthetic_face import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
 from cfnsr.uncertainty import actor_interval
 from cfnsr.video import choose_frames
@@ -48,8 +48,7 @@ class Overlap:
 
 def takes_of(index: pd.DataFrame) -> list[Take]:
     """The takes of an index of clips."""
-    by_name = {take.clip: take for take in synthetic.takes(Clips(n_statements=2, n_repetitions=2))}
-    return [by_name[clip] for clip in index["clip"]]
+    return [parse_name(f"01-01-{clip}") for clip in index["clip"]]
 
 
 def face_cue(landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:

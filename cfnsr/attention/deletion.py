@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from cfnsr.trained import Viewed
+from cfnsr.trained import Silence, Viewed
 from cfnsr.uncertainty import actor_interval
 
 #: A score of each clip, (clip,), when the regions of a bool (clip, region) are hidden.
@@ -100,21 +100,24 @@ def _scores(score: Score, order: np.ndarray, area: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(_SHARES, *pair) for pair in zip(share, found, strict=True)], axis=1)
 
 
-def hide(values: np.ndarray, hidden: np.ndarray, regions: np.ndarray) -> np.ndarray:
-    """A copy in which hidden regions are the mean of all clips: they are there, and say nothing.
+def hide(
+    values: np.ndarray, silent: np.ndarray, hidden: np.ndarray, regions: np.ndarray
+) -> np.ndarray:
+    """A copy in which hidden regions are those of `silent`.
 
     Args:
-        values: (clip, *where, channel); hidden: bool (clip, region); regions: int (*where), the
-        region of each place.
+        values: (clip, *where, channel); silent: (*where, channel), see `cfnsr.trained.Silence`;
+        hidden: bool (clip, region); regions: int (*where), the region of each place.
     """
-    mean = values.mean(axis=0, dtype=np.float64)
-    if np.issubdtype(values.dtype, np.integer):
-        mean = mean.round()
-    return np.where(hidden[:, regions][..., None], mean.astype(values.dtype), values)
+    return np.where(hidden[:, regions][..., None], silent, values)
 
 
 def video_score(
-    view: Viewed, pictures: np.ndarray, unscaled: np.ndarray, regions: np.ndarray
+    view: Viewed,
+    pictures: np.ndarray,
+    unscaled: np.ndarray,
+    silence: Silence,
+    regions: np.ndarray,
 ) -> Score:
     """Probability of the emotion predicted from the whole clip, as parts of the picture are hidden.
 
@@ -125,12 +128,13 @@ def video_score(
     whole = view.logits(unscaled).argmax(axis=1)
 
     def score(hidden: np.ndarray) -> np.ndarray:
-        return _probability(view.trained.logits(hide(pictures, hidden, regions), unscaled), whole)
+        shown = hide(pictures, silence.pictures, hidden, regions)
+        return _probability(view.trained.logits(shown, unscaled), whole)
 
     return _remembering_ends(score)
 
 
-def audio_score(view: Viewed, unscaled: np.ndarray, regions: np.ndarray) -> Score:
+def audio_score(view: Viewed, unscaled: np.ndarray, silence: Silence, regions: np.ndarray) -> Score:
     """Likewise, as moments of the sound are hidden.
 
     Args:
@@ -140,7 +144,8 @@ def audio_score(view: Viewed, unscaled: np.ndarray, regions: np.ndarray) -> Scor
     by_time = unscaled.swapaxes(1, 2)  # clip time band
 
     def score(hidden: np.ndarray) -> np.ndarray:
-        return _probability(view.logits(hide(by_time, hidden, regions).swapaxes(1, 2)), whole)
+        heard = hide(by_time, silence.sound.T, hidden, regions)
+        return _probability(view.logits(heard.swapaxes(1, 2)), whole)
 
     return _remembering_ends(score)
 

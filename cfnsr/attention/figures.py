@@ -199,13 +199,10 @@ def on_frames(
 
 
 @drawn
-def in_panels(
-    pictures: np.ndarray | None, maps: np.ndarray, labels: Sequence[str], title: str
-) -> Figure:
-    """One map each, by emotion or by system, in lines of four.
+def in_panels(maps: np.ndarray, labels: Sequence[str], title: str) -> Figure:
+    """One map each on a schematic face, by emotion or by system, in lines of four.
 
     Args:
-        pictures: uint8 (panel, S, S, channel), or None for a schematic face.
         maps: (panel, S, S), multiples of uniform.
     """
     n_columns = min(4, len(maps))
@@ -220,10 +217,8 @@ def in_panels(
     norm = _strength(maps)
     for axis in axes.ravel()[len(maps) :]:
         axis.axis("off")
-    for i, (axis, map_, label) in enumerate(
-        zip(axes.ravel()[: len(maps)], maps, labels, strict=True)
-    ):
-        _overlay(axis, None if pictures is None else pictures[i], map_, norm)
+    for axis, map_, label in zip(axes.ravel()[: len(maps)], maps, labels, strict=True):
+        _overlay(axis, None, map_, norm)
         axis.set_title(label, fontsize=8)
     _strength_bar(figure, axes, norm)
     entitle(figure, title)

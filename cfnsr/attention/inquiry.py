@@ -20,7 +20,7 @@ from cfnsr.errors import InputError
 from cfnsr.models.registry import find
 from cfnsr.params import Params
 from cfnsr.plan import rows_to_run
-from cfnsr.trained import Trained, Viewed, load, read_info
+from cfnsr.trained import Silence, Trained, Viewed, load, read_info
 from cfnsr.video import read_landmarks
 
 LOCALISATION_COLUMNS = (
@@ -43,7 +43,8 @@ class Study:
     """The runs that params.yaml asks for and that exist, with their clips.
 
     `folders` are the runs' folders by row, in fold and seed order. Of each row's test clips
-    `n_clips` are looked at, evenly from its runs and spread over their actors; 0 are all.
+    `n_clips` are looked at, evenly from its folds and spread over their actors; 0 are all. The
+    seeds of a fold look at the same ones.
     """
 
     settings: Params
@@ -105,8 +106,8 @@ class Study:
             info: its run.json.
         """
         test = self.clips.of_actors(info["actors"]["test"])
-        n_runs = len(self.folders[info["row"]])
-        n = min(-(-self.n_clips // n_runs) or len(test), len(test))
+        n_folds = len({folder.parent for folder in self.folders[info["row"]]})
+        n = min(-(-self.n_clips // n_folds) or len(test), len(test))
         return test[np.linspace(0, len(test) - 1, n).round().astype(int)]
 
     @property
@@ -156,9 +157,10 @@ class Look:
         located = located_maps(view, sound, maps)
         return cls(folder, trained, positions, index, pictures, sound, maps, located)
 
-    def first(self, modality: Modality) -> "Located | None":
-        """The run's own map of a modality, else its Grad-CAM, else None."""
-        return next((map_ for map_ in self.located if map_.modality == modality), None)
+    @property
+    def of_face(self) -> "Located | None":
+        """The run's own map of the face, else its Grad-CAM, else None."""
+        return next((map_ for map_ in self.located if map_.modality == "video"), None)
 
     @property
     def token_times_s(self) -> np.ndarray:
@@ -233,8 +235,9 @@ def survey(
         positions = study.chosen(trained.info)
         sound = trained.sound_of(study.clips)[positions]
         view = trained.view(study.clips.frames[positions])
+        silence = trained.silence(study.clips)
         outcomes.setdefault(row, []).append(
-            modality_reliance.outcomes(view, study.clips, positions, noisy_clips, seed)
+            modality_reliance.outcomes(view, study.clips, positions, noisy_clips, silence, seed)
         )
         found = attended.maps(view, sound)
         label = find(row).label
@@ -358,9 +361,10 @@ def effect(study: Study, row: str, seed: int) -> Effect:
         view = trained.view(pictures)
         found = attended.maps(view, sound)
         maps = located_maps(view, sound, found)
+        silence = trained.silence(study.clips)
         for modality in ("video", "audio"):
             of_modality = [map_ for map_ in maps if map_.modality == modality]
-            for name, curves in _curves(view, pictures, sound, of_modality, seed):
+            for name, curves in _curves(view, pictures, sound, silence, of_modality, seed):
                 parts.setdefault(name, []).append((curves, actor))
                 hidden[name] = "of the picture" if modality == "video" else "of the sound"
     lines = []
@@ -383,7 +387,12 @@ def effect(study: Study, row: str, seed: int) -> Effect:
 
 
 def _curves(
-    view: Viewed, pictures: np.ndarray, sound: np.ndarray, maps: Sequence[Located], seed: int
+    view: Viewed,
+    pictures: np.ndarray,
+    sound: np.ndarray,
+    silence: Silence,
+    maps: Sequence[Located],
+    seed: int,
 ) -> Iterable[tuple[str, Curves]]:
     """Curves of maps of one modality."""
     if not maps:
@@ -391,10 +400,10 @@ def _curves(
     trained, values = view.trained, maps[0].values
     if maps[0].modality == "video":
         regions = attended.video_regions(trained, values.shape[1:])
-        score = deletion.video_score(view, pictures, sound, regions)
+        score = deletion.video_score(view, pictures, sound, silence, regions)
     else:
         regions = attended.audio_regions(trained, values.shape[1], sound.shape[2])
-        score = deletion.audio_score(view, sound, regions)
+        score = deletion.audio_score(view, sound, silence, regions)
     n_clips, n_regions = values.reshape(len(values), -1).shape
     area = np.bincount(regions.ravel(), minlength=n_regions)
     by_chance = deletion.random_scores(score, n_clips, area, seed)

@@ -23,7 +23,7 @@ from cfnsr.motion import N_TRACKS
 from cfnsr.params import Preprocess
 from cfnsr.ravdess import parse_name
 from cfnsr.summary import N_LANDMARK_STATISTICS
-from cfnsr.trained import Trained, Viewed
+from cfnsr.trained import Silence, Trained, Viewed
 from cfnsr.uncertainty import actor_interval
 
 SNR_DB = (20.0, 10.0, 0.0, -10.0)
@@ -126,6 +126,7 @@ def outcomes(
     clips: Clips,
     positions: np.ndarray,
     noisy_clips: Mapping[float, Clips],
+    silence: Silence,
     seed: int,
 ) -> pd.DataFrame:
     """What one run says of each of its test clips under every condition that concerns it.
@@ -145,7 +146,7 @@ def outcomes(
     index = clips.index.iloc[positions][["clip", "actor"]].reset_index(drop=True)
     tables = []
     for condition, level, logits in _answers(
-        trained, clips, noisy_clips, positions, view, donor, rng
+        trained, clips, noisy_clips, silence, positions, view, donor, rng
     ):
         says = logits.argmax(axis=1)
         follows = says == emotion[donor] if condition.endswith("swapped") else nan
@@ -160,6 +161,7 @@ def _answers(
     trained: Trained,
     clips: Clips,
     noisy_clips: Mapping[float, Clips],
+    silence: Silence,
     positions: np.ndarray,
     view: Viewed,
     donor: np.ndarray,
@@ -167,8 +169,7 @@ def _answers(
 ) -> Iterator[tuple[str, float, np.ndarray]]:
     """Condition, level and logits."""
     sound = trained.sound_of(clips)[positions]
-    # A mean of float16 spectrograms would overflow.
-    mean = np.broadcast_to(sound.mean(axis=0, dtype=np.float64), sound.shape)
+    nothing = np.broadcast_to(silence.sound, sound.shape)
     # Of an input that holds both, the face's part comes first.
     n_seen = {"statistics": N_LANDMARK_STATISTICS, "motion_and_voice": N_TRACKS}
     of_face = n_seen.get(trained.model.audio_input, 0)
@@ -176,18 +177,17 @@ def _answers(
     yield "intact", nan, view.logits(sound)
     if trained.uses_video:
         pictures = clips.frames[positions]
-        mean_picture = pictures.mean(axis=0, keepdims=True).round().astype(np.uint8)
-        silent = trained.view(mean_picture).at(np.zeros(len(positions), int))
+        silent = trained.view(silence.pictures[None]).at(np.zeros(len(positions), int))
         yield "video silenced", nan, silent.logits(sound)
         yield "video swapped", nan, view.at(donor).logits(sound)
         for lost_pct in DROPPED_PCT:
             dropped = drop_frames(pictures, lost_pct / 100, rng)
             yield "frames dropped", lost_pct, trained.view(dropped).logits(sound)
     elif sound[:, seen].size:
-        yield "video silenced", nan, view.logits(_with(sound, mean, seen))
+        yield "video silenced", nan, view.logits(_with(sound, nothing, seen))
         yield "video swapped", nan, view.logits(_with(sound, sound[donor], seen))
     if trained.uses_audio:
-        yield "audio silenced", nan, view.logits(_with(sound, mean, heard))
+        yield "audio silenced", nan, view.logits(_with(sound, nothing, heard))
         yield "audio swapped", nan, view.logits(_with(sound, sound[donor], heard))
         for snr, spoilt in noisy_clips.items():
             yield "audio noise", snr, view.logits(trained.sound_of(spoilt)[positions])

@@ -28,9 +28,9 @@ def setting(study: Study, look: Look | None = None) -> str:
     """What stands below every title: system and seed, data, protocol, folds."""
     if look is None:
         return tables.setting(study.settings)
-    fold = study.settings.model_copy(update={"fold": look.trained.info["fold"]})
     seed = look.trained.info["seed"]
-    return f"{look.trained.row.label}, seed {seed}, {tables.setting(fold)}"
+    where = tables.setting(study.settings, [look.trained.info["fold"]])
+    return f"{look.trained.row.label}, seed {seed}, {where}"
 
 
 def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure:
@@ -88,7 +88,7 @@ def face(study: Study, look: Look, title: str, overlays: bool = False) -> Figure
     Args:
         overlays: on the clips' own frames, whoever they show.
     """
-    map_ = look.first("video")
+    map_ = look.of_face
     if map_ is None:
         return _nothing(_NO_FACE_MAP, look, f"{title}\n{setting(study, look)}")
     clips = shown_clips(look)
@@ -100,7 +100,7 @@ def face(study: Study, look: Look, title: str, overlays: bool = False) -> Figure
 
 def animation(study: Study, look: Look, title: str, path: Path, overlays: bool = False) -> None:
     """The first of the clips of `face` as a GIF, as long as its analysed part."""
-    map_ = look.first("video")
+    map_ = look.of_face
     if map_ is None:
         nothing = _nothing(_NO_FACE_MAP, look, f"{title}\n{setting(study, look)}")
         figures.still(nothing, path)
@@ -117,7 +117,7 @@ def animation(study: Study, look: Look, title: str, path: Path, overlays: bool =
 
 def by_emotion(study: Study, look: Look, title: str) -> Figure:
     """The face's map, mean over the test clips of each emotion and over time."""
-    map_ = look.first("video")
+    map_ = look.of_face
     if map_ is None:
         return _nothing(_NO_FACE_MAP, look, f"{title}\n{setting(study, look)}")
     emotion = look.index["emotion"].to_numpy()
@@ -126,7 +126,7 @@ def by_emotion(study: Study, look: Look, title: str) -> Figure:
     means = np.stack([over_time[emotion == name].mean(axis=0) for name in present])
     labels = [f"{name}, {np.count_nonzero(emotion == name)} clips" for name in present]
     title = f"{title}: {map_.name}\n{setting(study, look)}"
-    return figures.in_panels(None, means, labels, title)
+    return figures.in_panels(means, labels, title)
 
 
 def gradcam(study: Study, look: Look, title: str) -> Figure:
@@ -137,7 +137,7 @@ def gradcam(study: Study, look: Look, title: str) -> Figure:
         sentence = "No row that sees a picture was trained: params.yaml leaves them out."
         return effect_figures.nothing(sentence, title)
     means = np.stack([figures.on_pixels(*cam).mean(axis=(0, 1)) for cam in found.values()])
-    return figures.in_panels(None, means, list(found), title)
+    return figures.in_panels(means, list(found), title)
 
 
 def gates(study: Study, survey: Survey, title: str) -> Figure:
@@ -212,8 +212,8 @@ def _is_nobody(study: Study) -> bool:
 
 
 def _same_fold(study: Study, look: Look) -> str:
-    fold = study.settings.model_copy(update={"fold": look.trained.info["fold"]})
-    return f"mean of {len(look.index)} clips, {tables.setting(fold)}"
+    where = tables.setting(study.settings, [look.trained.info["fold"]])
+    return f"mean of {len(look.index)} clips, {where}"
 
 
 def _label(look: Look, clip: int, separator: str = "\n") -> str:
