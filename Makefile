@@ -49,7 +49,7 @@ lock: $(STAMP)
 		--generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
 
 clean:
-	rm -rf build runs data
+	rm -rf build runs
 
 .git:
 	@echo "This folder is not a git repository, and DVC needs one. Either clone the project with git," \

@@ -14,8 +14,9 @@ Milliseconds a clip of 30 frames of 224 x 224, one after the other in one thread
 Without --arrays the frames are random, and smooth as faces are, so that JPEG compresses them.
 The release reads JPEG files, which are written first, into a temporary folder.
 
-On a GPU it also trains `cfn_sr` from the loader and from one batch that stays there: the share of
-the time that the GPU waits for clips, and the share in which it is busy at all.
+On a GPU it also trains `cfn_sr` from the loader, and from one batch that stays there and is
+augmented again and again: the share of the time that the GPU waits for clips, and the share in
+which it is busy at all. With --utilisation it does so on a processor, too.
 """
 
 import argparse
@@ -24,6 +25,7 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +37,9 @@ import torch
 from torchvision import transforms
 
 from cfnsr.dataset import Clips, Loader, augmentation, normalise
+from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
+from cfnsr.params import Model
 from cfnsr.ravdess import EMOTIONS
 
 RELEASE_WORKERS = 4
@@ -50,7 +54,9 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=224, help="pixels; the release knows only 224")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--steps", type=int, default=30, help="of training on a GPU")
+    parser.add_argument("--utilisation", action="store_true", help="even without a GPU")
+    parser.add_argument("--steps", type=int, default=30, help="of training from the loader")
+    parser.add_argument("--stem-channels", type=int, default=64, help="64 is the paper's network")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
@@ -99,7 +105,7 @@ def main() -> None:
         )
     packages = ("torch", "torchvision", "numpy", "opencv-python-headless")
     report.write("loader", rows, packages, arguments.output)
-    if loader.device.type == "cuda":
+    if loader.device.type == "cuda" or arguments.utilisation:
         waiting = utilisation(loader, arguments)
         report.write("loader_gpu", [waiting], packages, arguments.output)
     else:
@@ -212,7 +218,8 @@ def release_cases(arguments: argparse.Namespace, folder: Path) -> dict[str, Call
 
 def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]:
     """The share of a training that the GPU waits for clips: against one batch that stays there."""
-    model = find("cfn_sr").build().to(loader.device)
+    model = find("cfn_sr").build(Sizes(Model(stem_channels=arguments.stem_channels)))
+    model = model.to(loader.device)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
     positions = np.arange(arguments.clips)
 
@@ -220,7 +227,9 @@ def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]
         while True:
             yield from loader.batches(positions, arguments.batch_size, augmented=True)
 
-    first = next(from_loader())
+    kept = positions[: arguments.batch_size]
+    first = next(loader.batches(kept, arguments.batch_size))
+    pictures = loader.gather(kept)[0].to(loader.device).movedim(-1, 2)
 
     def train(batches: Iterator[Any]) -> None:
         for _ in range(arguments.steps):
@@ -234,21 +243,24 @@ def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]
 
     def stays() -> Iterator[Any]:
         while True:
-            yield first
+            yield replace(first, frames=normalise(loader.augment(pictures)))
 
     seconds = report.interleaved(
         {"loader": lambda: train(from_loader()), "stays": lambda: train(stays())}, 3, n_warm_up=1
     )
     loader_s, stays_s = (report.spread(seconds[name])["median"] for name in ("loader", "stays"))
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profile:
+    activity = torch.profiler.ProfilerActivity
+    on_gpu = loader.device.type == "cuda"
+    with torch.profiler.profile(activities=[activity.CUDA if on_gpu else activity.CPU]) as profile:
         profiled = report.interleaved({"loader": lambda: train(from_loader())}, 1)["loader"][0]
-    busy_s = sum(event.self_device_time_total for event in profile.key_averages()) / 1e6
+    own = "self_device_time_total" if on_gpu else "self_cpu_time_total"
+    busy_s = sum(getattr(event, own) for event in profile.key_averages()) / 1e6
     n_clips = arguments.steps * arguments.batch_size
     return {
         "clips_per_s": round(n_clips / loader_s, 1),
         "clips_per_s_without_loader": round(n_clips / stays_s, 1),
         "waiting_pct": round(100 * (1 - stays_s / loader_s), 1),
-        "gpu_busy_pct": round(100 * busy_s / profiled, 1),
+        "busy_pct": round(100 * busy_s / profiled, 1),
         "batch_size": arguments.batch_size,
     }
 

@@ -8,8 +8,7 @@ its modules are imported, as in a notebook, the start of worker processes includ
 `command_s` is from the command to its end.
 
 * `cfnsr`: `cfnsr.preprocess.preprocess` with a process a core, hashes of the files excluded;
-* `decode`: as many processes decode every frame of the same files with PyAV and drop it, started
-  in the same way;
+* `decode`: as many processes, spawned, decode every frame of the same files with PyAV and drop it;
 * `release`: what DIR/dataset_prep.py does, in its one process. It needs moviepy 1, which this
   project does not: `uv pip install --target PACKAGES --no-deps 'moviepy<2' imageio imageio-ffmpeg
   proglog 'decorator<5'`, and PYTHONPATH=PACKAGES. Nothing in it is changed.

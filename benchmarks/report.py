@@ -50,7 +50,7 @@ def idle_pct(seconds: float = 2.0) -> float:
     before = ticks()
     time.sleep(seconds)
     idle, everything = (after - first for after, first in zip(ticks(), before, strict=True))
-    return round(100 * idle / everything, 1)
+    return round(100 * idle / everything, 1) if everything else float("nan")  # not counted here
 
 
 def interleaved(

@@ -7,7 +7,8 @@ The cases take turns, each with a model and an optimiser of its own:
 * `fp32` or `bf16`: this project's network, float32 or bfloat16 by autocast, contiguous tensors;
 * `+ channels last`: weights and frames in that layout, as in this project's trainings;
 * `+ fused`: Adam in one kernel instead of one for each of its operations and tensors, likewise;
-* `+ compiled`: torch.compile; `+ graph`: the whole step as one CUDA graph. GPU only;
+* GPU only: `+ deterministic`: kernels that give equal sums, likewise; `+ autotuned`: cuDNN tries
+  its kernels first; `+ graph`: the whole step as one CUDA graph; `+ compiled`: torch.compile;
 * `release`: the release's network (for `cfn_sr` its CFN-SR) and its loop in main_utils.py,
   float32; on a GPU as shipped with cuDNN off, and with cuDNN on.
 
@@ -18,7 +19,8 @@ comment has it; `.cuda()`, which it calls on a tensor, does nothing where there 
 With --keep-memory all cases run with memory that glibc keeps, as this project's trainings do: it is
 a setting of the whole process.
 
-On a GPU the batch is doubled until memory is full. The share of the peak counts three forward
+On a GPU the batch is doubled until memory is full. A case that fails says so and is left out. The
+share of the peak counts three forward
 passes a step (`EmotionModel.forward_gflops`) against the dense peak that a card's maker names, and
 on a processor against the fastest product of two large matrices that is measured here.
 `train_step_profile.csv` says where the time of the last case goes.
@@ -44,8 +46,8 @@ from cfnsr.models.base import N_EMOTIONS, Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model
 
-#: Dense TFLOP/s of bfloat16, and of TF32, with which cuDNN convolves float32 by default.
-PEAK_TFLOPS = {"H100": (989, 495), "H200": (989, 495), "A100": (312, 156)}
+#: Dense TFLOP/s of bfloat16, of TF32, in which cuDNN convolves float32 by default, of float32.
+PEAK_TFLOPS = {"H100": (989, 495, 67), "H200": (989, 495, 67), "A100": (312, 156, 19.5)}
 #: Rows and columns of the matrices whose product measures a processor.
 N_MATRIX = 2048
 FASTEST = "bf16 + channels last"
@@ -92,10 +94,12 @@ def main() -> None:
         print("release: skipped, no --reference given")
 
     rows = side_by_side(chosen, arguments, device, batch_size, n_repetitions)
-    if on_gpu:
-        rows += larger_batches(chosen, rows, arguments, device, batch_size, n_repetitions)
     report.write(arguments.name, rows, ("torch",), arguments.output)
-    own = [case for case in chosen if not case.startswith("release") and "graph" not in case]
+    if on_gpu:
+        rows += larger_batches(rows, arguments, device, batch_size, n_repetitions)
+        report.write(arguments.name, rows, ("torch",), arguments.output)
+    done = {row["case"] for row in rows}
+    own = [case for case in chosen if case in done and not ("release" in case or "graph" in case)]
     if own:
         profile = profiled(own[-1], arguments, device, batch_size)
         report.write(f"{arguments.name}_profile", profile, ("torch",), arguments.output)
@@ -104,7 +108,13 @@ def main() -> None:
 def cases_for(device: torch.device, has_reference: bool) -> list[str]:
     own = ["fp32", "fp32 + channels last", "bf16", FASTEST, f"{FASTEST} + fused"]
     if device.type == "cuda":
-        own += [f"{FASTEST} + fused + {more}" for more in ("graph", "compiled")]
+        # Grouped convolutions may be slower in that layout on a GPU: each with and without.
+        own += [
+            f"{layout} + fused{more}"
+            for layout in ("bf16", FASTEST)
+            for more in ("", " + deterministic", " + autotuned", " + graph", " + compiled")
+            if f"{layout} + fused{more}" not in own
+        ]
     release = ["release"] if device.type == "cpu" else ["release, cuDNN off", "release, cuDNN on"]
     return (release if has_reference else []) + own
 
@@ -116,24 +126,34 @@ def side_by_side(
     batch_size: int,
     n_repetitions: int,
 ) -> list[dict[str, Any]]:
-    """Seconds of a step of each case; on a GPU with the memory that it takes."""
+    """Seconds of a step of each case that runs; on a GPU with the memory that it takes."""
     idle_pct = report.idle_pct()
     steps, memory = {}, {}
     for case in cases:
         used = allocated_gib(device)
-        steps[case] = make_step(case, arguments, device, batch_size)
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
-            steps[case]()
-            torch.cuda.synchronize()
+        try:
+            step = make_step(case, arguments, device, batch_size)
+            timed(step, device)
+        # Not only OutOfMemoryError: cuDNN without memory finds no engine.
+        except RuntimeError as error:
+            print(f"{case}, a batch of {batch_size}: failed: {str(error).splitlines()[0]}")
+            release_memory(device)
+            continue
+        steps[case] = step
+        if device.type == "cuda":
             memory[case] = torch.cuda.max_memory_allocated() / 2**30 - used
+    if not steps:
+        return []
     seconds = report.interleaved(
         {case: lambda step=step: timed(step, device) for case, step in steps.items()},
         n_repetitions,
-        n_warm_up=3 if device.type == "cuda" else 1,
+        n_warm_up=3 if device.type == "cuda" else 0,
     )
     forward = forward_gflops(arguments)
-    first = report.spread(seconds[cases[0]])["median"]
+    first = next(iter(seconds))
+    first_s = report.spread(seconds[first])["median"]
     rows = []
     for case, taken in seconds.items():
         step_s = report.spread(taken)
@@ -147,14 +167,15 @@ def side_by_side(
             "min_s": round(step_s["min"] / batch_size, 5),
             "max_s": round(step_s["max"] / batch_size, 5),
             "clips_per_s": round(batch_size / step_s["median"], 2),
-            f"times_{cases[0].replace(', ', '_').replace(' ', '_')}": round(
-                first / step_s["median"], 2
+            f"times_{first.replace(', ', '_').replace(' ', '_')}": round(
+                first_s / step_s["median"], 2
             ),
             "idle_before_pct": idle_pct,
         }
         if device.type == "cuda":
             row["peak_gib"] = round(memory[case], 2)
-        peak = peak_gflops("bf16" in case, device)
+        kind = "bf16" if "bf16" in case else "fp32" if "cuDNN off" in case else "tf32"
+        peak = peak_gflops(kind, device)
         if peak is not None:
             row["gflops_per_s"] = round(3 * forward * batch_size / step_s["median"], 1)
             row["share_of_peak_pct"] = round(100 * row["gflops_per_s"] / peak, 1)
@@ -163,18 +184,21 @@ def side_by_side(
 
 
 @cache
-def peak_gflops(in_bf16: bool, device: torch.device) -> float | None:
-    """The most 10^9 operations a second that the device can do; None for an unknown card."""
+def peak_gflops(kind: str, device: torch.device) -> float | None:
+    """The most 10^9 operations a second that the device can do; None for an unknown card.
+
+    `kind` is bf16, tf32 or fp32; the last two are one on a processor.
+    """
     if device.type == "cuda":
         known = [tflops for card, tflops in PEAK_TFLOPS.items() if card in report.machine()]
-        return 1000.0 * known[0][not in_bf16] if known else None
-    matrix = torch.randn(N_MATRIX, N_MATRIX, dtype=torch.bfloat16 if in_bf16 else torch.float32)
+        return 1000.0 * known[0][("bf16", "tf32", "fp32").index(kind)] if known else None
+    dtype = torch.bfloat16 if kind == "bf16" else torch.float32
+    matrix = torch.randn(N_MATRIX, N_MATRIX, dtype=dtype)
     seconds = report.interleaved({"product": lambda: matrix @ matrix}, 10, n_warm_up=2)
     return 2 * N_MATRIX**3 / min(seconds["product"]) / 1e9
 
 
 def larger_batches(
-    cases: list[str],
     rows: list[dict[str, Any]],
     arguments: argparse.Namespace,
     device: torch.device,
@@ -182,16 +206,17 @@ def larger_batches(
     n_repetitions: int,
 ) -> list[dict[str, Any]]:
     """The fastest case with doubled batches, until they do not fit."""
-    fastest = min((row for row in rows if row["case"] in cases), key=lambda row: row["s_a_clip"])
     found: list[dict[str, Any]] = []
+    if not rows:
+        return found
+    fastest = min(rows, key=lambda row: row["s_a_clip"])["case"]
     while (batch_size := 2 * batch_size) <= arguments.largest_batch:
-        gc.collect()
-        torch.cuda.empty_cache()
-        try:
-            found += side_by_side([fastest["case"]], arguments, device, batch_size, n_repetitions)
-        except torch.cuda.OutOfMemoryError:
-            print(f"a batch of {batch_size} does not fit")
+        release_memory(device)
+        larger = side_by_side([fastest], arguments, device, batch_size, n_repetitions)
+        if not larger:
             break
+        found += larger
+    release_memory(device)
     return found
 
 
@@ -217,12 +242,19 @@ def own_step(
     convert(model, layout)
     frames = frames.contiguous(memory_format=layout)
     in_graph = "graph" in case
+    # None is torch's choice: one kernel for each operation, of all tensors where there is a GPU.
     optimizer = torch.optim.Adam(
-        model.parameters(), lr=1e-3, capturable=in_graph, fused="fused" in case
+        model.parameters(), lr=1e-3, capturable=in_graph, fused="fused" in case or None
     )
-    compute = torch.compile(model.loss) if "compiled" in case else model.loss
+    compute: Callable[..., Any] = model.loss
+    if "compiled" in case:
+        torch._dynamo.reset()  # else a second batch size compiles for all sizes, and slower code
+        compute = torch.compile(model.loss, dynamic=False)
 
     def step() -> None:
+        if device.type == "cuda":
+            torch.backends.cudnn.benchmark = "autotuned" in case
+            torch.use_deterministic_algorithms("deterministic" in case, warn_only=True)
         with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in case):
             loss, _ = compute(frames, sound, emotion)
         optimizer.zero_grad(set_to_none=not in_graph)
@@ -239,7 +271,7 @@ def convert(model: nn.Module, layout: torch.memory_format) -> None:
 
 
 def captured(step: Step) -> Step:
-    """The same step as one CUDA graph, on the same clips."""
+    """The same step as one CUDA graph, on the same clips and in the memory that `step` holds."""
     aside = torch.cuda.Stream()
     aside.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(aside):  # what is chosen and allocated once must not be captured
@@ -249,7 +281,11 @@ def captured(step: Step) -> Step:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         step()
-    return graph.replay
+
+    def replay(_kept: Step = step) -> None:
+        graph.replay()
+
+    return replay
 
 
 def release_step(
@@ -293,9 +329,11 @@ def release_step(
 
     def step() -> None:
         torch.backends.cudnn.enabled = "cuDNN off" not in case
-        with contextlib.redirect_stdout(io.StringIO()):
-            train(inputs, 10, model, device, OneBatch([sample]), optimizer, loss, (1,), 0)
-        torch.backends.cudnn.enabled = True
+        try:
+            with contextlib.redirect_stdout(io.StringIO()):
+                train(inputs, 10, model, device, OneBatch([sample]), optimizer, loss, (1,), 0)
+        finally:
+            torch.backends.cudnn.enabled = True
 
     return step
 
@@ -332,6 +370,12 @@ def timed(step: Step, device: torch.device) -> None:
     step()
     if device.type == "cuda":
         torch.cuda.synchronize()
+
+
+def release_memory(device: torch.device) -> None:
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
 
 
 def allocated_gib(device: torch.device) -> float:

@@ -32,6 +32,11 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_notebooks)
 
     command = commands.add_parser(
+        "predictions", help="keep what the runs said of each clip (a pipeline stage)"
+    )
+    command.set_defaults(run=_predictions)
+
+    command = commands.add_parser(
         "architecture", help="draw CFN-SR from the built network (a pipeline stage)"
     )
     command.add_argument("--output", type=Path, default=Path("build/try"), metavar="DIR")
@@ -128,6 +133,13 @@ def _notebooks(options: argparse.Namespace) -> None:
 
     root = params.repository_root()
     strip(sorted((root / "notebooks").glob("*.ipynb")), root / "build" / "notebooks")
+
+
+def _predictions(options: argparse.Namespace) -> None:
+    from cfnsr import predictions
+
+    runs = predictions.keep(params.load(), params.repository_root())
+    print(f"{len(runs)} runs of {len({run.row for run in runs})} systems kept")
 
 
 def _architecture(options: argparse.Namespace) -> None:

@@ -34,7 +34,7 @@ from cfnsr.figures import (
 from cfnsr.models.registry import find
 from cfnsr.numbering import number_points
 from cfnsr.runs import Run
-from cfnsr.selection import RULES, Rule, accuracy_by_epoch, best_epoch, with_epochs
+from cfnsr.selection import RULES, Rule, best_epoch, with_epochs
 from cfnsr.tables import PAPER_RULE, TEST_RULE, reduced_size, row_ceilings
 
 RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
@@ -114,7 +114,7 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
     """Each row's accuracy on each fold, mean over seeds: how much four actors matter."""
     lines = pd.DataFrame(
         [
-            (name, run.fold, accuracy_by_epoch(run.test)[epoch - 1])
+            (name, run.fold, run.test.accuracy_pct[epoch - 1])
             for name, runs in runs_by_row.items()
             for run, epoch in with_epochs(runs, rule)
         ],

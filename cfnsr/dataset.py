@@ -77,6 +77,11 @@ class Clips:
         """Landmark tracks above the spectrogram: (clip, track or band, moment)."""
         return motion.with_voice(self.motion, self.log_mel)
 
+    def sound(self, audio_input: str) -> np.ndarray:
+        """What a model with that `audio_input` hears of all clips, unscaled (clip, band, time)."""
+        heard: np.ndarray = getattr(self, audio_input)
+        return heard
+
     def of_actors(self, actors: Iterable[int]) -> np.ndarray:
         """The positions of these actors' clips, in index order."""
         return np.flatnonzero(self.index["actor"].isin(list(actors)))

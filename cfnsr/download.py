@@ -102,11 +102,6 @@ def archives(source: OfficialSource) -> list[Archive]:
     ]
 
 
-def download(source: OfficialSource, root: Path, *, base_url: str = ZENODO) -> None:
-    """Fetch whatever `root` lacks of an official data source; see `fetch`."""
-    fetch(archives(source), root, base_url=base_url)
-
-
 def fetch(
     wanted: Sequence[Archive],
     root: Path,

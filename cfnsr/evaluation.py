@@ -16,7 +16,7 @@ import pandas as pd
 from cfnsr.errors import InputError
 from cfnsr.ravdess import EMOTIONS
 from cfnsr.runs import CLIP_COLUMNS, Run
-from cfnsr.selection import Rule, accuracy_by_epoch, with_epochs
+from cfnsr.selection import Rule, with_epochs
 from cfnsr.uncertainty import LEVEL, actor_interval, holm, sign_flip_p_value
 
 N_BINS = 15
@@ -168,7 +168,7 @@ def win_matrix(tests: pd.DataFrame) -> pd.DataFrame:
 
 
 def confusion(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
-    """Number of clips by (true, predicted) emotion, summed over folds and seeds."""
+    """Number of clips by (true, predicted) emotion; a clip of several seeds is shared out."""
     return _confusion(outcomes(runs, rule))
 
 
@@ -184,9 +184,9 @@ def actual_and_predicted(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
 def reliability(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
     """Accuracy against confidence in 15 equal bins (Guo et al., 2017, section 2).
 
-    Columns: low and high (bin edges, 0 to 1), n, confidence and accuracy (means over the lines in
-    the bin, nan in an empty one). The mean of |accuracy - confidence|, weighted by n, is the
-    expected calibration error.
+    Columns: low and high (bin edges, 0 to 1), n (clips; one of several seeds is shared out),
+    confidence and accuracy (means over the bin, nan in an empty one). The mean of
+    |accuracy - confidence|, weighted by n, is the expected calibration error.
     """
     return _reliability(outcomes(runs, rule))
 
@@ -194,7 +194,7 @@ def reliability(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
 def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
     """Test accuracy after each epoch: epoch, accuracy_pct, sd_pct, n_runs (that got there)."""
     # epoch run; shorter runs end in nan
-    table = pd.DataFrame({k: pd.Series(accuracy_by_epoch(run.test)) for k, run in enumerate(runs)})
+    table = pd.DataFrame({k: pd.Series(run.test.accuracy_pct) for k, run in enumerate(runs)})
     return pd.DataFrame(
         {
             "epoch": np.arange(1, len(table) + 1),
@@ -237,10 +237,15 @@ def _of_common_seeds(lines: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     return lines[is_common | ~has_common.to_numpy(bool)]
 
 
+def _share(lines: pd.DataFrame) -> np.ndarray:
+    """Of each line in its clip, which has one line a seed."""
+    return 1 / lines.groupby("clip")["clip"].transform("size").to_numpy(float)
+
+
 def _confusion(lines: pd.DataFrame) -> pd.DataFrame:
     n = len(EMOTIONS)
     pairs = lines["emotion"].to_numpy(int) * n + lines["predicted"].to_numpy(int)
-    counts = np.bincount(pairs, minlength=n * n).reshape(n, n)
+    counts = np.bincount(pairs, _share(lines), minlength=n * n).reshape(n, n)
     index = pd.Index(EMOTIONS, name="true")
     return pd.DataFrame(counts, index=index, columns=pd.Index(EMOTIONS, name="predicted"))
 
@@ -249,14 +254,15 @@ def _reliability(lines: pd.DataFrame) -> pd.DataFrame:
     edges = np.linspace(0, 1, N_BINS + 1)
     confidence = lines["confidence"].to_numpy(float)
     in_bin = np.digitize(confidence, edges[1:-1], right=True)
-    n = pd.Series(np.bincount(in_bin, minlength=N_BINS))
+    share = _share(lines)
+    n = pd.Series(np.bincount(in_bin, share, N_BINS))
     return pd.DataFrame(
         {
             "low": edges[:-1],
             "high": edges[1:],
             "n": n,
-            "confidence": np.bincount(in_bin, confidence, N_BINS) / n,
-            "accuracy": np.bincount(in_bin, lines["correct"].to_numpy(float), N_BINS) / n,
+            "confidence": np.bincount(in_bin, share * confidence, N_BINS) / n,
+            "accuracy": np.bincount(in_bin, share * lines["correct"].to_numpy(float), N_BINS) / n,
         }
     )
 

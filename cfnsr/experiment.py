@@ -146,7 +146,7 @@ def start_from(module: nn.Module, name: str, path: Path) -> None:
     """
     given = {
         key.removeprefix("module.").removeprefix(f"{name}."): tensor
-        for key, tensor in _tensors(path).items()
+        for key, tensor in read_tensors(path).items()
     }
     weights = module.state_dict()
     for key, own in weights.items():
@@ -165,7 +165,12 @@ def start_from(module: nn.Module, name: str, path: Path) -> None:
     module.load_state_dict(weights)
 
 
-def _tensors(path: Path) -> dict[str, torch.Tensor]:
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict, or of a checkpoint's `state_dict`, by name.
+
+    Raises:
+        FileNotFoundError, InputError: there is none.
+    """
     try:
         content = torch.load(path, weights_only=True, map_location="cpu")
         content = content.get("state_dict", content)

@@ -27,7 +27,7 @@ from cfnsr import evaluation
 from cfnsr.audio import HOP
 from cfnsr.params import Preprocess, Source
 from cfnsr.runs import Run
-from cfnsr.selection import Rule, accuracy_by_epoch, best_epoch
+from cfnsr.selection import Rule, best_epoch
 from cfnsr.tables import DATA_LABELS
 
 P = ParamSpec("P")
@@ -275,10 +275,10 @@ def training_curves(runs: Sequence[Run], title: str) -> Figure:
     line = {"marker": ".", "markersize": 4, "linewidth": 1.2, "alpha": 1 if len(runs) == 1 else 0.6}
     for k, run in enumerate(runs):
         epoch = np.arange(1, run.n_epochs + 1)
-        test = accuracy_by_epoch(run.test)
+        test = run.test.accuracy_pct
         curves = [("training", run.epochs["train_accuracy_pct"].to_numpy(), BLUE)]
         if run.validation is not None:
-            curves.append(("validation actors", accuracy_by_epoch(run.validation), GREEN))
+            curves.append(("validation actors", run.validation.accuracy_pct, GREEN))
         curves.append(("test actors", test, VERMILLION))
         hidden = "_" if k else ""  # one entry of the legend for all runs
         left.plot(epoch, run.epochs["train_loss"], color=BLUE, **line)
@@ -307,10 +307,10 @@ def training_curves(runs: Sequence[Run], title: str) -> Figure:
 def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     """Which emotion is taken for which: the share of each true emotion, and the number of clips.
 
-    Clips of all folds are counted together, and the mean over seeds is taken; a field without
+    Clips of all folds are counted together, and their mean over seeds is taken; a field without
     clips is empty.
     """
-    counts = evaluation.confusion(runs, rule) / _n_seeds(runs)
+    counts = evaluation.confusion(runs, rule)
     share_pct = 100 * counts.div(counts.sum(axis=1), axis=0)
     text = share_pct.map("{:.0f} %\n".format) + counts.map("{:.0f}".format)
     figure, axis = plt.subplots(figsize=(6.6, 5.4), layout="constrained")
@@ -342,7 +342,6 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     over seeds): few clips are uncertain.
     """
     curve = evaluation.reliability(runs, rule)
-    curve["n"] /= _n_seeds(runs)
     ece = evaluation.score(runs, rule).ece
     filled = curve[curve["n"] > 0]
     figure, (above, below) = plt.subplots(
@@ -377,10 +376,6 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     below.set(xlabel="confidence in the predicted emotion, %", ylabel="clips", xlim=(0, 100))
     entitle(figure, title)
     return figure
-
-
-def _n_seeds(runs: Sequence[Run]) -> int:
-    return len({run.seed for run in runs})
 
 
 def _clip_label(index: pd.DataFrame, position: int, separator: str = "\n") -> str:

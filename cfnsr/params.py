@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterable, Iterator
 from itertools import groupby
-from math import cos, pi
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -81,11 +80,6 @@ class Schedule(_Section):
     learning_rate: Annotated[float, Field(gt=0)] = 0.001
     anneal: bool = False  # the rate falls to zero along half a cosine; the paper's is constant
 
-    def rate(self, epoch: int) -> float:
-        """The learning rate of an epoch, counted from 0."""
-        falling = (1 + cos(pi * epoch / self.n_epochs)) / 2
-        return self.learning_rate * (falling if self.anneal else 1)
-
 
 class Training(_Section):
     """Schedules of the two encoders, of ERANN, of rows that start from the encoders, and of ours.
@@ -120,11 +114,16 @@ class SourceParams(_Section):
     """Everything that depends on the data source."""
 
     root: Path | None = None
-    clips: Clips | None = None
     preprocess: Preprocess = Preprocess()
     drawing: Drawing = Drawing()
     model: Model = Model()
     training: Training = Training()
+
+
+class SyntheticParams(SourceParams):
+    """The same of the control, whose clips are made."""
+
+    clips: Clips = Clips()
 
 
 class Params(_Section):
@@ -135,7 +134,7 @@ class Params(_Section):
     fold: Literal["all"] | int = "all"
     row: str = "all"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1234,)
-    synthetic: SourceParams = SourceParams(clips=Clips())
+    synthetic: SyntheticParams = SyntheticParams()
     ravdess: SourceParams = SourceParams()
     ravdess_landmarks: SourceParams = SourceParams()
 

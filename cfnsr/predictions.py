@@ -1,6 +1,6 @@
 """What the runs said of every clip, small enough for git: all tables follow from it, without runs.
 
-    python -m cfnsr.predictions
+    python -m cfnsr predictions
 
 reads the runs that params.yaml asks for, and writes figures/<data>/predictions/<protocol>/:
 
@@ -11,20 +11,16 @@ reads the runs that params.yaml asks for, and writes figures/<data>/predictions/
     epochs.csv    one line a run and epoch: loss and accuracies, of the validation actors too,
                   who only choose the epoch; `dvc plots show` draws it
 
-On real data, `timing_<protocol>.csv` beside that folder, which no stage hashes, adds the seconds
-and commits.
 One folder a protocol, so that running one never touches what git keeps of the other, and the
 tables show both side by side (`read_comparable`).
 """
 
-import argparse
 import gzip
 import hashlib
 import io
 import json
-import sys
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,14 +29,15 @@ import pandas as pd
 
 from cfnsr import plan
 from cfnsr.errors import InputError
-from cfnsr.params import Params, load, repository_root
+from cfnsr.models.registry import find
+from cfnsr.params import Params
 from cfnsr.ravdess import Protocol
 from cfnsr.runs import CLIP_COLUMNS, Accuracies, Decisions, Run, read_runs
-from cfnsr.selection import RULES, accuracy_by_epoch, with_epochs
+from cfnsr.selection import RULES, with_epochs
 
 #: What identifies a run within its protocol.
 KEYS = ("row", "fold", "seed")
-#: Taken over from run.json; what an older run.json lacks stays empty.
+#: Taken over from run.json.
 INFO = (
     "data",
     "protocol",
@@ -51,7 +48,6 @@ INFO = (
     "data_sha256",
     "pretrained_sha256",
 )
-_TIMING = ("seconds", "finished", "git_commit", "git_dirty")
 _ZERO = ord("0")
 
 
@@ -80,7 +76,8 @@ def read(folder: Path) -> list[Run]:
     """
     try:
         packed = gzip.decompress((folder / "clips.csv.gz").read_bytes())
-        text = {"clip": str, "predicted": str, "confidence": str, "kept_epochs": str}
+        columns = ("clip", "predicted", "confidence", "kept_epochs", "settings")
+        text = dict.fromkeys(columns, str)
         lines = pd.read_csv(io.BytesIO(packed), dtype=text, keep_default_na=False)
         clips = dict(iter(lines.groupby(list(KEYS), sort=False)))
         curves = dict(iter(pd.read_csv(folder / "epochs.csv").groupby(list(KEYS), sort=False)))
@@ -114,7 +111,8 @@ def read_comparable(folder: Path, protocol: Protocol) -> tuple[list[Run], list[R
     """The runs of a protocol, and those of the other protocols that may stand beside them.
 
     Of another protocol, that are the runs of the same rows which saw the same data and were
-    trained with the same settings; others would differ by more than the protocol.
+    trained with the same settings, as was all that they start from; others would differ by more
+    than the protocol.
 
     Args:
         folder: figures/<data>/predictions.
@@ -129,19 +127,19 @@ def read_comparable(folder: Path, protocol: Protocol) -> tuple[list[Run], list[R
     if not (folder / protocol / "runs.csv").exists():
         raise InputError(f"no {folder / protocol}; make it with `dvc repro`")
     own = read(folder / protocol)
-    data = {run.info["data_sha256"] for run in own}
-    settings = {run.row: run.info["settings"] for run in own}
-    others = [
-        run
-        for other in get_args(Protocol)
-        if other != protocol and (folder / other / "runs.csv").exists()
-        for run in read(folder / other)
-    ]
-    return own, [
-        run
-        for run in others
-        if run.info["data_sha256"] in data and run.info["settings"] == settings.get(run.row)
-    ]
+    ours = _determinants(own)
+    comparable = []
+    for other in get_args(Protocol):
+        if other != protocol and (folder / other / "runs.csv").exists():
+            runs = read(folder / other)
+            theirs = _determinants(runs)
+            equal = {row for row in ours if theirs.get(row) == ours[row]}
+            comparable += [
+                run
+                for run in runs
+                if run.row in equal and equal.issuperset(find(run.row).starts_from)
+            ]
+    return own, comparable
 
 
 def epochs(run: Run) -> pd.DataFrame:
@@ -160,54 +158,37 @@ def epochs(run: Run) -> pd.DataFrame:
             **{
                 f"{name}_accuracy_pct": ""
                 if said is None
-                else [f"{value:.2f}" for value in accuracy_by_epoch(said)]
+                else [f"{value:.2f}" for value in said.accuracy_pct]
                 for name, said in accuracies.items()
             },
         }
     )
 
 
-def timing(runs_folder: Path, runs: Iterable[Run]) -> pd.DataFrame:
-    """Seconds, date and commit of each run that still has its timing.json."""
-    lines = []
-    for run in runs:
-        path = runs_folder / run.row / f"fold_{run.fold}" / f"seed_{run.seed}" / "timing.json"
-        if path.exists():
-            found = json.loads(path.read_text())
-            key = dict(zip(KEYS, _key(run), strict=True))
-            lines.append(key | {name: found.get(name) for name in _TIMING})
-    return pd.DataFrame(lines, columns=[*KEYS, *_TIMING])
+def keep(params: Params, repository: Path) -> list[Run]:
+    """Write what the runs that `params` asks for said, and return them.
 
-
-def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
-    argparse.ArgumentParser(prog="python -m cfnsr.predictions", description=__doc__).parse_args(
-        arguments
-    )
-    try:
-        _keep(load(), repository_root())
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return 0
-
-
-def _keep(params: Params, repository: Path) -> None:
+    Raises:
+        InputError: there are none, or one is damaged.
+    """
     source = repository / "runs" / params.data / params.protocol
     runs = read_runs(source, plan.rows_to_run(params), params.folds)
     if not runs:
         raise InputError(f"no runs in {source}; train them with `dvc repro`")
-    target = repository / "figures" / params.data
-    write(runs, target / "predictions" / params.protocol)
-    seconds = timing(source, runs)
-    # Runs out of DVC's cache have none, and keep what is there; the control anyone can time.
-    if len(seconds) and params.data != "synthetic":
-        _write_csv(seconds, target / f"timing_{params.protocol}.csv")
-    print(f"{len(runs)} runs of {len({run.row for run in runs})} systems kept")
+    write(runs, repository / "figures" / params.data / "predictions" / params.protocol)
+    return runs
 
 
 def _key(run: Run) -> tuple[str, int, int]:
     return run.row, run.fold, run.seed
+
+
+def _determinants(runs: Sequence[Run]) -> dict[str, set[tuple[str, str]]]:
+    """Data and settings of each row's runs."""
+    found: dict[str, set[tuple[str, str]]] = {run.row: set() for run in runs}
+    for run in runs:
+        found[run.row].add((run.info["data_sha256"], run.info["settings"]))
+    return found
 
 
 def _reported_epochs(runs: Sequence[Run]) -> dict[tuple[str, int, int], list[int]]:
@@ -226,19 +207,23 @@ def _run_line(run: Run, kept: list[int]) -> dict[str, Any]:
         **dict(zip(KEYS, _key(run), strict=True)),
         "n_epochs": run.n_epochs,
         "kept_epochs": " ".join(map(str, kept)),
-        **{name: run.info.get(name) for name in INFO},
-        "torch": run.info.get("torch") or run.info.get("versions", {}).get("torch"),
-        "settings": run.info.get("settings") or _settings(run.info),
+        **{name: run.info[name] for name in INFO},
+        "torch": run.info["versions"]["torch"],
+        "settings": _settings(run.info),
     }
 
 
 def _settings(info: dict[str, Any]) -> str:
     """A short name for what a run was asked to do, whatever the protocol and the machine."""
-    asked = {name: info.get(name) for name in ("model", "schedule", "preprocess")}
-    training = info.get("training") or {}
     machine = ("n_threads", "precision")
-    asked["training"] = {name: training[name] for name in training if name not in machine}
-    if info.get("pretrained_sha256"):
+    asked = {
+        "model": info["model"],
+        "schedule": info["schedule"],
+        # It changes no array; a constant, because git keeps names that were made with it.
+        "preprocess": info["preprocess"] | {"rejected": "stop"},
+        "training": {name: v for name, v in info["training"].items() if name not in machine},
+    }
+    if info["pretrained_sha256"] is not None:
         asked["pretrained"] = info["pretrained_sha256"]
     return hashlib.sha256(json.dumps(asked, sort_keys=True).encode()).hexdigest()[:12]
 
@@ -266,7 +251,3 @@ def _decisions(lines: pd.DataFrame, kept: list[int]) -> Decisions:
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:
     table.to_csv(path, index=False, lineterminator="\n")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

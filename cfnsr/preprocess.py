@@ -14,25 +14,19 @@ build/<data>/arrays/
 
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
-import threading
 from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-import cv2
 import numpy as np
 import pandas as pd
-from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from cfnsr import audio, motion, summary, video
+from cfnsr import audio, motion, summary, video, workers
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess, Source
 from cfnsr.ravdess import EMOTIONS, parse_name
@@ -80,19 +74,39 @@ def preprocess_clip(
     if draws_landmarks:
         video.check_duration(landmarks, len(waveform) / rate_hz)
     window = audio.cut_window(media.name, waveform, rate_hz, settings)
-    log_mel = audio.log_mel(window, settings.sample_rate_hz)
-    tracks = motion.tracks(points)
-    arrays = {
-        "mfcc": audio.mfcc(log_mel, settings.n_mfcc),
-        "log_mel": log_mel.astype(np.float16),
-        "landmark_statistics": summary.landmark_statistics(tracks),
-        "motion": motion.on_the_clock(tracks, len(waveform) / rate_hz, settings),
-    }
+    arrays = sound_arrays(window, settings)
+    arrays |= track_arrays(points, len(waveform) / rate_hz, settings)
     if draws_landmarks:
         arrays["points"] = points[video.choose_frames(len(points), settings)].astype(np.float32)
     else:
         arrays["frames"] = video.read_faces(media, points, settings)
     return arrays
+
+
+def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarray]:
+    """What a network hears: `mfcc` and `log_mel`, by the names that the module lists.
+
+    Args:
+        window: float32 samples of the analysed sound at the settings' rate.
+    """
+    log_mel = audio.log_mel(window, settings.sample_rate_hz)
+    mfcc = audio.mfcc(log_mel, settings.n_mfcc)
+    return {"mfcc": mfcc, "log_mel": log_mel.astype(np.float16)}
+
+
+def track_arrays(
+    points: np.ndarray, duration_s: float, settings: Preprocess
+) -> dict[str, np.ndarray]:
+    """How a face moves: `landmark_statistics` and `motion`, by the names that the module lists.
+
+    Args:
+        points: (frame, 68, 2), pixels, of frames that are spread evenly over `duration_s`.
+    """
+    tracks = motion.tracks(points)
+    return {
+        "landmark_statistics": summary.landmark_statistics(tracks),
+        "motion": motion.on_the_clock(tracks, duration_s, settings),
+    }
 
 
 def preprocess(
@@ -142,13 +156,15 @@ def preprocess(
         [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
         columns=["media", "reason"],
     )
+    # Whoever finds an index trusts what lies beside it.
+    (output / "index.csv").unlink(missing_ok=True)
     rejected.to_csv(output / "rejected.csv", index=False, lineterminator="\n")
+    made_with = {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
+    (output / "settings.json").write_text(json.dumps(made_with, indent=1) + "\n")
     kept = [job.result for i, job in enumerate(jobs) if i not in problems]
     if kept:
         _assemble(kept, output)
-    index.to_csv(output / "index.csv", index=False, lineterminator="\n")
-    made_with = {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
-    (output / "settings.json").write_text(json.dumps(made_with, indent=1) + "\n")
+        index.to_csv(output / "index.csv", index=False, lineterminator="\n")
     if not kept or (len(rejected) and settings.rejected == "stop"):
         raise InputError(_complaint(rejected, len(files), output))
     shutil.rmtree(scratch)
@@ -158,54 +174,16 @@ def preprocess(
 def _run(jobs: list[Job], n_processes: int | None) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
     todo = [i for i, job in enumerate(jobs) if not job.result.exists()]
-    n_processes = min(n_processes or len(os.sched_getaffinity(0)), max(len(todo), 1))
+    missing = [jobs[i] for i in todo]
+    shared = [__name__, *audio.HEAVY_MODULES]
     problems = {}
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
     with progress:
-        for i, reason in _reasons({i: jobs[i] for i in todo}, n_processes):
+        for i, reason in workers.finished(_work, missing, n_processes, preload=shared):
             if reason is not None:
-                problems[i] = reason
+                problems[todo[i]] = reason
             progress.update()
     return problems
-
-
-def _reasons(jobs: dict[int, Job], n_processes: int) -> Iterator[tuple[int, str | None]]:
-    """Each job's position and what `_work` says of it, as they finish."""
-    if n_processes == 1:
-        for i, job in jobs.items():
-            yield i, _work(job)
-        return
-    # Forked from a server of their own, because forking a process that runs threads (torch,
-    # Jupyter) can deadlock, and because spawned ones would all import librosa, two seconds each.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cfnsr.preprocess", *audio.HEAVY_MODULES])
-    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_prepare_worker)
-    try:
-        futures = {pool.submit(_work, job): i for i, job in jobs.items()}
-        for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        raise InputError(
-            f"one of {n_processes} processes that preprocess clips died, mostly for lack of "
-            "memory; the finished clips are kept, so free some memory and run this again"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _prepare_worker() -> None:
-    # A process a core is enough: threads of each would spend their time waiting for the others.
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
-
-
-def _end_with_parent() -> None:
-    # Else the workers of a killed run would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
 
 
 def _work(job: Job) -> str | None:

@@ -20,7 +20,7 @@ PROTOCOL_FOLDS: dict[Protocol, tuple[int, ...]] = {
     "nested": (1, 2, 3, 4, 5, 6),
 }
 
-AUDIO_VIDEO, VIDEO_ONLY, AUDIO_ONLY = 1, 2, 3
+AUDIO_VIDEO, AUDIO_ONLY = 1, 3
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
 _SPEECH = 1
 
@@ -109,6 +109,10 @@ def speech_takes(n_statements: int = 2, n_repetitions: int = 2) -> list[Take]:
         )
         if (emotion, intensity) != (1, 2)
     ]
+
+
+#: 240 of the 1440.
+CLIPS_PER_FOLD = len(speech_takes()) // N_FOLDS
 
 
 @dataclass(frozen=True)

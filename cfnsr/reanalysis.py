@@ -10,16 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from cfnsr.models.registry import TABLE_1, TABLE_2, Row, find
-from cfnsr.ravdess import ACTORS_PER_FOLD, N_FOLDS, PROTOCOL_FOLDS
+from cfnsr.models.registry import REFERENCE, TABLE_1, TABLE_2, Row, find
+from cfnsr.ravdess import CLIPS_PER_FOLD, N_FOLDS, PROTOCOL_FOLDS
 from cfnsr.uncertainty import LEVEL, possible_accuracies, wilson
 
 TABLES: dict[int, dict[str, Row]] = {1: TABLE_1, 2: TABLE_2}
-REFERENCE = "cfn_sr"
-_CLIPS_PER_ACTOR = 60
 #: 1,440 clips of all six folds, and 1,200 of the five that the paper tests.
-N_CLIPS = N_FOLDS * ACTORS_PER_FOLD * _CLIPS_PER_ACTOR
-N_CLIPS_TESTED = len(PROTOCOL_FOLDS["paper"]) * ACTORS_PER_FOLD * _CLIPS_PER_ACTOR
+N_CLIPS = N_FOLDS * CLIPS_PER_FOLD
+N_CLIPS_TESTED = len(PROTOCOL_FOLDS["paper"]) * CLIPS_PER_FOLD
 
 POWER = 0.8
 #: How far two systems are right on the same clips: assumed, as no prediction was published.

@@ -20,11 +20,11 @@ from cfnsr.figures import (
     drawn,
     entitle,
 )
-from cfnsr.models.registry import TABLE_1, find
+from cfnsr.models.registry import REFERENCE, TABLE_1, find
+from cfnsr.ravdess import CLIPS_PER_FOLD
 from cfnsr.reanalysis import (
     N_CLIPS,
     N_CLIPS_TESTED,
-    REFERENCE,
 )
 from cfnsr.released_log import LogRule, chosen_epochs
 
@@ -67,7 +67,7 @@ def possible_accuracies(table: pd.DataFrame) -> Figure:
         vmax=1,
         linewidths=0.5,
         cbar=False,
-        xticklabels=[f"of {n:,} clips\n({n // 240} folds)" for n in columns.values()],
+        xticklabels=[f"of {n:,} clips\n({n // CLIPS_PER_FOLD} folds)" for n in columns.values()],
         yticklabels=labels,
         ax=axis,
     )

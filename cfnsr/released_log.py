@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from cfnsr.ravdess import CLIPS_PER_FOLD
 from cfnsr.selection import at_epochs, best_common_epoch, best_epoch, choose_epochs
 from cfnsr.uncertainty import LEVEL
 
@@ -19,8 +20,6 @@ from cfnsr.uncertainty import LEVEL
 LogRule = Literal["best test epoch", "best common epoch", "chosen on other folds", "last epoch"]
 LOG_RULES: tuple[LogRule, ...] = get_args(LogRule)
 
-#: Test clips of a fold.
-N_CLIPS = 240
 N_SIMULATIONS = 2_000
 _SEED = 0
 
@@ -39,7 +38,7 @@ def accuracy() -> np.ndarray:
 
 def whole_clips(accuracy: ArrayLike) -> np.ndarray:
     """The number of a fold's 240 clips that an accuracy in percent stands for."""
-    return np.round(np.asarray(accuracy) * N_CLIPS / 100).astype(int)
+    return np.round(np.asarray(accuracy) * CLIPS_PER_FOLD / 100).astype(int)
 
 
 def chosen_epochs(accuracy: ArrayLike, rule: LogRule) -> np.ndarray:
@@ -70,7 +69,7 @@ def ties_on_other_folds(accuracy: ArrayLike) -> pd.DataFrame:
     n_correct = whole_clips(logged)
     on_others = n_correct.sum(axis=0) - n_correct  # fold epoch
     logged_sum = logged.sum(axis=0) - logged
-    exact = 100 * n_correct / N_CLIPS
+    exact = 100 * n_correct / CLIPS_PER_FOLD
     earliest = choose_epochs(n_correct, "chosen on other folds")
     lines = []
     for fold, line in enumerate(on_others):
@@ -104,7 +103,7 @@ def fold_noise(accuracy: ArrayLike) -> pd.DataFrame:
             "fold": np.arange(1, len(table) + 1),
             "mean_pct": mean,
             "jump_sd_pct": np.sqrt((np.diff(table, axis=1) ** 2).mean(axis=1) / 2),
-            "binomial_sd_pct": np.sqrt(mean * (100 - mean) / N_CLIPS),
+            "binomial_sd_pct": np.sqrt(mean * (100 - mean) / CLIPS_PER_FOLD),
             "best_epoch": best_epoch(table),
             "best_pct": table.max(axis=1),
         }
@@ -125,8 +124,8 @@ def choosing_gain(accuracy: ArrayLike) -> pd.DataFrame:
     mean, jump_sd = noise["mean_pct"].to_numpy(), noise["jump_sd_pct"].to_numpy()
     generator = np.random.default_rng(_SEED)
     size = (N_SIMULATIONS, table.shape[1], len(table))  # simulation epoch fold
-    n_correct = generator.binomial(N_CLIPS, mean / 100, size)
-    binomial = _gains(100 * n_correct.swapaxes(1, 2) / N_CLIPS)
+    n_correct = generator.binomial(CLIPS_PER_FOLD, mean / 100, size)
+    binomial = _gains(100 * n_correct.swapaxes(1, 2) / CLIPS_PER_FOLD)
     jumps = _gains(generator.normal(mean, jump_sd, size).swapaxes(1, 2))
     low, high = np.quantile(jumps, [LEVEL / 2, 1 - LEVEL / 2], axis=0)
     return pd.DataFrame(

@@ -28,15 +28,32 @@ _SEED_FOLDER = re.compile(r"seed_(\d+)")
 CLIP_COLUMNS = ("clip", "actor", "emotion")
 
 
-@dataclass(frozen=True, eq=False)
-class Predictions:
-    """Logits (epoch, clip, emotion) of a set of clips, with each clip's actor and true emotion."""
+class _Classified:
+    """Clips, and the emotion that each is taken for after each epoch, (epoch, clip)."""
 
-    logits: np.ndarray
+    predicted: np.ndarray
     clips: pd.DataFrame  # clip, actor, emotion (index, 0 to 7)
 
     @property
-    def predicted(self) -> np.ndarray:
+    def correct(self) -> np.ndarray:
+        """Whether each clip is classified rightly after each epoch, bool (epoch, clip)."""
+        return self.predicted == self.clips["emotion"].to_numpy()[None, :]
+
+    @property
+    def accuracy_pct(self) -> np.ndarray:
+        """Percentage of clips classified rightly after each epoch, (epoch,)."""
+        return 100 * self.correct.mean(axis=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions(_Classified):
+    """Logits (epoch, clip, emotion) of a set of clips, with each clip's actor and true emotion."""
+
+    logits: np.ndarray
+    clips: pd.DataFrame
+
+    @property
+    def predicted(self) -> np.ndarray:  # type: ignore[override]  # of a frozen class: read-only
         """The most likely emotion, (epoch, clip)."""
         return self.logits.argmax(axis=-1)
 
@@ -46,19 +63,9 @@ class Predictions:
         with np.errstate(invalid="ignore"):
             return special.softmax(self.logits.astype(float), axis=-1).max(axis=-1)
 
-    @property
-    def correct(self) -> np.ndarray:
-        """Whether each clip is classified rightly after each epoch, bool (epoch, clip)."""
-        return _is_correct(self)
-
-    @property
-    def accuracy_pct(self) -> np.ndarray:
-        """Percentage of clips classified rightly after each epoch, (epoch,)."""
-        return 100 * self.correct.mean(axis=1)
-
 
 @dataclass(frozen=True, eq=False)
-class Decisions:
+class Decisions(_Classified):
     """What `cfnsr.predictions` keeps of test `Predictions`, and every score is computed from.
 
     `predicted` and `confidence` (epoch, clip) as there; the confidence is nan in epochs that no
@@ -67,15 +74,7 @@ class Decisions:
 
     predicted: np.ndarray
     confidence: np.ndarray
-    clips: pd.DataFrame  # clip, actor, emotion (index, 0 to 7)
-
-    @property
-    def correct(self) -> np.ndarray:
-        return _is_correct(self)
-
-    @property
-    def accuracy_pct(self) -> np.ndarray:
-        return 100 * self.correct.mean(axis=1)
+    clips: pd.DataFrame
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +163,3 @@ def read_runs(folder: Path, rows: Iterable[str], folds: Iterable[int]) -> list[R
             ]
             runs += [read_run(path) for _, path in sorted(seeds)]
     return runs
-
-
-def _is_correct(said: Predictions | Decisions) -> np.ndarray:
-    return said.predicted == said.clips["emotion"].to_numpy()[None, :]

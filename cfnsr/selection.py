@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cfnsr.errors import InputError
-from cfnsr.runs import Accuracies, Decisions, Predictions, Run
+from cfnsr.runs import Run
 
 Rule = Literal[
     "best test epoch",
@@ -105,13 +105,8 @@ def with_epochs(runs: Sequence[Run], rule: Rule) -> list[tuple[Run, int]]:
     return [pair for group in groups for pair in _choose(group, rule)]
 
 
-def accuracy_by_epoch(said: Predictions | Decisions | Accuracies) -> np.ndarray:
-    """Percentage of clips classified rightly after each epoch, (epoch,)."""
-    return said.accuracy_pct
-
-
 def _choose(folds: Sequence[Run], rule: Rule) -> list[tuple[Run, int]]:
-    test = np.stack([accuracy_by_epoch(run.test) for run in folds])  # fold epoch
-    validation = [accuracy_by_epoch(run.validation) for run in folds if run.validation is not None]
+    test = np.stack([run.test.accuracy_pct for run in folds])  # fold epoch
+    validation = [run.validation.accuracy_pct for run in folds if run.validation is not None]
     epochs = choose_epochs(test, rule, validation or None)
     return list(zip(folds, epochs.tolist(), strict=True))

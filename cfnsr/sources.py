@@ -9,10 +9,8 @@ from tqdm import tqdm
 
 from cfnsr import download, provenance, synthetic
 from cfnsr.errors import InputError
-from cfnsr.params import Clips, Params, Source, checkout_of
+from cfnsr.params import Params, Source, checkout_of
 from cfnsr.ravdess import AUDIO_ONLY, AUDIO_VIDEO, parse_name
-
-MANIFEST_COLUMNS = ("media", "landmarks", "media_sha256", "landmarks_sha256")
 
 
 def _root_of(params: Params, repository: Path) -> Path:
@@ -48,9 +46,9 @@ def provide(params: Params, repository: Path) -> Path:
                 "to Actor_24 and landmarks (or null to have the data made or downloaded)"
             )
     elif params.data == "synthetic":
-        synthetic.write_dataset(root, params.synthetic.clips or Clips())
+        synthetic.write_dataset(root, params.synthetic.clips)
     else:
-        download.download(params.data, root)
+        download.fetch(download.archives(params.data), root)
     return root
 
 

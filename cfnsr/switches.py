@@ -15,13 +15,13 @@ from cfnsr import dataset, preprocess, sources
 from cfnsr.errors import InputError
 from cfnsr.evaluation import PairedTest, paired_test
 from cfnsr.experiment import Experiment, starting_weights
+from cfnsr.models.registry import REFERENCE
 from cfnsr.params import Params
 from cfnsr.runs import read_runs
 from cfnsr.selection import Rule
 from cfnsr.training import train
 from cfnsr.uncertainty import holm
 
-ROW = "cfn_sr"
 EFFECT_COLUMNS = ("switch", "label", *PairedTest.__dataclass_fields__, "p_holm")
 
 
@@ -120,6 +120,7 @@ def train_switched(name: str, params: Params, repository: Path) -> None:
     """
     switch = find(name)
     runs = repository / "runs" / params.data
+    trained = runs / params.protocol
     output = runs / "switches" / params.protocol / name
     output.mkdir(parents=True, exist_ok=True)
     if not applies(switch, params):
@@ -128,18 +129,13 @@ def train_switched(name: str, params: Params, repository: Path) -> None:
     clips = dataset.load(_arrays(name, switch, changed, repository), params.source.drawing)
     for fold in params.folds:
         for seed, own_seed in zip(params.seeds, changed.seeds, strict=True):
-            weights = starting_weights(ROW, fold, seed, params, runs / params.protocol)
-            for row in (switch.encoder, ROW):
-                if row is None:
-                    continue
+            weights = starting_weights(REFERENCE, fold, seed, params, trained)
+            for row in filter(None, (switch.encoder, REFERENCE)):
+                starts_from = weights
+                if row != REFERENCE:
+                    starts_from = starting_weights(row, fold, seed, params, trained)
                 experiment = Experiment(
-                    row,
-                    fold,
-                    own_seed,
-                    changed,
-                    clips,
-                    weights if row == ROW else starting_weights(row, fold, seed, params, runs),
-                    options=switch.options,
+                    row, fold, own_seed, changed, clips, starts_from, switch.options
                 )
                 folder = output / row / f"fold_{fold}" / f"seed_{own_seed}"
                 train(experiment, folder, repository / "build" / "scratch" / "train")
@@ -152,10 +148,10 @@ def effects(params: Params, repository: Path, rule: Rule) -> pd.DataFrame:
     p_holm is corrected over the switches; the other seed, a yardstick, is not among them.
     """
     runs = repository / "runs" / params.data
-    unswitched = read_runs(runs / params.protocol, [ROW], params.folds)
+    unswitched = read_runs(runs / params.protocol, [REFERENCE], params.folds)
     lines = []
     for name, switch in SWITCHES.items():
-        found = read_runs(runs / "switches" / params.protocol / name, [ROW], params.folds)
+        found = read_runs(runs / "switches" / params.protocol / name, [REFERENCE], params.folds)
         if found:
             test = asdict(paired_test(found, unswitched, rule))
             lines.append({"switch": name, "label": switch.label, **test})

@@ -7,10 +7,8 @@ fixed other emotion otherwise, independently of each other. See `ceilings` for w
 import hashlib
 import io
 import json
-import multiprocessing
 import os
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from fractions import Fraction
 from functools import lru_cache, partial
@@ -22,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cfnsr import synthetic_face, synthetic_voice
+from cfnsr import synthetic_face, synthetic_voice, workers
 from cfnsr.errors import InputError
 from cfnsr.params import Clips
 from cfnsr.ravdess import EMOTIONS, Take, speech_takes
@@ -129,24 +127,15 @@ def write_dataset(root: Path, clips: Clips, n_processes: int | None = None) -> N
         n_processes: all cores if None; 1 stays in this process.
 
     Raises:
-        InputError: `root` holds clips that this module did not write.
+        InputError: `root` holds clips that this module did not write, or a process died.
     """
     _claim(root, clips)
     missing = _missing(root, clips)
     write = partial(write_clip, root, clips=clips)
-    progress = partial(
-        tqdm, total=len(missing), desc="synthetic clips", unit="clip", disable=not missing
-    )
-    n_processes = min(n_processes or os.cpu_count() or 1, len(missing))
-    if n_processes <= 1:
-        for take in progress(missing):
-            write(take)
-        return
-    # Spawned, because forking a process that runs threads (torch, Jupyter) can deadlock.
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(n_processes, mp_context=context) as pool:
-        for _ in progress(pool.map(write, missing, chunksize=4)):
-            pass
+    progress = tqdm(total=len(missing), desc="synthetic clips", unit="clip", disable=not missing)
+    with progress:
+        for _ in workers.finished(write, missing, n_processes, preload=[__name__]):
+            progress.update()
 
 
 def _missing(root: Path, clips: Clips) -> list[Take]:

@@ -12,7 +12,7 @@ import pandas as pd
 from scipy import stats
 
 from cfnsr.evaluation import PairedTest, paired_test, pairwise_tests, score
-from cfnsr.models.registry import ROWS, Row, ScheduleName, find
+from cfnsr.models.registry import REFERENCE, ROWS, Row, ScheduleName, find
 from cfnsr.params import Model, Params, Source
 from cfnsr.ravdess import Protocol
 from cfnsr.runs import Run
@@ -51,8 +51,6 @@ COLUMNS = (
 )
 PAIR_COLUMNS = ("row_a", "row_b", "protocol", *PairedTest.__dataclass_fields__, "p_holm")
 TEST_COLUMNS = ("row", "protocol", "against", *PairedTest.__dataclass_fields__, "p_holm")
-#: Every row is compared with this one.
-REFERENCE = "cfn_sr"
 #: What the printed tables and most figures are of: the rule without any choice.
 TEST_RULE: Rule = "last epoch"
 #: What the paper's code keeps, see notebook 05; the paper does not say.
@@ -242,10 +240,10 @@ def ceilings(params: Params) -> pd.DataFrame:
     Columns: modality, ceiling_pct, chance_pct. Only the synthetic control has known ceilings.
     """
     known: Mapping[str, float] = {}
-    if params.data == "synthetic" and params.source.clips is not None:
+    if params.data == "synthetic":
         from cfnsr import synthetic  # loads OpenCV and PyAV, which tables of real data need not
 
-        known = synthetic.ceilings(params.source.clips)
+        known = synthetic.ceilings(params.synthetic.clips)
     return pd.DataFrame(
         {
             "modality": name,

@@ -1,7 +1,6 @@
 """A trained network back from its run folder, and what it takes to feed it."""
 
 import json
-import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -14,6 +13,7 @@ from torch import Tensor
 
 from cfnsr.dataset import Clips, Scaling, normalise, split
 from cfnsr.errors import InputError
+from cfnsr.experiment import read_tensors
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
 from cfnsr.params import Drawing, Model, Preprocess, SourceParams
@@ -96,8 +96,7 @@ class Trained:
 
     def sound_of(self, clips: Clips) -> np.ndarray:
         """What the model hears of all clips, unscaled (clip, band, time)."""
-        sound: np.ndarray = getattr(clips, self.model.audio_input)
-        return sound
+        return clips.sound(self.model.audio_input)
 
     def test_positions(self, clips: Clips) -> np.ndarray:
         """Where the run's test clips are in `clips`, in index order.
@@ -204,10 +203,10 @@ def load(folder: Path, device: torch.device | str | None = None) -> Trained:
     """
     info = read_info(folder)
     try:
-        weights = torch.load(folder / "weights.pt", weights_only=True, map_location="cpu")
+        weights = read_tensors(folder / "weights.pt")
     except FileNotFoundError:
         raise _no_run(folder, "weights.pt") from None
-    except (ValueError, EOFError, RuntimeError, OSError, pickle.UnpicklingError):
+    except InputError:
         raise InputError(f"{folder} is damaged; remove it and train again") from None
     try:
         row, preprocess = _row(info), Preprocess.model_validate(info["preprocess"])

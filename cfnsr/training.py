@@ -1,6 +1,8 @@
 """Training one row on one fold: epochs, resume, and what a run leaves behind."""
 
 import json
+import math
+import os
 import shutil
 import time
 from collections.abc import Mapping
@@ -107,7 +109,9 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
 def _fabric(experiment: Experiment) -> Fabric:
     training = experiment.params.source.training
     memory.keep_freed()
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     if training.n_threads is not None:
         torch.set_num_threads(training.n_threads)
     return Fabric(accelerator="auto", devices=1, precision=experiment.precision)
@@ -118,7 +122,7 @@ def _loader(
 ) -> tuple[Scaling, Loader]:
     """Batches for this model; its sound is scaled by the statistics of training actors alone."""
     clips, training = experiment.clips, experiment.params.source.training
-    sound: np.ndarray = getattr(clips, model.audio_input)
+    sound = clips.sound(model.audio_input)
     scaling = Scaling.of(sound[clips.of_actors(experiment.split.training)])
     if model.audio_input == "mfcc" and not training.standardise_mfcc:
         scaling = Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.sd))
@@ -204,7 +208,7 @@ def _fit(
         )
         order = training[torch.randperm(len(training)).numpy()]
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate(epoch)
+            group["lr"] = learning_rate(schedule, epoch)
         model.train()
         totals = torch.zeros(2, device=fabric.device)  # loss, clips classified rightly
         for batch in loader.batches(order, schedule.batch_size, augmented=True):
@@ -236,6 +240,12 @@ def _fit(
             _save(state, model, optimizer, history)
             saved_s = time.time()
     return history
+
+
+def learning_rate(schedule: Schedule, epoch: int) -> float:
+    """Of an epoch, counted from 0."""
+    falling = (1 + math.cos(math.pi * epoch / schedule.n_epochs)) / 2
+    return schedule.learning_rate * (falling if schedule.anneal else 1)
 
 
 @torch.no_grad()

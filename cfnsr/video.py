@@ -131,7 +131,11 @@ def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.nd
             packets = list(container.demux(stream))
             times = times_shown(packets, stream.frames)
             order = {pts: place for place, pts in enumerate(times)}
-            _check_lengths(len(order), len(landmarks))
+            if not are_of_one_clip(len(order), len(landmarks)):
+                raise InputError(
+                    f"{len(order)} frames, but landmarks of {len(landmarks)}; "
+                    "do both belong to this take?"
+                )
             wanted = choose_frames(min(len(order), len(landmarks)), settings)
             faces = dict(_decode_faces(packets, order, set(wanted), stream, landmarks, settings))
     except (av.FFmpegError, OSError) as error:
@@ -146,6 +150,14 @@ def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.nd
             "fetch the file again"
         )
     return np.stack([faces[i] for i in wanted])
+
+
+def are_of_one_clip(n_frames: int, n_landmarks: int) -> bool:
+    """Whether so many frames and landmarks can belong together.
+
+    The tracker may lose a frame or two at an end; more means that they are of another clip.
+    """
+    return abs(n_frames - n_landmarks) <= 3
 
 
 def times_shown(packets: Iterable[VideoPacket], n_announced: int) -> list[int]:
@@ -193,14 +205,6 @@ def _decode_faces(
                 yield place, crop_face(picture, landmarks[place], settings)
         if not todo:
             break
-
-
-def _check_lengths(n_frames: int, n_landmarks: int) -> None:
-    # The tracker may lose a frame or two at an end; more means that they belong to another take.
-    if abs(n_frames - n_landmarks) > 3:
-        raise InputError(
-            f"{n_frames} frames, but landmarks of {n_landmarks}; do both belong to this take?"
-        )
 
 
 def crop_face(picture: np.ndarray, points: np.ndarray, settings: Preprocess) -> np.ndarray:

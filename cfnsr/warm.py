@@ -45,7 +45,7 @@ class Process:
     this process does.
 
     Raises:
-        OSError: there is no server.
+        OSError: there is no server, or its fork died before it answered.
     """
 
     def __init__(self, target: str, arguments: list[str], environment: dict[str, str]) -> None:
@@ -61,7 +61,10 @@ class Process:
         socket.send_fds(self._connection, [payload[:1]], [0, 1, 2])
         self._connection.sendall(payload[1:])
         self._replies = self._connection.makefile("rb")
-        self.pid = int(self._replies.readline())
+        answer = self._replies.readline()
+        if not answer:
+            raise ConnectionError("the fork died before it answered")
+        self.pid = int(answer)
         self.returncode: int | None = None
 
     def wait(self) -> int:
@@ -99,7 +102,7 @@ def is_possible() -> bool:
     return (
         hasattr(os, "fork")
         and sys.platform == "linux"
-        and not Path("/dev/nvidia0").exists()
+        and not any(Path("/dev").glob("nvidia[0-9]*"))
         and os.environ.get("CFNSR_WARM") != "0"
     )
 
@@ -108,7 +111,7 @@ def start(target: str, arguments: list[str]) -> Process:
     """Run a function in a fork of the server, which is started if there is none.
 
     Raises:
-        OSError: the server does not start.
+        OSError: the server does not start, or its fork died before it answered.
     """
     environment = dict(os.environ)
     try:
@@ -183,17 +186,18 @@ def _become(connection: socket.socket) -> None:
     status = 1
     try:
         signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        os.setsid()
         first, streams, _, _ = socket.recv_fds(connection, 1, 3)
+        # Before anything can fail: else the status would be taken for the process id.
+        connection.sendall(f"{os.getpid()}\n".encode())
         request = json.loads(first + connection.makefile("rb").readline())
         for number, stream in enumerate(streams):
             os.dup2(stream, number)
             os.close(stream)
-        os.setsid()
         os.chdir(request["folder"])
         sys.path.insert(0, request["folder"])  # as `python -m` does
         os.environ.clear()
         os.environ.update(request["environment"])
-        connection.sendall(f"{os.getpid()}\n".encode())
         threading.Thread(target=_die_with, args=[connection], daemon=True).start()
         status = _call(request)
     except SystemExit as end:

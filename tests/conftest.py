@@ -1,6 +1,7 @@
 """Clips shared by the tests: a tiny synthetic data set, and real RAVDESS where it is at hand."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,9 @@ from cfnsr.motion import N_TRACKS
 from cfnsr.params import Clips, Preprocess
 from cfnsr.ravdess import EMOTIONS
 from cfnsr.summary import N_LANDMARK_STATISTICS
+
+# The tests compare bytes and expect the processor; CUDA_VISIBLE_DEVICES=0 shows them a GPU.
+os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 REPOSITORY = Path(__file__).parents[1]
 #: Quick to make; nothing equals the paper's sizes, so that nothing can be hard-coded.

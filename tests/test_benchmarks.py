@@ -1,8 +1,12 @@
 """The benchmarks run, on sizes that say nothing about speed."""
 
+import contextlib
 import os
+import shutil
 import subprocess
 import sys
+import weakref
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -147,6 +151,17 @@ def test_loading_is_compared_with_a_copy_and_the_release(release, tmp_path):
     assert "GPU" in printed
 
 
+def test_the_share_of_waiting_is_measured_in_a_training(tmp_path):
+    sizes = ["--clips", 4, "--frames", 16, "--size", 32, "--batch-size", 2, "--repetitions", 1]
+    small = ["--utilisation", "--steps", 2, "--stem-channels", 32]
+    _, tables = run("loader", tmp_path, *sizes, *small)
+    (line,) = tables["loader_gpu"].to_dict("records")
+    assert line["clips_per_s"] > 0
+    assert line["clips_per_s_without_loader"] > 0
+    assert line["waiting_pct"] < 100
+    assert line["batch_size"] == 2
+
+
 def test_loading_takes_frames_that_are_there(tmp_path):
     (tmp_path / "arrays").mkdir()
     np.save(tmp_path / "arrays" / "frames.npy", np.zeros((3, 2, 16, 16, 3), np.uint8))
@@ -170,6 +185,50 @@ def test_a_training_step_is_compared_with_the_releases(release, tmp_path):
     assert profile["share_pct"].is_monotonic_decreasing
     assert profile["operation"].str.contains("conv").any()
     assert "not run, no GPU" in printed or "cuDNN off" in table["case"][0]
+
+
+def test_a_case_that_fails_is_said_and_the_others_are_timed(release, tmp_path):
+    networks = (release / "networks.py").read_text()
+    broken = networks.replace("return nn.Sequential(", "raise RuntimeError('no engine')\n    (")
+    folder = tmp_path / "release"
+    shutil.copytree(release, folder)
+    (folder / "networks.py").write_text(broken)
+    chosen = ["--cases", "release", "fp32", "--reference", folder]
+    printed, tables = run("train_step", tmp_path / "out", *SMALL_STEP, *chosen)
+    assert tables["train_step"]["case"].tolist() == ["fp32"]
+    assert tables["train_step"]["times_fp32"].tolist() == [1]
+    assert "release, a batch of 2: failed: no engine" in printed
+
+
+def test_a_graphs_replay_keeps_what_it_works_on(monkeypatch):
+    """A stand-in for CUDA: whoever holds the replay holds the step's tensors."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    import train_step
+
+    class Graph:
+        def replay(self):
+            pass
+
+    stream = SimpleNamespace(wait_stream=lambda other: None)
+    stand_in = SimpleNamespace(
+        Stream=lambda: stream,
+        current_stream=lambda: stream,
+        stream=lambda chosen: contextlib.nullcontext(),
+        graph=lambda graph: contextlib.nullcontext(),
+        CUDAGraph=Graph,
+    )
+    monkeypatch.setattr(train_step.torch, "cuda", stand_in)
+
+    class Step:
+        def __call__(self):
+            pass
+
+    step = Step()
+    kept = weakref.ref(step)
+    replay = train_step.captured(step)
+    del step
+    replay()
+    assert kept() is not None
 
 
 def test_the_step_of_another_row_and_of_chosen_cases_is_timed(release, tmp_path):

@@ -30,7 +30,6 @@ from cfnsr.download import (
     N_FRUITLESS_ATTEMPTS,
     Archive,
     archives,
-    download,
     fetch,
 )
 from cfnsr.errors import InputError
@@ -219,7 +218,7 @@ def test_a_source_is_laid_out_whole_and_a_second_call_asks_nothing(
 ) -> None:
     for archive in archives(source):
         zenodo.publish(archive, build_zip(archive, prefix="", n_bytes=8))
-    download(source, tmp_path, base_url=zenodo.url)
+    fetch(archives(source), tmp_path, base_url=zenodo.url)
     expected = {file for archive in archives(source) for file in archive.files.values()}
     assert files_under(tmp_path) == expected
     assert {Path(clip), Path("landmarks/01-01-08-02-02-02-24.csv")} < expected
@@ -227,7 +226,7 @@ def test_a_source_is_laid_out_whole_and_a_second_call_asks_nothing(
     assert not (tmp_path / "archives").exists()
     n_requests = len(zenodo.requests)
     assert n_requests == 2 + len(archives(source))  # two records, each archive once
-    download(source, tmp_path, base_url=zenodo.url)
+    fetch(archives(source), tmp_path, base_url=zenodo.url)
     assert len(zenodo.requests) == n_requests
 
 

@@ -440,14 +440,6 @@ def test_block_dropout_drops_whole_blocks_in_training_only():
     assert (module.eval()(video, audio)[0] > 0).all()
 
 
-def test_a_training_batch_of_one_clip_is_a_clear_error_in_msaf():
-    model = build("msaf")
-    frames, mfcc = batch(model, n_clips=1)
-    with pytest.raises(InputError, match="expected at least 2, found 1"):
-        model(frames, mfcc)
-    assert model.eval()(frames, mfcc).shape == (1, N_EMOTIONS)
-
-
 def test_erann_takes_log_mel_and_shrinks_with_the_video_network():
     assert ERANN.audio_input == "log_mel"
     model = ERANN(SMALL).eval()

@@ -1,8 +1,11 @@
 """Tests of `cfnsr.notebook` and of the warm server that it may use."""
 
+import os
+import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -187,6 +190,42 @@ def test_a_warm_process_ends_with_whoever_asked_for_it(tmp_path, warm_server):
     while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(f"/proc/{pid}").exists()
+
+
+def test_a_folder_that_the_fork_cannot_enter_is_its_exit_status_and_not_its_process_id(
+    warm_server, monkeypatch
+):
+    monkeypatch.setattr(warm.Path, "cwd", lambda: "/nowhere")
+    process = warm.start("sleeper:main", [])
+    assert process.pid > 1
+    assert process.wait() == 1
+
+
+@pytest.fixture
+def dying_forks(warm_server, tmp_path_factory, monkeypatch):
+    """A server whose forks end before they answer."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("dying")))
+    monkeypatch.setattr(warm, "_start_server", lambda: None)
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(warm._address()))
+    listener.listen()
+
+    def serve():
+        while True:
+            connection, _ = listener.accept()
+            _, streams, _, _ = socket.recv_fds(connection, 1, 3)
+            connection.makefile("rb").readline()
+            for stream in streams:
+                os.close(stream)
+            connection.close()
+
+    threading.Thread(target=serve, daemon=True).start()
+
+
+def test_a_notebook_whose_fork_dies_before_it_answers_is_run_without_one(tmp_path, dying_forks):
+    source = write(tmp_path / "a.ipynb", cell("print(n)"))
+    assert notebook.main([str(source), str(tmp_path / "b.ipynb")]) == 0
+    assert outputs(tmp_path / "b.ipynb")[0].text == "1\n"
 
 
 def test_scalars_are_whole_numbers_or_text():

@@ -14,11 +14,11 @@ from conftest import REPOSITORY, cut, remux
 from cfnsr import dataset, notebook, preprocess, sources, synthetic, training
 from cfnsr.__main__ import main
 from cfnsr.own_clip import face_detection, predict, reading
-from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SourceParams, Training
+from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training
 from cfnsr.ravdess import EMOTIONS
 
 SCHEDULE = Schedule(n_epochs=2, batch_size=8)
-SOURCE = SourceParams(
+SOURCE = SyntheticParams(
     preprocess=Preprocess(n_frames=5, frame_size=40),
     model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
     training=Training(

@@ -40,16 +40,6 @@ def test_the_defaults_are_the_papers(written):
     }
 
 
-def test_an_annealed_rate_falls_from_the_whole_over_the_half_towards_nothing():
-    schedule = params.Schedule(n_epochs=10, learning_rate=0.01, anneal=True)
-    rates = [schedule.rate(epoch) for epoch in range(10)]
-    assert rates[0] == 0.01
-    assert rates[5] == pytest.approx(0.005)
-    assert rates == sorted(rates, reverse=True)
-    assert 0 < rates[-1] < 0.0005
-    assert params.Schedule(learning_rate=0.01).rate(69) == 0.01
-
-
 @pytest.mark.parametrize(
     ("text", "expected"),
     [

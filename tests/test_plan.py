@@ -8,7 +8,7 @@ import pytest
 from cfnsr import source_code
 from cfnsr.errors import InputError
 from cfnsr.models.registry import ENCODERS, ROWS
-from cfnsr.params import Params, Schedule, SourceParams, Training
+from cfnsr.params import Params, Schedule, SyntheticParams, Training
 from cfnsr.plan import rows_to_run, write_plan
 
 TRAINED = {name for name, row in ROWS.items() if row.alias is None}
@@ -141,7 +141,7 @@ def test_another_checkpoint_to_start_from_changes_only_the_video_encoder(tmp_pat
     plans = []
     for content in (b"one", b"another"):
         path.write_bytes(content)
-        source = SourceParams(training=Training(pretrained=path))
+        source = SyntheticParams(training=Training(pretrained=path))
         plans.append(written_plan(tmp_path / "plan", synthetic=source))
     plans.append(written_plan(tmp_path / "plan"))
     for one, other in itertools.combinations(plans, 2):

@@ -33,7 +33,8 @@ INFO = {
     "model": {"class": "a.B", "n_heads": 8},
     "schedule": {"n_epochs": 5},
     "training": {"n_threads": 1, "precision": "32-true", "standardise_mfcc": True},
-    "preprocess": {"n_frames": 6},
+    "preprocess": {"n_frames": 6, "rejected": "stop"},
+    "pretrained_sha256": None,
     "versions": {"torch": "2.0"},
 }
 
@@ -138,9 +139,9 @@ def test_validation_actors_are_kept_as_accuracies_alone(tmp_path):
     assert without.validation is None
 
 
-def test_writing_what_was_read_gives_equal_bytes(tmp_path):
+def test_equal_runs_give_equal_bytes(tmp_path):
     predictions.write(nested(), tmp_path / "first")
-    predictions.write(predictions.read(tmp_path / "first"), tmp_path / "second")
+    predictions.write(nested(), tmp_path / "second")
     names = ["clips.csv.gz", "epochs.csv", "runs.csv"]
     assert sorted(path.name for path in (tmp_path / "first").iterdir()) == names
     for name in names:
@@ -164,16 +165,10 @@ def test_logits_that_are_not_finite_are_kept_without_a_confidence(tmp_path):
     np.testing.assert_array_equal(kept.test.predicted, diverged.test.predicted[:, by_name])
 
 
-def test_an_older_run_without_operations_is_kept_all_the_same(tmp_path):
-    (kept,) = back([trained(paper()[0], forward_gflops=None)], tmp_path)
-    assert np.isnan(kept.info["forward_gflops"])
-    found = tables.table({"audio": TABLE_1["audio"]}, {"paper": {"audio": [kept]}})
-    assert found["forward_gflops"].isna().all()
-
-
 def test_both_protocols_stand_side_by_side_in_one_table(tmp_path):
-    predictions.write(paper(), tmp_path / "paper")
-    predictions.write(nested(), tmp_path / "nested")
+    rows = ["video", "audio", "cfn_sr"]
+    predictions.write(paper(rows), tmp_path / "paper")
+    predictions.write(nested(rows), tmp_path / "nested")
     for protocol in ("paper", "nested"):
         own, others = predictions.read_comparable(tmp_path, protocol)
         assert {run.info["protocol"] for run in own} == {protocol}
@@ -181,10 +176,7 @@ def test_both_protocols_stand_side_by_side_in_one_table(tmp_path):
         found = tables.table(TABLE_1, by_protocol)
         last = found[found["rule"] == "last epoch"]
         assert [*zip(last["row"], last["protocol"], last["n_folds"], strict=True)] == [
-            ("audio", "paper", 5),
-            ("audio", "nested", 6),
-            ("cfn_sr", "paper", 5),
-            ("cfn_sr", "nested", 6),
+            (row, *folds) for row in rows for folds in (("paper", 5), ("nested", 6))
         ]
         tests = tables.paired_tests(by_protocol)
         ceilings = tables.ceilings(params.Params(data="ravdess"))
@@ -194,7 +186,7 @@ def test_both_protocols_stand_side_by_side_in_one_table(tmp_path):
             "protocol paper, folds 1 to 5, 320 test clips, 2 seeds a fold; protocol nested" in text
         )
         lines = [line for line in text.splitlines() if line.startswith("| ")]
-        assert [line.split(" | ")[1] for line in lines[2:]] == ["paper", "nested"] * 2
+        assert [line.split(" | ")[1] for line in lines[2:]] == ["paper", "nested"] * 3
         assert len({line.count("|") for line in lines}) == 1
 
 
@@ -206,6 +198,9 @@ def test_both_protocols_stand_side_by_side_in_one_table(tmp_path):
         ({"training": {"standardise_mfcc": False}}, set()),
         ({"training": INFO["training"] | {"n_threads": 8}}, {"audio"}),
         ({"device": "a GPU"}, {"audio"}),
+        ({"preprocess": {"n_frames": 6, "rejected": "skip"}}, {"audio"}),
+        ({"preprocess": {"n_frames": 5, "rejected": "stop"}}, set()),
+        ({"pretrained_sha256": "of a checkpoint"}, set()),
     ],
 )
 def test_another_protocol_stands_beside_only_if_data_and_settings_are_equal(
@@ -216,6 +211,45 @@ def test_another_protocol_stands_beside_only_if_data_and_settings_are_equal(
     own, others = predictions.read_comparable(tmp_path, "paper")
     assert {run.row for run in own} == {"audio"}
     assert {run.row for run in others} == rows
+
+
+@pytest.mark.parametrize(
+    "changes", [{"data_sha256": "of other data"}, {"schedule": {"n_epochs": 9}}], ids="_".join
+)
+@pytest.mark.parametrize(
+    ("rows", "changed", "beside"),
+    [
+        (["video", "audio", "cfn_sr"], "cfn_sr", {"video", "audio"}),
+        (["video", "audio", "cfn_sr"], "audio", {"video"}),
+        (["motion_voice", "motion_voice_averaged"], "motion_voice", set()),
+    ],
+)
+def test_a_row_stands_beside_only_if_what_it_starts_from_does(
+    rows, changed, beside, changes, tmp_path
+):
+    predictions.write(paper(rows), tmp_path / "paper")
+    runs = [run for row in rows for run in nested([row], **(changes if row == changed else {}))]
+    predictions.write(runs, tmp_path / "nested")
+    _, others = predictions.read_comparable(tmp_path, "paper")
+    assert {run.row for run in others} == beside
+
+
+def test_data_that_only_another_row_saw_do_not_count(tmp_path):
+    other = {"data_sha256": "of other data"}
+    predictions.write(paper(["video"]) + paper(["audio"], **other), tmp_path / "paper")
+    predictions.write(nested(["video"], **other), tmp_path / "nested")
+    assert predictions.read_comparable(tmp_path, "paper")[1] == []
+
+
+def test_settings_of_digits_alone_are_no_number(tmp_path):
+    predictions.write(paper(["audio"]), tmp_path / "paper")
+    predictions.write(nested(["video", "audio"]), tmp_path / "nested")
+    for path in tmp_path.glob("*/runs.csv"):
+        table = pd.read_csv(path, dtype=str)
+        table.loc[table["row"] == "audio", "settings"] = "012345678901"
+        table.to_csv(path, index=False)
+    _, others = predictions.read_comparable(tmp_path, "paper")
+    assert {run.row for run in others} == {"audio"}
 
 
 def test_a_protocol_that_is_not_there_says_how_to_make_it(tmp_path):
@@ -244,7 +278,6 @@ def project(tmp_path):
     folder.mkdir(parents=True)
     keys = {"row": "audio", "fold": 2, "seed": 1}
     (folder / "run.json").write_text(json.dumps(run.info | keys))
-    (folder / "timing.json").write_text(json.dumps({"seconds": 3.4, "host": "a name"}))
     run.epochs.to_csv(folder / "epochs.csv", index=False)
     write_predictions(folder, "test", run.test)
     return tmp_path
@@ -253,7 +286,7 @@ def project(tmp_path):
 def command(folder):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(
-        [sys.executable, "-m", "cfnsr.predictions"],
+        [sys.executable, "-m", "cfnsr", "predictions"],
         cwd=folder,
         env=environment,
         text=True,
@@ -265,26 +298,11 @@ def test_the_command_keeps_the_runs_and_never_imports_torch(project):
     assert command(project).stdout == "1 runs of 1 systems kept\n"
     (kept,) = predictions.read(project / "figures/ravdess/predictions/paper")
     assert (kept.row, kept.fold, kept.seed) == ("audio", 2, 1)
-    timing = (project / "figures/ravdess/timing_paper.csv").read_text()
-    assert "3.4" in timing
-    assert "a name" not in timing
-    program = "import sys, cfnsr.predictions; sys.exit('torch' in sys.modules)"
-    subprocess.run([sys.executable, "-c", program], check=True)
-
-
-def test_runs_out_of_the_cache_leave_the_seconds_that_are_known_alone(project):
-    command(project)
-    (project / "runs/ravdess/paper/audio/fold_2/seed_1/timing.json").unlink()
-    before = (project / "figures/ravdess/timing_paper.csv").read_bytes()
-    assert command(project).returncode == 0
-    assert (project / "figures/ravdess/timing_paper.csv").read_bytes() == before
-
-
-def test_the_control_is_timed_by_nobody(project):
-    (project / "runs/ravdess").rename(project / "runs/synthetic")
-    (project / "params.yaml").write_text(SETTINGS.replace("ravdess", "synthetic"))
-    assert command(project).returncode == 0
-    assert [path.name for path in (project / "figures/synthetic").iterdir()] == ["predictions"]
+    program = (
+        "import sys; from cfnsr.__main__ import main; "
+        "sys.exit(main(['predictions']) or 'torch' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=project, check=True)
 
 
 def test_without_runs_the_command_says_what_to_do(project):

@@ -2,10 +2,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +9,11 @@ import pandas as pd
 import pytest
 import soundfile
 from conftest import SMALL, TAKES, cut, remux
+from test_workers import kill_at_work
 
-from cfnsr import audio, motion, preprocess, sources, summary, video
+from cfnsr import audio, dataset, motion, preprocess, sources, summary, video
 from cfnsr.errors import InputError
-from cfnsr.params import Preprocess
+from cfnsr.params import Drawing, Preprocess
 from cfnsr.ravdess import EMOTIONS, Take, parse_name
 
 SKIPPING = SMALL.model_copy(update={"rejected": "skip"})
@@ -195,6 +192,25 @@ def test_rejected_skip_goes_on_without_the_bad_clips_and_keeps_what_stop_had_don
     assert contents(tmp_path) == before
 
 
+def test_a_run_that_ends_while_it_writes_leaves_no_index_of_half_the_arrays(
+    synthetic_root, tmp_path, monkeypatch
+):
+    def half(results, output):
+        (output / "mfcc.npy").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    run(synthetic_root, tmp_path)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(preprocess, "_assemble", half)
+        with pytest.raises(KeyboardInterrupt):
+            run(synthetic_root, tmp_path, SMALL.model_copy(update={"frame_size": 20}))
+    with pytest.raises(InputError, match="holds no preprocessed clips"):
+        dataset.load(tmp_path / "arrays", Drawing())
+    run(synthetic_root, tmp_path)
+    assert contents(tmp_path) == before
+
+
 @pytest.mark.parametrize("settings", [SMALL, SKIPPING])
 def test_a_run_without_any_usable_clip_is_an_error_even_when_skipping(
     clips_root, tmp_path, settings
@@ -203,6 +219,7 @@ def test_a_run_without_any_usable_clip_is_an_error_even_when_skipping(
         path.unlink()
     with pytest.raises(InputError, match="8 of 8 clips cannot be used"):
         run(clips_root, tmp_path, settings)
+    assert not (tmp_path / "arrays" / "index.csv").exists()
 
 
 def test_other_settings_do_not_take_up_half_done_work(clips_root, tmp_path, worked_on):
@@ -259,59 +276,20 @@ import sys
 from pathlib import Path
 from cfnsr import preprocess, sources
 from cfnsr.params import Preprocess
-if __name__ == "__main__":
-    root, folder = map(Path, sys.argv[1:])
-    preprocess.preprocess(
-        sources.manifest(root, "synthetic"), root, folder / "arrays", "synthetic",
-        Preprocess.model_validate_json('SETTINGS'), folder / "scratch", 2,
-    )
+root, folder = map(Path, sys.argv[1:3])
+preprocess.preprocess(
+    sources.manifest(root, "synthetic"), root, folder / "arrays", "synthetic",
+    Preprocess.model_validate_json(sys.argv[3]), folder / "scratch", 2,
+)
 """
 
 
-def children(pid):
-    """The process ids of all descendants."""
-    found = []
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:  # it has ended
-            continue
-        if int(fields[1]) == pid:
-            child = int(stat.parent.name)
-            found += [child, *children(child)]
-    return found
-
-
-def is_running(pid):
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except OSError:
-        return False
-
-
-def wait_until(condition, limit_s=60):
-    deadline = time.monotonic() + limit_s
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs Linux's /proc")
 def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_bytes(
     clips_root, arrays, tmp_path, worked_on
 ):
-    program = tmp_path / "run.py"
-    program.write_text(RUN.replace("SETTINGS", SMALL.model_dump_json()))
-    process = subprocess.Popen(
-        [sys.executable, str(program), str(clips_root), str(tmp_path)], stderr=subprocess.DEVNULL
-    )
     scratch = tmp_path / "scratch"
-    wait_until(lambda: len(list(scratch.glob("*.npz"))) >= 2 or process.poll() is not None)
-    workers = children(process.pid)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert len(workers) >= 4  # two, the server that forks them, the tracker of what they share
-    wait_until(lambda: not any(map(is_running, workers)), 20)
+    arguments = [clips_root, tmp_path, SMALL.model_dump_json()]
+    kill_at_work(RUN, arguments, lambda: len(list(scratch.glob("*.npz"))) >= 2)
     n_done = len(list(scratch.glob("*.npz")))
     assert 2 <= n_done < 8  # by two processes; this one does the rest
     run(clips_root, tmp_path)
@@ -326,36 +304,11 @@ def work_or_die(job):
     job.result.touch()
 
 
-def test_a_worker_that_dies_is_one_clear_line_and_what_was_done_is_kept(
-    synthetic_root, tmp_path, monkeypatch
-):
+def test_what_was_done_before_a_worker_died_is_kept(synthetic_root, tmp_path, monkeypatch):
     monkeypatch.setattr(preprocess, "_work", work_or_die)
-    with pytest.raises(InputError, match=r"one of 2 processes .* died, .*memory; .*again$"):
+    with pytest.raises(InputError, match="one of 2 worker processes died"):
         run(synthetic_root, tmp_path, n_processes=2)
     assert len(list((tmp_path / "scratch").glob("*.npz"))) >= 1
-
-
-def test_an_interrupted_run_does_not_work_through_the_rest_first(
-    synthetic_root, tmp_path, monkeypatch
-):
-    def interrupted(futures):
-        raise KeyboardInterrupt
-
-    done = []
-
-    def work_slowly(job):
-        time.sleep(0.2)
-        done.append(job)
-
-    monkeypatch.setattr(preprocess, "_work", work_slowly)
-    monkeypatch.setattr(preprocess, "as_completed", interrupted)
-    # Threads start sooner than processes and are told to stop in the same way.
-    monkeypatch.setattr(
-        preprocess, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(max_workers=n)
-    )
-    with pytest.raises(KeyboardInterrupt):
-        run(synthetic_root, tmp_path, n_processes=2)
-    assert len(done) <= 2
 
 
 def test_drawn_landmarks_keep_the_chosen_frames_points_in_pixels(clips_root, tmp_path):

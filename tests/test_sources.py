@@ -8,7 +8,7 @@ from conftest import TAKES
 from cfnsr import download, sources, synthetic
 from cfnsr.audio import read_waveform
 from cfnsr.errors import InputError
-from cfnsr.params import Clips, Params, SourceParams
+from cfnsr.params import Clips, Params, SourceParams, SyntheticParams
 
 STEMS = [take.stem() for take in TAKES]
 
@@ -19,7 +19,7 @@ def media(stem, suffix=".mp4"):
 
 def test_the_manifest_lists_every_clip_with_hashlibs_sha256(synthetic_root):
     table = sources.manifest(synthetic_root, "synthetic")
-    assert tuple(table.columns) == sources.MANIFEST_COLUMNS
+    assert tuple(table.columns) == ("media", "landmarks", "media_sha256", "landmarks_sha256")
     assert table["media"].tolist() == sorted(media(stem) for stem in STEMS)
     for line in table.itertuples():
         for path, found in (
@@ -97,7 +97,7 @@ def test_a_root_that_is_no_folder_is_one_line(tmp_path, kind):
 
 
 def test_a_root_is_used_as_it_is_and_counts_from_the_repository(tmp_path, monkeypatch):
-    monkeypatch.setattr(download, "download", pytest.fail)
+    monkeypatch.setattr(download, "fetch", pytest.fail)
     (tmp_path / "here").mkdir()
     for root in ("here", tmp_path / "here"):
         params = Params(data="ravdess", ravdess=SourceParams(root=root))
@@ -109,11 +109,11 @@ def test_a_root_is_used_as_it_is_and_counts_from_the_repository(tmp_path, monkey
 
 def test_without_a_root_the_control_is_written_and_ravdess_downloaded(tmp_path, monkeypatch):
     calls = []
-    monkeypatch.setattr(download, "download", lambda *given: calls.append(given))
+    monkeypatch.setattr(download, "fetch", lambda *given: calls.append(given))
     monkeypatch.setattr(synthetic, "write_dataset", lambda *given: calls.append(given))
     for params in (
         Params(),
-        Params(synthetic=SourceParams()),
+        Params(synthetic=SyntheticParams()),
         Params(data="ravdess"),
         Params(data="ravdess_landmarks"),
     ):
@@ -121,26 +121,27 @@ def test_without_a_root_the_control_is_written_and_ravdess_downloaded(tmp_path, 
     assert calls == [
         (tmp_path / "data" / "synthetic", Clips()),
         (tmp_path / "data" / "synthetic", Clips()),
-        ("ravdess", tmp_path / "data" / "ravdess"),
-        ("ravdess_landmarks", tmp_path / "data" / "ravdess_landmarks"),
+        (download.archives("ravdess"), tmp_path / "data" / "ravdess"),
+        (download.archives("ravdess_landmarks"), tmp_path / "data" / "ravdess_landmarks"),
     ]
 
 
 @pytest.mark.parametrize("below", ["tmp1", "standalone/tmp2"])
 def test_a_queued_experiment_uses_the_clips_that_the_checkout_has(tmp_path, monkeypatch, below):
     asked = []
-    monkeypatch.setattr(download, "download", lambda *given: asked.append(given))
+    monkeypatch.setattr(download, "fetch", lambda *given: asked.append(given))
     workspace = tmp_path / ".dvc" / "tmp" / "exps" / below  # where DVC runs it
     workspace.mkdir(parents=True)
     for source in ("ravdess", "ravdess_landmarks"):
         assert sources.provide(Params(data=source), workspace) == tmp_path / "data" / source
     assert asked == [
-        (source, tmp_path / "data" / source) for source in ("ravdess", "ravdess_landmarks")
+        (download.archives(source), tmp_path / "data" / source)
+        for source in ("ravdess", "ravdess_landmarks")
     ]
     (tmp_path / "here").mkdir()
     for root in ("here", tmp_path / "here"):
         for source in ("ravdess", "synthetic"):
-            params = Params(data=source, **{source: SourceParams(root=root)})
+            params = Params(data=source, **{source: {"root": root}})
             assert sources.provide(params, workspace) == tmp_path / "here"
 
 
@@ -151,7 +152,7 @@ def test_queued_experiments_do_not_overwrite_each_others_control(tmp_path, monke
     for seed in (7, 8):
         workspace = tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{seed}"
         clips = Clips(seed=seed)
-        root = sources.provide(Params(synthetic=SourceParams(clips=clips)), workspace)
+        root = sources.provide(Params(synthetic=SyntheticParams(clips=clips)), workspace)
         assert root.is_relative_to(workspace)
         expected.append((root, clips))
     assert written == expected

@@ -15,12 +15,13 @@ from cfnsr import dataset, preprocess, provenance, switch_figures, switches, tra
 from cfnsr.errors import InputError
 from cfnsr.experiment import Experiment
 from cfnsr.models.base import Sizes
-from cfnsr.params import Drawing, Model, Params, Schedule, SourceParams, Training
+from cfnsr.models.registry import REFERENCE
+from cfnsr.params import Drawing, Model, Params, Schedule, SyntheticParams, Training
 from cfnsr.runs import Predictions, read_run, write_predictions
 from cfnsr.switches import SWITCHES, Switch
 
 BRIEF = Schedule(n_epochs=1, batch_size=16)
-SOURCE = SourceParams(
+SOURCE = SyntheticParams(
     model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
     training=Training(video=BRIEF, audio=BRIEF, fusion=BRIEF, precision="32-true", n_threads=1),
 )
@@ -106,7 +107,7 @@ def test_a_switch_trains_cfn_sr_and_the_encoder_that_it_concerns(
 def test_every_option_of_a_switch_is_one_that_the_networks_have_and_changes_them(repository):
     for switch in SWITCHES.values():
         models = [
-            Experiment(switches.ROW, 2, 5, PARAMS, None, options=options).system
+            Experiment(REFERENCE, 2, 5, PARAMS, None, options=options).system
             for options in ({}, switch.options)
         ]
         torch.manual_seed(0)

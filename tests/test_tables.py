@@ -10,7 +10,7 @@ import pytest
 
 from cfnsr import tables, typeset
 from cfnsr.models.registry import EXTRA, ROWS, TABLE_1, TABLE_2, find
-from cfnsr.params import Clips, Params, SourceParams, Training
+from cfnsr.params import Clips, Params, SyntheticParams, Training
 from cfnsr.ravdess import EMOTIONS, actors_of_fold, parse_name
 from cfnsr.runs import Predictions, Run
 from cfnsr.selection import RULES
@@ -18,7 +18,7 @@ from cfnsr.synthetic import takes
 
 pytestmark = pytest.mark.filterwarnings("error")
 
-CONTROL = Params(synthetic=SourceParams(clips=Clips()))
+CONTROL = Params(synthetic=SyntheticParams())
 REAL = Params(data="ravdess")
 
 
@@ -225,10 +225,10 @@ def test_networks_smaller_than_the_papers_are_said_to_be():
     full = tables.table(TABLE_1, paper(by_row(run([1], n_parameters=26_301_234))))
     assert tables.reduced_size(full) == ""
     assert tables.reduced_size(tables.table(TABLE_1, {})) == ""
-    blocks = SourceParams(clips=Clips(), model={"n_blocks": [1, 1, 1, 1]})
+    blocks = SyntheticParams(model={"n_blocks": [1, 1, 1, 1]})
     assert "1-1-1-1" in tables.row_notes(Params(synthetic=blocks))["video"]
     assert tables.row_notes(CONTROL) == {}
-    pretrained = SourceParams(training=Training(pretrained="resnext.pth"))
+    pretrained = SyntheticParams(training=Training(pretrained="resnext.pth"))
     assert "checkpoint" in tables.row_notes(Params(synthetic=pretrained))["video"]
 
 
@@ -403,7 +403,7 @@ def test_tables_and_figures_never_import_torch():
     code = (
         "import sys, cfnsr.tables as t, cfnsr.typeset, cfnsr.figures, cfnsr.comparisons;"
         "from cfnsr.params import *;"
-        "t.ceilings(Params(synthetic=SourceParams(clips=Clips())));"
+        "t.ceilings(Params(synthetic=SyntheticParams()));"
         "sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -14,14 +14,14 @@ from cfnsr.errors import InputError
 from cfnsr.experiment import Experiment
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
-from cfnsr.params import Drawing, Model, Params, Schedule, SourceParams, Training
+from cfnsr.params import Drawing, Model, Params, Schedule, SyntheticParams, Training
 from cfnsr.runs import read_run
 
 SCHEDULE = Schedule(n_epochs=3, batch_size=32)
 
 
 def settings(protocol="paper", **training_changes):
-    source = SourceParams(
+    source = SyntheticParams(
         model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
         training=Training(
             **{"video": SCHEDULE, "audio": SCHEDULE, "fusion": SCHEDULE, "precision": "32-true"}
@@ -214,9 +214,19 @@ def test_each_epoch_has_the_rate_of_its_schedule(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(torch.optim.Adam, "step", watched)
     schedule = Schedule(n_epochs=3, batch_size=32, learning_rate=0.01, anneal=True)
     run(clips, tmp_path, params=settings(audio=schedule))
-    expected = [schedule.rate(epoch) for epoch in range(3)]
+    expected = [training.learning_rate(schedule, epoch) for epoch in range(3)]
     assert seen == sorted(expected * (len(seen) // 3), reverse=True)
     assert len(set(expected)) == 3
+
+
+def test_an_annealed_rate_falls_from_the_whole_over_the_half_towards_nothing():
+    schedule = Schedule(n_epochs=10, learning_rate=0.01, anneal=True)
+    rates = [training.learning_rate(schedule, epoch) for epoch in range(10)]
+    assert rates[0] == 0.01
+    assert rates[5] == pytest.approx(0.005)
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.0005
+    assert training.learning_rate(Schedule(learning_rate=0.01), 69) == 0.01
 
 
 def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):

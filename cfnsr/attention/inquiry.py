@@ -17,7 +17,7 @@ from cfnsr.attention.deletion import Curves
 from cfnsr.audio import HOP
 from cfnsr.dataset import Clips
 from cfnsr.errors import InputError
-from cfnsr.models.registry import find
+from cfnsr.models.registry import REFERENCE, find
 from cfnsr.params import Params
 from cfnsr.plan import rows_to_run
 from cfnsr.trained import Silence, Trained, Viewed, load, read_info
@@ -83,7 +83,7 @@ class Study:
         Raises:
             InputError: there is no such row, or it has no such fold or seed.
         """
-        name = row or ("cfn_sr" if self.settings.row == "all" else self.settings.row)
+        name = row or (REFERENCE if self.settings.row == "all" else self.settings.row)
         name = find(name).alias or name
         if name not in self.folders and not row:
             name = next(iter(self.folders))
@@ -291,8 +291,7 @@ class _Cues:
     """The control's cues of the clips of a study."""
 
     def __init__(self, study: Study, clip_root: Path) -> None:
-        settings = study.settings.source
-        assert settings.clips is not None
+        settings = study.settings.synthetic
         self._clips = settings.clips
         self._preprocess = settings.preprocess
         self._takes = cue.takes_of(study.clips.index)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cfnsr import audio
+from cfnsr import audio, preprocess
 from cfnsr.dataset import Clips
 from cfnsr.errors import InputError
 from cfnsr.models.registry import find
@@ -90,9 +90,8 @@ def noisy(
         noise = np.random.default_rng([seed, i]).standard_normal(len(window), np.float32)
         for snr in snr_db:
             spoilt = window + noise * np.sqrt(np.mean(window**2) / 10 ** (snr / 10))
-            spectrogram = audio.log_mel(spoilt.astype(np.float32), settings.sample_rate_hz)
-            mfcc[snr][i] = audio.mfcc(spectrogram, settings.n_mfcc)
-            log_mel[snr][i] = spectrogram
+            heard = preprocess.sound_arrays(spoilt.astype(np.float32), settings)
+            mfcc[snr][i], log_mel[snr][i] = heard["mfcc"], heard["log_mel"]
     return {snr: replace(clips, mfcc=mfcc[snr], log_mel=log_mel[snr]) for snr in snr_db}
 
 

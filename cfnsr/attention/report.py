@@ -53,9 +53,9 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
     if media is not None:
         waveform = audio.read_window(media, settings)
         title = f"{title}; {_label(look, chosen[0], ', ')}"
-        if study.settings.data == "synthetic" and study.settings.source.clips is not None:
+        if study.settings.data == "synthetic":
             (take,) = takes_of(look.index.iloc[chosen])
-            cue = synthetic.cue(take, study.settings.source.clips)
+            cue = synthetic.cue(take, study.settings.synthetic.clips)
             stretch_s = cue.voice_start_s, cue.voice_end_s
     else:
         title = f"{title}; mean of {len(chosen)} clips"

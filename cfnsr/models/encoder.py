@@ -89,19 +89,21 @@ class Encoder(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         tokens = features.transpose(1, 2)
         n_tokens, n_channels = tokens.shape[1:]
-        positions = sinusoidal_positions(n_tokens, n_channels).to(tokens)
+        positions = sinusoidal_positions(n_tokens, n_channels, tokens.device).to(tokens)
         tokens = self.dropout(math.sqrt(n_channels) * tokens + positions)
         for layer in self.layers:
             tokens = layer(tokens)
         return self.norm(tokens)
 
 
-def sinusoidal_positions(n_tokens: int, n_channels: int) -> Tensor:
+def sinusoidal_positions(
+    n_tokens: int, n_channels: int, device: torch.device | None = None
+) -> Tensor:
     """Positions (token, channel), counted from 1 as the release does: sines, then cosines.
 
     Angular frequencies fall geometrically from 1 to 1/10000 over half the channels.
     """
     n_frequencies = n_channels // 2
-    frequencies = 10_000.0 ** -torch.linspace(0, 1, n_frequencies)
-    angles = torch.arange(1, n_tokens + 1)[:, None] * frequencies
+    frequencies = 10_000.0 ** -torch.linspace(0, 1, n_frequencies, device=device)
+    angles = torch.arange(1, n_tokens + 1, device=device)[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1)

@@ -33,7 +33,7 @@ class Averaging(_LateFusion):
 
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
         log_p = self.log_probabilities(frames, mfcc)
-        return torch.logsumexp(log_p, dim=0) - torch.log(log_p.new_tensor(2.0))
+        return torch.logsumexp(log_p, dim=0) - math.log(2)
 
 
 class Multiplication(_LateFusion):

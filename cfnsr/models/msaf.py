@@ -6,7 +6,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.mfcc_cnn import MFCCNet
 from cfnsr.models.resnext import ResNeXt, average_pool
@@ -47,16 +46,7 @@ class SplitAttention(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, video: Tensor, audio: Tensor) -> tuple[Tensor, Tensor]:
-        """Video (clip, channel, S, H, W) and audio (clip, channel, token), each reweighted.
-
-        Raises:
-            InputError: a training batch of one clip, which batch normalisation cannot use.
-        """
-        if self.training and len(video) < 2:
-            raise InputError(
-                "MSAF normalises over the clips of a training batch: expected at least 2, "
-                "found 1; drop a last batch of one clip or change batch_size"
-            )
+        """Video (clip, channel, S, H, W) and audio (clip, channel, token), each reweighted."""
         means = torch.cat([self.blocks(average_pool(video)), self.blocks(audio.mean(dim=2))], dim=1)
         kept = self.dropout(torch.ones_like(means[:, :, :1]))  # clip block 1
         joint = (kept * means).sum(dim=1)

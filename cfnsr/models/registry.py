@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 FusionStage = Literal["-", "Early", "Late", "Model"]
 ScheduleName = Literal["video", "audio", "erann", "fusion", "ours", "none"]
 ENCODERS = ("video", "audio")
+#: The row that all others are compared with.
+REFERENCE = "cfn_sr"
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from cfnsr.attention.figures import on_frames, on_pixels
 from cfnsr.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.figures import save
+from cfnsr.models.registry import REFERENCE
 from cfnsr.own_clip.figures import timeline
 from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
 from cfnsr.params import Params
@@ -92,7 +93,7 @@ def default_run(params: Params, repository: Path) -> Path:
         InputError: it is not trained.
     """
     fold, seed = params.folds[0], params.seeds[0]
-    folder = Path("runs") / params.data / params.protocol / "cfn_sr" / f"fold_{fold}"
+    folder = Path("runs") / params.data / params.protocol / REFERENCE / f"fold_{fold}"
     if not (repository / folder / f"seed_{seed}").is_dir():
         raise InputError(
             f"no trained network: {folder / f'seed_{seed}'} is not there; train it with "

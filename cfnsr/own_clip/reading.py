@@ -13,7 +13,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from cfnsr import audio, motion, summary, video
+from cfnsr import audio, preprocess, video
 from cfnsr.errors import InputError
 from cfnsr.own_clip import face_detection
 from cfnsr.params import Preprocess
@@ -107,10 +107,8 @@ class OwnClip:
             elif self.points is not None:
                 arrays["points"] = self.points[frames].astype(np.float32)
             if self.needs.tracks and self.points is not None:
-                tracks = motion.tracks(self.points[first : first + n])
-                arrays["landmark_statistics"] = summary.landmark_statistics(tracks)
-                duration_s = window.end_s - window.start_s
-                arrays["motion"] = motion.on_the_clock(tracks, duration_s, self.settings)
+                points, duration_s = self.points[first : first + n], window.end_s - window.start_s
+                arrays |= preprocess.track_arrays(points, duration_s, self.settings)
             yield arrays
 
     @property
@@ -125,12 +123,9 @@ class OwnClip:
 
     def _sound(self, window: Window) -> dict[str, np.ndarray]:
         assert self.waveform is not None
-        settings = self.settings
-        start_s = window.start_s + settings.offset_s
-        analysed = audio.cut_resampled(self.waveform, start_s, settings)
-        log_mel = audio.log_mel(analysed, settings.sample_rate_hz)
-        mfcc = audio.mfcc(log_mel, settings.n_mfcc)
-        return {"mfcc": mfcc, "log_mel": log_mel.astype(np.float16)}
+        start_s = window.start_s + self.settings.offset_s
+        analysed = audio.cut_resampled(self.waveform, start_s, self.settings)
+        return preprocess.sound_arrays(analysed, self.settings)
 
     def _crops(self, chosen: list[np.ndarray]) -> Iterator[np.ndarray]:
         """Each window's faces in one pass; only those of the windows under way are kept."""
@@ -183,8 +178,7 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
         points = video.read_landmarks(landmarks, remedy)
         if not n_frames:
             video.check_duration(landmarks, sound_s, remedy)
-        # The tracker may lose a frame or two at an end, as in training.
-        elif abs(n_frames - len(points)) > 3:
+        elif not video.are_of_one_clip(n_frames, len(points)):
             raise InputError(
                 f"{path.name} has {n_frames} frames, but {landmarks.name} has {len(points)}; "
                 "do both belong to this clip?"
