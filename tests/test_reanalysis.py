@@ -12,6 +12,7 @@ from test_figures import is_cut, texts
 
 from cfnsr import figures, reanalysis, reanalysis_figures, released_log, typeset
 from cfnsr.models.registry import TABLE_1, TABLE_2
+from cfnsr.ravdess import CLIPS_PER_FOLD
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -92,7 +93,7 @@ def test_the_packages_log_is_the_reference_log():
 
 def test_the_log_has_five_folds_of_seventy_epochs_in_whole_clips():
     assert ACCURACY.shape == (5, 70)
-    assert set(released_log.read()["n_test_clips"]) == {released_log.N_CLIPS}
+    assert set(released_log.read()["n_test_clips"]) == {CLIPS_PER_FOLD}
     n_correct = released_log.whole_clips(ACCURACY)
     np.testing.assert_allclose(100 * n_correct / 240, ACCURACY, atol=0.005)
 
