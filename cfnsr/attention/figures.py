@@ -230,6 +230,8 @@ def animate(
 ) -> None:
     """A GIF of one clip beside its map, as long as the clip; equal input gives equal bytes.
 
+    Without pictures, of the map alone, on a schematic face.
+
     Args:
         pictures: uint8 (frame, S, S, channel), or None; maps: (frame, S, S), multiples of uniform.
         seconds: the clip's length.
@@ -238,11 +240,16 @@ def animate(
     shots = []
     for frame in range(len(maps)):
         with plt.rc_context(STYLE):
-            figure, axes = plt.subplots(1, 2, figsize=(6, 3.1), layout="constrained")
-            picture = None if pictures is None else pictures[frame]
-            _overlay(axes[0], picture, None, norm)
-            _overlay(axes[1], picture, maps[frame], norm)
-            _strength_bar(figure, axes[None, 1:], norm)
+            n_panels = 1 if pictures is None else 2
+            figure, axes = plt.subplots(
+                1, n_panels, figsize=(6, 3.1), squeeze=False, layout="constrained"
+            )
+            picture = None
+            if pictures is not None:
+                picture = pictures[frame]
+                _overlay(axes[0, 0], picture, None, norm)
+            _overlay(axes[0, -1], picture, maps[frame], norm)
+            _strength_bar(figure, axes[:, -1:], norm)
             entitle(figure, f"{label}; frame {frame + 1} of {len(maps)}")
             buffer = io.BytesIO()
             figure.savefig(buffer, dpi=_GIF_DPI, metadata={"Software": None})
@@ -326,9 +333,10 @@ def _overlay(
         strokes = picture.shape[-1] == 1
         # Grey, so that colour is the map's alone.
         grey = picture[..., 0] if strokes else picture.mean(axis=-1)
-        axis.imshow(
-            grey if map_ is not None else (grey if strokes else picture), "gray", vmin=0, vmax=255
-        )
+        if map_ is None:
+            axis.imshow(grey if strokes else picture, "gray", vmin=0, vmax=255)
+        else:
+            axis.imshow(grey, "gray", vmin=-255, vmax=255)  # light, so that colours stay readable
     if map_ is not None:
         opacity = 1 if picture is None else _OPACITY
         axis.imshow(
