@@ -35,7 +35,7 @@ def main() -> None:
 
     settings = params.load()
     run = options.run or predict.default_run(settings, params.repository_root())
-    load = report.load_average()
+    idle_pct = report.idle_pct()
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "cfnsr", "predict", options.clip, "--run", run]
         command += ["--output", Path(scratch) / "cold"]
@@ -61,7 +61,7 @@ def main() -> None:
             "face": "landmarks" if options.landmarks else "detected",
             "n": options.repetitions,
             **{f"{name}_s": round(value, 2) for name, value in report.spread(taken).items()},
-            "load_average_at_start": load,
+            "idle_before_pct": idle_pct,
         }
         for case, taken in seconds.items()
     ]

@@ -35,11 +35,6 @@ def versions(*packages: str) -> str:
     return ", ".join([f"python {platform.python_version()}", *map(_package, packages)])
 
 
-def load_average() -> float:
-    """Processes that ran or waited in the last minute."""
-    return round(os.getloadavg()[0], 2)
-
-
 def idle_pct(seconds: float = 2.0) -> float:
     """The share of the processors that nobody uses: near 100 where nothing else runs."""
 

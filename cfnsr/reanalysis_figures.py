@@ -77,7 +77,7 @@ def possible_accuracies(table: pd.DataFrame) -> Figure:
         axis.annotate(name, (1.02, position + 0.5), xycoords=("axes fraction", "data"), va="center")
     axis.tick_params(length=0)
     axis.tick_params(axis="y", rotation=0)
-    entitle(figure, f"Which number of clips an accuracy can be\n{PAPER}")
+    entitle(figure, f"Which printed accuracies are a whole number of clips\n{PAPER}")
     return figure
 
 

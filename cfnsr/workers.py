@@ -49,8 +49,8 @@ def finished(
     if n_processes <= 1:
         yield from enumerate(map(work, jobs))
         return
-    # Forked from a server of their own, because forking a process that runs threads (torch,
-    # Jupyter) can deadlock, and because spawned ones would all import librosa, two seconds each.
+    # Forked from a server of their own: forking a process that runs threads (torch, Jupyter) can
+    # deadlock, and spawned ones would all import the same modules, with librosa for two seconds.
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(list(preload))
     pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_prepare_worker)
