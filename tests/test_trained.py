@@ -11,6 +11,7 @@ from test_training import clips, settings  # noqa: F401  `clips` is a fixture
 
 from cfnsr import trained, training
 from cfnsr.errors import InputError
+from cfnsr.models.registry import find
 from cfnsr.params import Schedule
 from cfnsr.runs import read_run
 
@@ -44,7 +45,7 @@ def runs(clips, tmp_path_factory):  # noqa: F811
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  # noqa: F811
-    folder = runs / row / "fold_1" / f"seed_{0 if row == 'motion_voice_averaged' else 1}"
+    folder = runs / row / "fold_1" / f"seed_{find(row).seeds((1,))[0]}"
     found = trained.load(folder)
     test = found.test_positions(clips)
     logits = found.logits(clips.frames[test], found.sound_of(clips)[test])
