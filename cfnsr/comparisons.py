@@ -5,6 +5,7 @@ Every title's last line is the data source and protocol, see `tables.setting`.
 
 from collections.abc import Mapping, Sequence
 from math import ceil
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -51,6 +52,7 @@ _OUTCOMES = {
     1: ("+", "#56B4E9", "the line's system wins"),
 }
 _N_PANELS_A_LINE = 4
+_CHARACTERS_A_PANEL = 24
 
 
 def with_seeds(name: str, n_seeds: int) -> str:
@@ -160,7 +162,8 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
     )
     for k, (name, runs) in enumerate(runs_by_row.items()):
         axis = panels.flat[k]
-        axis.set_title(with_seeds(name, len({run.seed for run in runs})))
+        label = with_seeds(name, len({run.seed for run in runs}))
+        axis.set_title(fill(label, _CHARACTERS_A_PANEL))
         curve = per_epoch(runs)
         epoch, mean = curve["epoch"].to_numpy(), curve["accuracy_pct"].to_numpy()
         sd = curve["sd_pct"].fillna(0).to_numpy()

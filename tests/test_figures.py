@@ -124,6 +124,17 @@ def test_rows_of_several_seeds_say_so_and_those_of_one_do_not():
         assert find("video").label in found, name
 
 
+def test_long_names_of_rows_with_several_seeds_do_not_run_into_each_other():
+    names = [name for name, row in ROWS.items() if row.alias is None]
+    runs = by_row(*[run([4, 6], name, 1, seed) for name in names for seed in (1, 2, 3)])
+    figure = comparisons.curves(runs, "title")
+    renderer = FigureCanvasAgg(figure).get_renderer()
+    found = [axis.title.get_window_extent(renderer) for axis in figure.axes if axis.axison]
+    assert len(found) == len(names)
+    assert not any(one.overlaps(other) for one, other in combinations(found, 2))
+    assert not is_cut(figure)
+
+
 def test_a_row_without_epochs_is_a_line_and_no_point_at_epoch_1():
     panel, *_ = comparisons.curves({"linear": [run([4], "linear", k) for k in (1, 2)]}, "").axes
     (line,) = panel.lines
