@@ -58,7 +58,7 @@ _CHARACTERS_A_PANEL = 24
 def with_seeds(name: str, n_seeds: int) -> str:
     """A row's label, and of how many seeds its numbers are the mean if it is of several."""
     label = find(name).label
-    return f"{label}, {n_seeds} seeds" if n_seeds > 1 else label
+    return f"{label}, {n_seeds}\N{NO-BREAK SPACE}seeds" if n_seeds > 1 else label
 
 
 @drawn

@@ -120,7 +120,7 @@ def test_rows_of_several_seeds_say_so_and_those_of_one_do_not():
     drawn = drawn_from(runs, REAL)
     for name in ("accuracy", "folds", "curves"):
         found = texts(drawn[name])
-        assert "CFN-SR, 3 seeds" in found, name
+        assert "CFN-SR, 3\N{NO-BREAK SPACE}seeds" in found, name
         assert find("video").label in found, name
 
 
