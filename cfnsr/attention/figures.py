@@ -240,9 +240,9 @@ def animate(
     shots = []
     for frame in range(len(maps)):
         with plt.rc_context(STYLE):
-            n_panels = 1 if pictures is None else 2
+            n_panels, size = (1, (4.2, 3.6)) if pictures is None else (2, (6, 3.1))
             figure, axes = plt.subplots(
-                1, n_panels, figsize=(6, 3.1), squeeze=False, layout="constrained"
+                1, n_panels, figsize=size, squeeze=False, layout="constrained"
             )
             picture = None
             if pictures is not None:
