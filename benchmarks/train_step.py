@@ -20,9 +20,9 @@ With --keep-memory all cases run with memory that glibc keeps, as this project's
 a setting of the whole process.
 
 On a GPU the batch is doubled until memory is full. A case that fails says so and is left out. The
-share of the peak counts three forward
-passes a step (`EmotionModel.forward_gflops`) against the dense peak that a card's maker names, and
-on a processor against the fastest product of two large matrices that is measured here.
+share of the peak counts three forward passes a step (`EmotionModel.forward_gflops`) against the
+dense peak that a card's maker names, and on a processor against the fastest product of two large
+matrices that is measured here.
 `train_step_profile.csv` says where the time of the last case goes.
 """
 
