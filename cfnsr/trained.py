@@ -206,7 +206,7 @@ def load(folder: Path, device: torch.device | str | None = None) -> Trained:
         weights = read_tensors(folder / "weights.pt")
     except FileNotFoundError:
         raise _no_run(folder, "weights.pt") from None
-    except InputError:
+    except (InputError, OSError):
         raise InputError(f"{folder} is damaged; remove it and train again") from None
     try:
         row, preprocess = _row(info), Preprocess.model_validate(info["preprocess"])

@@ -100,6 +100,11 @@ def no_weights(folder):
     (folder / "weights.pt").unlink()
 
 
+def folder_for_weights(folder):
+    (folder / "weights.pt").unlink()
+    (folder / "weights.pt").mkdir()
+
+
 def other_weights(folder):
     torch.save({"audio.conv1.weight": torch.zeros(3)}, folder / "weights.pt")
 
@@ -115,6 +120,7 @@ def code_in_weights(folder):
         (spoil_content, "run.json is damaged"),
         (cut_weights, "is damaged; remove it"),
         (no_weights, "holds no weights.pt"),
+        (folder_for_weights, "is damaged; remove it"),
         (other_weights, "do not fit mfcc_cnn.AudioOnly"),
         (code_in_weights, "is damaged; remove it"),
     ],
