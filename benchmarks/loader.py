@@ -7,7 +7,7 @@ Milliseconds a clip of 30 frames of 224 x 224, one after the other in one thread
 * `copy`: its uint8 frames from the memory-mapped array into memory that is already there;
 * `gather`: the host's part of a batch (`Loader.gather`), all that a GPU's host does for frames;
 * `device`: crop, flip and normalise on the device; where there is no GPU, on the processor;
-* `loader`: whole batches of `cfnsr.dataset.Loader`;
+* `loader`: whole batches of `cfnsr.data.clips.Loader`;
 * `release`: its RAVDESSDataset with its transforms in a DataLoader, in this process and in
   as many worker processes as it asks for (4).
 
@@ -36,11 +36,11 @@ import report
 import torch
 from torchvision import transforms
 
-from cfnsr.dataset import Clips, Loader, augmentation, normalise
+from cfnsr.data.clips import Clips, Loader, augmentation, normalise
+from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model
-from cfnsr.ravdess import EMOTIONS
 
 RELEASE_WORKERS = 4
 

@@ -7,7 +7,7 @@ Each case is a process of its own, and the cases take turns. `seconds` is what t
 its modules are imported, as in a notebook, the start of worker processes included;
 `command_s` is from the command to its end.
 
-* `cfnsr`: `cfnsr.preprocess.preprocess` with a process a core, hashes of the files excluded;
+* `cfnsr`: `cfnsr.data.preprocess.preprocess` with a process a core, hashes of the files excluded;
 * `decode`: as many processes, spawned, decode every frame of the same files with PyAV and drop it;
 * `release`: what DIR/dataset_prep.py does, in its one process. It needs moviepy 1, which this
   project does not: `uv pip install --target PACKAGES --no-deps 'moviepy<2' imageio imageio-ffmpeg
@@ -194,7 +194,7 @@ def _rss_mib(pid: int) -> float:
 def run_cfnsr(root: Path, reference: Path | None) -> float:
     import pandas as pd
 
-    from cfnsr import preprocess
+    from cfnsr.data import preprocess
     from cfnsr.params import Preprocess
 
     media = sorted(str(path.relative_to(root)) for path in root.glob("Actor_*/*.mp4"))

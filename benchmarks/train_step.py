@@ -41,10 +41,10 @@ import report
 import torch
 from torch import Tensor, nn
 
-from cfnsr.memory import keep_freed
 from cfnsr.models.base import N_EMOTIONS, Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model
+from cfnsr.training.memory import keep_freed
 
 #: Dense TFLOP/s of bfloat16, of TF32, in which cuDNN convolves float32 by default, of float32.
 PEAK_TFLOPS = {"H100": (989, 495, 67), "H200": (989, 495, 67), "A100": (312, 156, 19.5)}

@@ -48,7 +48,7 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser(
         "switch", help="train CFN-SR with one difference between paper and release switched over"
     )
-    command.add_argument("name", help="a switch of cfnsr.switches (a stage of switches/dvc.yaml)")
+    command.add_argument("name", help="a switch of cfnsr.evaluation.switches")
     command.set_defaults(run=_switch)
 
     command = commands.add_parser("predict", help="classify a clip of your own")
@@ -113,13 +113,13 @@ def _rows(options: argparse.Namespace) -> None:
 
 
 def _plan(options: argparse.Namespace) -> None:
-    from cfnsr.plan import write_plan
+    from cfnsr.training.plan import write_plan
 
     write_plan(params.load(), params.repository_root() / "build" / "plan")
 
 
 def _dataset(options: argparse.Namespace) -> None:
-    from cfnsr import sources
+    from cfnsr.data import sources
 
     chosen, repository = params.load(), params.repository_root()
     root = sources.provide(chosen, repository)
@@ -136,28 +136,28 @@ def _notebooks(options: argparse.Namespace) -> None:
 
 
 def _predictions(options: argparse.Namespace) -> None:
-    from cfnsr import predictions
+    from cfnsr.evaluation import predictions
 
     runs = predictions.keep(params.load(), params.repository_root())
     print(f"{len(runs)} runs of {len({run.row for run in runs})} systems kept")
 
 
 def _architecture(options: argparse.Namespace) -> None:
-    from cfnsr import architecture, architecture_figure
-    from cfnsr.figures import save
+    from cfnsr.figures import architecture, network
+    from cfnsr.figures.style import save
 
     chosen = params.load()
     source = params.SourceParams() if options.full_size else chosen.source
-    network = architecture.read("cfn_sr", source)
-    title = architecture_figure.title(network, None if options.full_size else chosen.data)
+    network = network.read("cfn_sr", source)
+    title = architecture.title(network, None if options.full_size else chosen.data)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "architecture_full_size" if options.full_size else "architecture"
-    save(architecture_figure.architecture(network, title), options.output / name)
+    save(architecture.architecture(network, title), options.output / name)
     print(f"written: {options.output / name}.svg, .png")
 
 
 def _switch(options: argparse.Namespace) -> None:
-    from cfnsr import switches
+    from cfnsr.training import switches
 
     switches.train_switched(options.name, params.load(), params.repository_root())
 

@@ -3,8 +3,8 @@
     python -m cfnsr.notebook SOURCE EXECUTED [--when PLAN] [-p NAME VALUE]...
 
 runs SOURCE with the repository root as working directory and leaves a normalised copy at
-EXECUTED: equal runs give equal bytes. With `--when`, a file of `cfnsr.plan`, it may instead leave
-the folder of EXECUTED empty.
+EXECUTED: equal runs give equal bytes. With `--when`, a file of `cfnsr.training.plan`, it may
+instead leave the folder of EXECUTED empty.
 """
 
 import argparse

@@ -10,8 +10,8 @@ import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 from pydantic_core import PydanticCustomError
 
+from cfnsr.data.corpora.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
 from cfnsr.errors import InputError
-from cfnsr.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
 
 Source = Literal["synthetic", "ravdess", "ravdess_landmarks"]
 Probability = Annotated[float, Field(ge=0, le=1)]
@@ -26,7 +26,7 @@ class _Section(BaseModel):
 
 
 class Clips(_Section):
-    """What the synthetic generator writes; see `cfnsr.synthetic`."""
+    """What the synthetic generator writes; see `cfnsr.data.synthetic.control`."""
 
     seed: int = 7
     n_repetitions: Annotated[int, Field(ge=1, le=2)] = 1

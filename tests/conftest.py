@@ -12,11 +12,11 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cfnsr import synthetic
-from cfnsr.motion import N_TRACKS
+from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.motion import N_TRACKS
+from cfnsr.data.summary import N_LANDMARK_STATISTICS
+from cfnsr.data.synthetic import control
 from cfnsr.params import Clips, Preprocess
-from cfnsr.ravdess import EMOTIONS
-from cfnsr.summary import N_LANDMARK_STATISTICS
 
 # The tests compare bytes and expect the processor; CUDA_VISIBLE_DEVICES=0 shows them a GPU.
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
@@ -24,7 +24,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 REPOSITORY = Path(__file__).parents[1]
 #: Quick to make; nothing equals the paper's sizes, so that nothing can be hard-coded.
 SMALL = Preprocess(n_frames=5, frame_size=24)
-TAKES = [take for take in synthetic.takes(Clips()) if take.actor in (1, 2)][::4]
+TAKES = [take for take in control.takes(Clips()) if take.actor in (1, 2)][::4]
 
 
 @pytest.fixture(scope="session")
@@ -32,7 +32,7 @@ def synthetic_root(tmp_path_factory):
     """Eight clips of actors 1 and 2 in RAVDESS's layout. Read only; see `clips_root`."""
     root = tmp_path_factory.mktemp("synthetic")
     for take in TAKES:
-        synthetic.write_clip(root, take, Clips())
+        control.write_clip(root, take, Clips())
     return root
 
 

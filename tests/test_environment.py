@@ -13,9 +13,9 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from cfnsr import source_code
+from cfnsr.data.corpora.ravdess import N_FOLDS
 from cfnsr.models.registry import ROWS
-from cfnsr.ravdess import N_FOLDS
+from cfnsr.training import source_code
 
 REPOSITORY = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())

@@ -30,13 +30,18 @@ def loaded(*modules):
 
 
 def test_torch_is_not_loaded_for_what_needs_no_model():
-    found = loaded("cfnsr.preprocess", "cfnsr.sources", "cfnsr.figures", "cfnsr.tables")
+    found = loaded(
+        "cfnsr.data.preprocess",
+        "cfnsr.data.sources",
+        "cfnsr.figures.style",
+        "cfnsr.evaluation.tables",
+    )
     assert "pandas" in found
     assert "torch" not in found
 
 
 def test_the_commands_and_the_plan_load_no_heavy_library():
-    found = loaded("cfnsr.__main__", "cfnsr.plan")
+    found = loaded("cfnsr.__main__", "cfnsr.training.plan")
     assert not found & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}
 
 
@@ -62,4 +67,4 @@ def test_no_library_asks_for_ipywidgets_in_a_notebook():
         return done.stderr
 
     assert "IProgress not found" in printed("pooch")  # as librosa and captum, by tqdm.auto
-    assert printed("cfnsr.sources", "pooch") == ""
+    assert printed("cfnsr.data.sources", "pooch") == ""

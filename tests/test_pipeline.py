@@ -92,7 +92,7 @@ def test_what_has_been_trained_is_never_trained_again(clone):
     assert {fold for _, fold in trained(clone)} == set("12345")
 
     for path, addition in {
-        "cfnsr/figures.py": "\n# a comment\n",
+        "cfnsr/figures/style.py": "\n# a comment\n",
         "cfnsr/models/msaf.py": "\n# another\n",
     }.items():
         with (clone / path).open("a") as file:

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
-from cfnsr.trained import Silence, Viewed
-from cfnsr.uncertainty import actor_interval
+from cfnsr.evaluation.uncertainty import actor_interval
+from cfnsr.training.trained import Silence, Viewed
 
 #: A score of each clip, (clip,), when the regions of a bool (clip, region) are hidden.
 Score = Callable[[np.ndarray], np.ndarray]
@@ -106,7 +106,8 @@ def hide(
     """A copy in which hidden regions are those of `silent`.
 
     Args:
-        values: (clip, *where, channel); silent: (*where, channel), see `cfnsr.trained.Silence`;
+        values: (clip, *where, channel); silent: (*where, channel), see
+            `cfnsr.training.trained.Silence`;
         hidden: bool (clip, region); regions: int (*where), the region of each place.
     """
     return np.where(hidden[:, regions][..., None], silent, values)
@@ -123,7 +124,7 @@ def video_score(
 
     Args:
         view: of `pictures`.
-        regions: int (frame, S, S), see `cfnsr.attention.attended.video_regions`.
+        regions: int (frame, S, S), see `cfnsr.attention.maps.video_regions`.
     """
     whole = view.logits(unscaled).argmax(axis=1)
 
@@ -138,7 +139,7 @@ def audio_score(view: Viewed, unscaled: np.ndarray, silence: Silence, regions: n
     """Likewise, as moments of the sound are hidden.
 
     Args:
-        regions: int (time,), see `cfnsr.attention.attended.audio_regions`.
+        regions: int (time,), see `cfnsr.attention.maps.audio_regions`.
     """
     whole = view.logits(unscaled).argmax(axis=1)
     by_time = unscaled.swapaxes(1, 2)  # clip time band

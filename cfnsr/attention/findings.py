@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from cfnsr.figures import signed
+from cfnsr.evaluation.typeset import signed
 
 if TYPE_CHECKING:
-    from cfnsr.attention.attended import Gate
+    from cfnsr.attention.maps import Gate
 
 _ON_THE_CUE = {
     "above": "it lies on the cue",
@@ -56,7 +56,7 @@ def reliance(table: pd.DataFrame, row: str) -> list[str]:
     """What is left to a row without one modality, beside the network of the other alone.
 
     Args:
-        table: of `cfnsr.attention.modality_reliance.summarise`.
+        table: of `cfnsr.attention.reliance.summarise`.
     """
     plain = table[table["level"].isna()].to_dict("records")
     own = {line["condition"]: line for line in plain if line["row"] == row}

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from cfnsr.audio import n_mfcc_frames
+from cfnsr.data.audio import n_mfcc_frames
+from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.params import Model, SourceParams
-from cfnsr.ravdess import EMOTIONS
 
 N_EMOTIONS = len(EMOTIONS)
 

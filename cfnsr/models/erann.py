@@ -3,7 +3,7 @@
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfnsr.audio import N_MELS
+from cfnsr.data.audio import N_MELS
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 
 N_STAGES = 5

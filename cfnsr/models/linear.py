@@ -7,8 +7,8 @@ from sklearn.model_selection import GridSearchCV, GroupKFold
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from cfnsr.data.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
-from cfnsr.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
 
 #: Inverse strengths of the L2 penalty to choose from.
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
@@ -17,7 +17,8 @@ STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
 class Linear(EmotionModel):
     """Not in the paper: what a network must beat to have earned its parameters.
 
-    Its input is `cfnsr.summary`'s statistics of landmarks and MFCCs, standardised, (clip, n, 1).
+    Its input is `cfnsr.data.summary`'s statistics of landmarks and MFCCs, (clip, n, 1),
+    standardised.
     It has no epochs: `fit` finds the optimum.
     """
 

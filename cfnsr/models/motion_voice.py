@@ -7,9 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfnsr.data.motion import MIRRORED, N_BANDS, N_TRACKS, n_moments
+from cfnsr.data.video import N_LANDMARKS
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
-from cfnsr.motion import MIRRORED, N_BANDS, N_TRACKS, n_moments
-from cfnsr.video import N_LANDMARKS
 
 LABEL_SMOOTHING = 0.1
 #: The largest hidden stretch of the spectrogram, in bands and in moments of 46 ms; two of each.
@@ -142,8 +142,8 @@ class VoiceNet(nn.Module):
 class MotionAndVoice(EmotionModel):
     """`MotionNet` and `VoiceNet`, each trained by a loss of its own; their log odds are added.
 
-    Input: `cfnsr.motion.with_voice`, standardised, (clip, 140 + 64, moment). What follows from its
-    being no row of the paper: its losses are smoothed, and its learning rate falls to zero.
+    Input: `cfnsr.data.motion.with_voice`, standardised, (clip, 140 + 64, moment). Not being a row
+    of the paper, it has smoothed losses and a learning rate that falls to zero.
     """
 
     uses_video = False

@@ -14,19 +14,20 @@ from matplotlib.figure import Figure
 from scipy import special
 from tqdm import tqdm
 
-from cfnsr import motion, summary, tables
-from cfnsr.attention import attended
-from cfnsr.attention.figures import on_frames, on_pixels
-from cfnsr.drawing import draw_faces
+from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_regions
+from cfnsr.data import motion, summary
+from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
+from cfnsr.data.drawing import draw_faces
 from cfnsr.errors import InputError
-from cfnsr.figures import save
+from cfnsr.evaluation import tables
+from cfnsr.figures.attention_maps import on_frames, on_pixels
+from cfnsr.figures.own_clip import timeline
+from cfnsr.figures.style import save
 from cfnsr.models.registry import REFERENCE
-from cfnsr.own_clip.figures import timeline
 from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
 from cfnsr.params import Params
-from cfnsr.ravdess import EMOTIONS, parse_name
-from cfnsr.runs import read_run
-from cfnsr.trained import Trained, Viewed, load
+from cfnsr.training.runs import read_run
+from cfnsr.training.trained import Trained, Viewed, load_trained
 
 FIGURES = ("attention", "timeline")
 
@@ -114,7 +115,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     Raises:
         InputError: the clip, its landmarks or the run cannot be used.
     """
-    trained = load(run)
+    trained = load_trained(run)
     needs = Needs(
         trained.uses_video,
         trained.uses_audio,
@@ -132,7 +133,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     )
     for window, (pictures, sound) in zip(opened.windows, inputs, strict=True):
         view = trained.view(pictures)
-        maps = attended.maps(view, sound)
+        maps = read_maps(view, sound)
         logits.append(maps.logits[0])
         probability = float(special.softmax(maps.logits.astype(float), axis=-1).max())
         if probability > largest:
@@ -244,16 +245,16 @@ def _inputs(opened: OwnClip, trained: Trained) -> Iterator[tuple[np.ndarray, np.
 
 
 def _overlay(
-    window: Window, pictures: np.ndarray, view: Viewed, sound: np.ndarray, maps: attended.Maps
+    window: Window, pictures: np.ndarray, view: Viewed, sound: np.ndarray, maps: Maps
 ) -> Overlay:
     over, what = maps.cross_modal, "cross-modal attention"
     if over is None:
-        over = attended.grad_cam(view, sound, "video", maps.predicted)
+        over = grad_cam(view, sound, "video", maps.predicted)
         emotion = EMOTIONS[maps.predicted[0]]
         what = f"Grad-CAM of {emotion} (this network has no cross-modal map of the face)"
     _, n_slices, n_lines, n_columns = over.shape
-    regions = attended.video_regions(view.trained, (n_slices, n_lines, n_columns))
-    map_ = on_pixels(attended.normalised(over), regions)
+    regions = video_regions(view.trained, (n_slices, n_lines, n_columns))
+    map_ = on_pixels(normalised(over), regions)
     return Overlay(window, pictures[0], map_[0], what)
 
 

@@ -13,7 +13,7 @@ import av
 import numpy as np
 from tqdm import tqdm
 
-from cfnsr import audio, preprocess, video
+from cfnsr.data import audio, preprocess, video
 from cfnsr.errors import InputError
 from cfnsr.own_clip import face_detection
 from cfnsr.params import Preprocess
@@ -92,7 +92,7 @@ class OwnClip:
         return windows(self.duration_s, self.settings)
 
     def arrays(self) -> Iterator[dict[str, np.ndarray]]:
-        """Each window's arrays, named and made as `cfnsr.preprocess` does, in order of time.
+        """Each window's arrays, named and made as `cfnsr.data.preprocess` does, in order of time.
 
         Raises:
             InputError: the file is cut short, or the face leaves the frame.

@@ -1,0 +1,318 @@
+"""What a trained network attends to: maps read by forward hooks, their rollout, and Grad-CAM.
+
+Nothing here changes a model or its logits.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from cfnsr.attention.receptive_field import Axis, receptive_axis
+from cfnsr.data.audio import HOP
+from cfnsr.models.cross_modal import CrossModalAttention, VideoToAudio
+from cfnsr.models.encoder import SelfAttention
+from cfnsr.models.mfcc_cnn import MFCCNet
+from cfnsr.models.mmtm import TransferModule
+from cfnsr.models.msaf import SplitAttention
+from cfnsr.models.resnext import ResNeXt
+from cfnsr.params import Preprocess
+from cfnsr.training.trained import Trained, Viewed
+
+Modality = Literal["video", "audio"]
+
+
+@dataclass(frozen=True, eq=False)
+class Gate:
+    """By how much the channels of one modality are rescaled at one place of a network.
+
+    `values` is (clip, channel). `neutral` is a gate that expresses no preference: 1/2 of a
+    sigmoid, one over the number of blocks that compete in a softmax.
+    """
+
+    place: str
+    modality: Modality
+    values: np.ndarray
+    neutral: float
+
+
+@dataclass(frozen=True, eq=False)
+class Maps:
+    """What a network attended to; None or empty where it has no such thing.
+
+    Attributes:
+        logits: (clip, emotion).
+        self_attention: (clip, layer, head, query token, key token), before dropout; sums to one
+            over the last axis.
+        cross_modal: (clip, S, H, W) over the positions of X_V. Sums to one over a time slice or
+            over the clip (`softmax_over`). Of `cfn_sr_released`, before the sum over the batch.
+        cross_modal_audio: (clip, token), where the video asks and the sound is attended to.
+        gates: of MMTM and MSAF.
+    """
+
+    logits: np.ndarray
+    self_attention: np.ndarray | None = None
+    cross_modal: np.ndarray | None = None
+    cross_modal_audio: np.ndarray | None = None
+    gates: tuple[Gate, ...] = ()
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The most likely emotion, (clip,)."""
+        return self.logits.argmax(axis=1)
+
+
+@dataclass
+class _Heard:
+    self_attention: list[Tensor] = field(default_factory=list)
+    cross_modal: list[Tensor] = field(default_factory=list)
+    gates: list[tuple[str, Modality, Tensor, float]] = field(default_factory=list)
+
+
+@torch.no_grad()
+def record(model: nn.Module, frames: Tensor, sound: Tensor) -> Maps:
+    """Run the model once, in evaluation mode, and keep what it attended to.
+
+    Args:
+        frames, sound: a batch as the model takes it.
+    """
+    assert not model.training, "dropout would hide a part of the attention; call model.eval()"
+    with _listening(model) as heard:
+        logits = model(frames, sound)
+    layers = heard.self_attention
+    over_video = over_audio = None
+    if heard.cross_modal:
+        (over,) = heard.cross_modal  # clip S H W
+        if isinstance(model, VideoToAudio):
+            over_audio = _numpy(over.flatten(1))
+        else:
+            over_video = _numpy(over)
+    return Maps(
+        _numpy(logits),
+        _numpy(torch.stack(layers, dim=1)) if layers else None,
+        over_video,
+        over_audio,
+        tuple(Gate(place, of, _numpy(gate), neutral) for place, of, gate, neutral in heard.gates),
+    )
+
+
+def read_maps(view: Viewed, unscaled: np.ndarray) -> Maps:
+    """What a trained model attends to on any number of clips.
+
+    Args:
+        view: the clips, from `Trained.view`.
+        unscaled: what the model hears with them, (clip, band, time).
+    """
+    model = view.trained.model
+    parts = [record(model, frames, sound) for frames, sound in view.batches(unscaled)]
+
+    def joined(name: str) -> np.ndarray | None:
+        arrays = [getattr(part, name) for part in parts]
+        return None if arrays[0] is None else np.concatenate(arrays)
+
+    gates = tuple(
+        Gate(first.place, first.modality, np.concatenate([gate.values for gate in same]), neutral)
+        for same in zip(*(part.gates for part in parts), strict=True)
+        for first, neutral in [(same[0], same[0].neutral)]
+    )
+    return Maps(
+        np.concatenate([part.logits for part in parts]),
+        joined("self_attention"),
+        joined("cross_modal"),
+        joined("cross_modal_audio"),
+        gates,
+    )
+
+
+def rollout(self_attention: np.ndarray) -> np.ndarray:
+    r"""How much each encoded token draws from each input token, through all layers.
+
+    .. math:: \tilde A_l = \tfrac12 (\bar A_l + I)\, \tilde A_{l-1}
+
+    with the mean over heads; the identity stands for the residual connection, which keeps half.
+    Source: Abnar & Zuidema 2020, section 3. Under a causal mask even uniform attention drifts to
+    the first tokens with every layer, so compare with `uniform_rollout`, not with 1 / n.
+
+    Args:
+        self_attention: (..., layer, head, query, key).
+
+    Returns:
+        (..., query, key); sums to one over the last axis.
+    """
+    mean = self_attention.mean(axis=-3)  # ... layer query key
+    n_layers, n_tokens = mean.shape[-3], mean.shape[-1]
+    mixed = (mean + np.eye(n_tokens)) / 2
+    mixed = mixed / mixed.sum(axis=-1, keepdims=True)
+    total = mixed[..., 0, :, :]
+    for layer in range(1, n_layers):
+        total = mixed[..., layer, :, :] @ total
+    return total
+
+
+def uniform_rollout(n_layers: int, n_tokens: int) -> np.ndarray:
+    """The rollout of a causal encoder that attends to all it may see alike: (query, key)."""
+    seen = np.tri(n_tokens)
+    return rollout(np.tile(seen / seen.sum(axis=1, keepdims=True), (n_layers, 1, 1, 1)))
+
+
+def grad_cam(
+    view: Viewed, unscaled: np.ndarray, modality: Modality, target: np.ndarray
+) -> np.ndarray:
+    r"""Grad-CAM, the yardstick that every encoder of a modality has.
+
+    .. math:: \mathrm{ReLU}\Big(\sum_c \overline{\partial y / \partial A_c}\; A_c\Big)
+
+    with y the target's logit, A the last stage's channels, X_V or X_A, and the bar the mean over
+    its positions. Source: Selvaraju et al. 2017; captum's implementation.
+
+    Args:
+        target: the emotion to explain, class index (clip,); mostly the predicted one.
+
+    Returns:
+        (clip, S, H, W) of `video`, (clip, token) of `audio`; at least 0, in the logit's unit.
+    """
+    from captum.attr import LayerGradCam  # 0.7 s that other uses need not pay
+
+    model: Any = view.trained.model
+    explained = LayerGradCam(model, model.video.layer4 if modality == "video" else model.audio.bn3)
+    emotions = iter(torch.from_numpy(target))
+    found = []
+    for frames, sound in view.batches(unscaled):
+        map_ = explained.attribute(
+            (frames.requires_grad_(), sound.requires_grad_()),
+            target=torch.stack([next(emotions) for _ in frames]).to(frames.device),
+            relu_attributions=True,
+        )
+        found.append(map_.squeeze(1).detach())
+    return _numpy(torch.cat(found))
+
+
+def normalised(map_: np.ndarray) -> np.ndarray:
+    """Scale each clip's map (clip, ...) to a sum of one; one that is 0 everywhere says nothing,
+    and becomes uniform."""
+    flat = map_.reshape(len(map_), -1).astype(np.float64)
+    total = flat.sum(axis=1, keepdims=True)
+    uniform = np.full_like(flat, 1 / flat.shape[1])
+    return np.where(total > 0, flat / np.where(total > 0, total, 1), uniform).reshape(map_.shape)
+
+
+def audio_axis(audio: MFCCNet) -> Axis:
+    """Tokens of X_A along the MFCC vectors."""
+    layers = (m for m in audio.modules() if isinstance(m, nn.Conv1d | nn.MaxPool1d))
+    return receptive_axis(layers)
+
+
+def video_axes(video: ResNeXt) -> tuple[Axis, Axis, Axis]:
+    """Positions of X_V along frames, height and width."""
+    layers = [
+        module
+        for name, module in video.named_modules()
+        if isinstance(module, nn.Conv3d | nn.MaxPool3d) and "downsample" not in name
+    ]
+    time, height, width = (receptive_axis(layers, axis) for axis in range(3))
+    return time, height, width
+
+
+def token_times_s(axis: Axis, n_tokens: int, settings: Preprocess) -> np.ndarray:
+    """The middle of what each token hears, seconds from the clip's start, (token,)."""
+    return settings.offset_s + axis.centres(n_tokens) * HOP / settings.sample_rate_hz
+
+
+def video_regions(trained: Trained, n_positions: tuple[int, ...]) -> np.ndarray:
+    """Which position of X_V is nearest to each pixel: int (frame, S, S), positions flattened.
+
+    Args:
+        n_positions: S, H and W.
+    """
+    model: Any = trained.model
+    settings = trained.preprocess
+    n_samples = (settings.n_frames, settings.frame_size, settings.frame_size)
+    slices, lines, columns = (
+        axis.nearest(n, n_in)
+        for axis, n, n_in in zip(video_axes(model.video), n_positions, n_samples, strict=True)
+    )
+    _, n_lines, n_columns = n_positions
+    return (slices[:, None, None] * n_lines + lines[:, None]) * n_columns + columns
+
+
+def audio_regions(trained: Trained, n_tokens: int, n_times: int) -> np.ndarray:
+    """Which token is nearest to each MFCC vector: int (time,)."""
+    model: Any = trained.model
+    return audio_axis(model.audio).nearest(n_tokens, n_times)
+
+
+@contextmanager
+def _listening(model: nn.Module) -> Iterator[_Heard]:
+    heard = _Heard()
+    handles = [
+        handle
+        for name, module in model.named_modules()
+        for handle in _hooks(module, name.split("_")[0], heard)
+    ]
+    try:
+        yield heard
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hooks(module: nn.Module, place: str, heard: _Heard) -> list[Any]:
+    """Hooks that only look; none of them returns anything."""
+    if isinstance(module, SelfAttention):
+
+        def keep_weights(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
+            heard.self_attention.append(output[1])
+
+        return [module.register_forward_hook(keep_weights)]
+    if isinstance(module, CrossModalAttention):
+
+        def keep_map(_: nn.Module, __: Any, output: Tensor) -> None:
+            heard.cross_modal.append(output)
+
+        return [module.register_forward_hook(keep_map)]
+    if isinstance(module, TransferModule):
+
+        def keeper(modality: Modality) -> Callable[[nn.Module, Any, Tensor], None]:
+            def keep_gate(_: nn.Module, __: Any, output: Tensor) -> None:
+                heard.gates.append((place, modality, output.sigmoid(), 0.5))
+
+            return keep_gate
+
+        return [
+            module.excite_video.register_forward_hook(keeper("video")),
+            module.excite_audio.register_forward_hook(keeper("audio")),
+        ]
+    if isinstance(module, SplitAttention):
+        return _split_attention_hooks(module, place, heard)
+    return []
+
+
+def _split_attention_hooks(module: SplitAttention, place: str, heard: _Heard) -> list[Any]:
+    scores: list[Tensor] = []
+
+    def keep_scores(_: nn.Module, __: Any, output: Tensor) -> None:
+        scores[:] = [output]
+
+    def keep_gates(_: nn.Module, inputs: tuple[Tensor, Tensor], __: Any) -> None:
+        n_blocks = sum(module.n_blocks)
+        gates = scores[0].unflatten(1, (n_blocks, module.n_block_channels)).softmax(dim=1)
+        of_modality = gates.split(module.n_blocks, dim=1)
+        modalities: tuple[Modality, Modality] = ("video", "audio")
+        for modality, gate, features in zip(modalities, of_modality, inputs, strict=True):
+            # The last block may be filled up with zeros; their gates act on nothing.
+            used = gate.flatten(1)[:, : features.shape[1]]
+            heard.gates.append((place, modality, used, 1 / n_blocks))
+
+    return [
+        module.excite.register_forward_hook(keep_scores),
+        module.register_forward_hook(keep_gates),
+    ]
+
+
+def _numpy(tensor: Tensor) -> np.ndarray:
+    array: np.ndarray = tensor.detach().float().cpu().numpy()
+    return array

@@ -1,0 +1,247 @@
+"""Which modality does a system rely on? Its accuracy as one is silenced, swapped or spoilt.
+
+`silenced`: replaced by the mean of all test clips, so it is there, and says nothing of this clip.
+`swapped`: replaced by that of another test clip, of another emotion. `noise`: white noise is added
+to the waveform, and the MFCCs are computed from that. `frames dropped`: the last frame before
+stands for one that is lost.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from math import nan
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cfnsr.data import audio, preprocess
+from cfnsr.data.clips import Clips
+from cfnsr.data.corpora.ravdess import parse_name
+from cfnsr.data.motion import N_TRACKS
+from cfnsr.data.summary import N_LANDMARK_STATISTICS
+from cfnsr.errors import InputError
+from cfnsr.evaluation.uncertainty import actor_interval
+from cfnsr.models.registry import find
+from cfnsr.params import Preprocess
+from cfnsr.training.trained import Silence, Trained, Viewed
+
+SNR_DB = (20.0, 10.0, 0.0, -10.0)
+DROPPED_PCT = (25.0, 50.0, 75.0)
+COLUMNS = (
+    "row",
+    "label",
+    "condition",
+    "level",
+    "accuracy_pct",
+    "ci_low_pct",
+    "ci_high_pct",
+    "change_pct",
+    "change_low_pct",
+    "change_high_pct",
+    "follows_pct",
+    "n_clips",
+    "n_actors",
+    "n_runs",
+)
+
+
+def media_of(index: pd.DataFrame, manifest: pd.DataFrame, root: Path) -> list[Path]:
+    """The media file of each clip of the index.
+
+    Raises:
+        InputError: one is no longer there; preprocessing was done from it.
+    """
+    by_clip = {}
+    for media in manifest["media"]:
+        try:
+            by_clip[parse_name(Path(media).stem).clip] = root / media
+        except InputError:
+            continue  # preprocessing has rejected it
+    paths = [by_clip.get(clip, root / clip) for clip in index["clip"]]
+    for path in paths:
+        if not path.is_file():
+            raise InputError(
+                f"{path} is gone, and noise is added to its waveform; run `dvc repro -f dataset`"
+            )
+    return paths
+
+
+def with_noise(
+    clips: Clips,
+    media: Sequence[Path],
+    positions: np.ndarray,
+    settings: Preprocess,
+    seed: int,
+    snr_db: Sequence[float] = SNR_DB,
+) -> dict[float, Clips]:
+    """The clips with white noise in the sound of some, by signal-to-noise ratio in dB.
+
+    Noise has the power of the analysed window over the ratio. The same noise serves all ratios.
+
+    Args:
+        media: the file of each clip, (clip,), see `media_of`.
+        positions: of the clips that get noise; the others' sound is nan.
+    """
+    mfcc = {snr: np.full_like(clips.mfcc, nan) for snr in snr_db}
+    log_mel = {snr: np.full_like(clips.log_mel, nan) for snr in snr_db}
+    for i in tqdm(positions, desc="noise", unit="clip", mininterval=5):
+        window = audio.read_window(media[i], settings)
+        noise = np.random.default_rng([seed, i]).standard_normal(len(window), np.float32)
+        for snr in snr_db:
+            spoilt = window + noise * np.sqrt(np.mean(window**2) / 10 ** (snr / 10))
+            heard = preprocess.sound_arrays(spoilt.astype(np.float32), settings)
+            mfcc[snr][i], log_mel[snr][i] = heard["mfcc"], heard["log_mel"]
+    return {snr: replace(clips, mfcc=mfcc[snr], log_mel=log_mel[snr]) for snr in snr_db}
+
+
+def drop_frames(pictures: np.ndarray, share: float, rng: np.random.Generator) -> np.ndarray:
+    """Lose that share of each clip's frames at random, never the first; the one before stays.
+
+    Args:
+        pictures: (clip, frame, ...).
+    """
+    n_clips, n_frames = pictures.shape[:2]
+    n_lost = min(round(share * n_frames), n_frames - 1)
+    order = rng.random((n_clips, n_frames - 1)).argsort(axis=1).argsort(axis=1)
+    lost = np.column_stack([np.zeros(n_clips, bool), order < n_lost])
+    shown = np.maximum.accumulate(np.where(lost, 0, np.arange(n_frames)), axis=1)
+    return pictures[np.arange(n_clips)[:, None], shown]
+
+
+def donors(emotion: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """For each clip, the position of one of another emotion, drawn at random.
+
+    Raises:
+        InputError: all clips have one emotion.
+    """
+    if len(np.unique(emotion)) < 2:
+        raise InputError("a swap needs test clips of two emotions; found one")
+    return np.array([rng.choice(np.flatnonzero(emotion != own)) for own in emotion])
+
+
+def outcomes_of_run(
+    view: Viewed,
+    clips: Clips,
+    positions: np.ndarray,
+    noisy_clips: Mapping[float, Clips],
+    silence: Silence,
+    seed: int,
+) -> pd.DataFrame:
+    """What one run says of each of its test clips under every condition that concerns it.
+
+    Args:
+        view: of the clips at `positions`, which are test clips of its run.
+        noisy_clips: all clips with noise in their sound, by the ratio in dB; see `noisy`.
+
+    Returns:
+        Columns condition, level (dB or % of the frames, nan where there is none), clip, actor,
+        correct, follows (says the emotion of the swapped-in modality; nan elsewhere), weight.
+    """
+    trained = view.trained
+    emotion = clips.emotion[positions]
+    rng = np.random.default_rng([seed, trained.info["fold"]])
+    donor = donors(emotion, rng)
+    index = clips.index.iloc[positions][["clip", "actor"]].reset_index(drop=True)
+    tables = []
+    for condition, level, logits in _answers(
+        trained, clips, noisy_clips, silence, positions, view, donor, rng
+    ):
+        says = logits.argmax(axis=1)
+        follows = says == emotion[donor] if condition.endswith("swapped") else nan
+        table = index.assign(
+            condition=condition, level=level, correct=says == emotion, follows=follows
+        )
+        tables.append(table)
+    return pd.concat(tables, ignore_index=True).assign(weight=1 / len(positions))
+
+
+def _answers(
+    trained: Trained,
+    clips: Clips,
+    noisy_clips: Mapping[float, Clips],
+    silence: Silence,
+    positions: np.ndarray,
+    view: Viewed,
+    donor: np.ndarray,
+    rng: np.random.Generator,
+) -> Iterator[tuple[str, float, np.ndarray]]:
+    """Condition, level and logits."""
+    sound = trained.sound_of(clips)[positions]
+    nothing = np.broadcast_to(silence.sound, sound.shape)
+    # Of an input that holds both, the face's part comes first.
+    n_seen = {"statistics": N_LANDMARK_STATISTICS, "motion_and_voice": N_TRACKS}
+    of_face = n_seen.get(trained.model.audio_input, 0)
+    seen, heard = slice(of_face), slice(of_face, None)
+    yield "intact", nan, view.logits(sound)
+    if trained.uses_video:
+        pictures = clips.frames[positions]
+        silent = trained.view(silence.pictures[None]).at(np.zeros(len(positions), int))
+        yield "video silenced", nan, silent.logits(sound)
+        yield "video swapped", nan, view.at(donor).logits(sound)
+        for lost_pct in DROPPED_PCT:
+            dropped = drop_frames(pictures, lost_pct / 100, rng)
+            yield "frames dropped", lost_pct, trained.view(dropped).logits(sound)
+    elif sound[:, seen].size:
+        yield "video silenced", nan, view.logits(_with(sound, nothing, seen))
+        yield "video swapped", nan, view.logits(_with(sound, sound[donor], seen))
+    if trained.uses_audio:
+        yield "audio silenced", nan, view.logits(_with(sound, nothing, heard))
+        yield "audio swapped", nan, view.logits(_with(sound, sound[donor], heard))
+        for snr, spoilt in noisy_clips.items():
+            yield "audio noise", snr, view.logits(trained.sound_of(spoilt)[positions])
+
+
+def _with(sound: np.ndarray, other: np.ndarray, part: slice) -> np.ndarray:
+    changed = np.array(sound)
+    changed[:, part] = other[:, part]
+    return changed
+
+
+def summarise(outcomes_by_row: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
+    """One line a row, condition and level, with `COLUMNS`; a row's runs count alike.
+
+    `change_pct` is the accuracy minus the intact one, its interval that of the paired difference.
+    """
+    lines = []
+    for row, runs in outcomes_by_row.items():
+        table = pd.concat([run.assign(run=i) for i, run in enumerate(runs)], ignore_index=True)
+        table["weight"] /= len(runs)
+        intact = table[table["condition"] == "intact"].set_index(["run", "clip"])["correct"]
+        for (condition, level), part in table.groupby(
+            ["condition", "level"], sort=False, dropna=False
+        ):
+            before = intact.loc[pd.MultiIndex.from_frame(part[["run", "clip"]])].to_numpy()
+            weight = part["weight"].to_numpy()
+            right = weight * part["correct"].to_numpy()
+            accuracy, low, high = _percent(right, weight, part["actor"])
+            change, change_low, change_high = _percent(
+                right - weight * before, weight, part["actor"]
+            )
+            lines.append(
+                {
+                    "row": row,
+                    "label": find(row).label,
+                    "condition": condition,
+                    "level": level,
+                    "accuracy_pct": accuracy,
+                    "ci_low_pct": low,
+                    "ci_high_pct": high,
+                    "change_pct": change,
+                    "change_low_pct": change_low,
+                    "change_high_pct": change_high,
+                    "follows_pct": 100 * float((weight * part["follows"]).sum(skipna=False)),
+                    "n_clips": part["clip"].nunique(),
+                    "n_actors": part["actor"].nunique(),
+                    "n_runs": len(runs),
+                }
+            )
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def _percent(
+    values: np.ndarray, weight: np.ndarray, actor: pd.Series
+) -> tuple[float, float, float]:
+    sums = pd.DataFrame({"value": values, "weight": weight}).groupby(actor.to_numpy()).sum()
+    low, high = actor_interval(sums["value"], sums["weight"])
+    return 100 * float(values.sum() / weight.sum()), 100 * low, 100 * high

@@ -1,0 +1,323 @@
+"""Arrays to batches, augmented on the training device."""
+
+import hashlib
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from cfnsr.data import motion, summary
+from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.drawing import draw_faces
+from cfnsr.errors import InputError
+from cfnsr.params import Drawing
+
+# Of ImageNet, as in the release.
+RGB_MEAN = (0.485, 0.456, 0.406)
+RGB_SD = (0.229, 0.224, 0.225)
+#: The share of the picture that a random crop keeps; the release's reaches 1.4, which its crop
+#: cannot honour.
+CROP_SCALE = (0.8, 1.0)
+#: How many batches are gathered while a GPU works on another.
+N_AHEAD = 2
+#: How many float32 values a processor normalises at a time.
+IN_CACHE = 2**18
+
+#: uint8 pictures (clip, frame, channel, S, S) to others of that shape.
+Augment = Callable[[Tensor], Tensor]
+#: Of a batch: uint8 frames (clip, frame, S, S, channel), sound, emotion.
+OnHost = tuple[Tensor, Tensor, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """Preprocessed clips, memory-mapped where they are large.
+
+    `frames` is uint8 (clip, frame, S, S, channel), 3 channels of RGB or 1 of drawn strokes;
+    `mfcc` float32 (clip, coefficient, time); `log_mel` float16 (clip, band, time);
+    `landmark_statistics` float32 (clip, statistic); `motion` float32 (clip, track, moment);
+    `emotion` the class index of each clip; `sha256` stands for all of it.
+    """
+
+    index: pd.DataFrame
+    frames: np.ndarray
+    mfcc: np.ndarray
+    log_mel: np.ndarray
+    landmark_statistics: np.ndarray
+    motion: np.ndarray
+    sha256: str
+
+    @cached_property
+    def emotion(self) -> np.ndarray:
+        return self.index["emotion"].map(EMOTIONS.index).to_numpy(np.int64)
+
+    @property
+    def frame_size(self) -> int:
+        """Height and width of a frame, pixels."""
+        return self.frames.shape[2]
+
+    @cached_property
+    def statistics(self) -> np.ndarray:
+        """What the linear yardstick knows: (clip, statistic, 1)."""
+        return summary.of_face_and_voice(self.landmark_statistics, self.mfcc)
+
+    @cached_property
+    def motion_and_voice(self) -> np.ndarray:
+        """Landmark tracks above the spectrogram: (clip, track or band, moment)."""
+        return motion.with_voice(self.motion, self.log_mel)
+
+    def sound(self, audio_input: str) -> np.ndarray:
+        """What a model with that `audio_input` hears of all clips, unscaled (clip, band, time)."""
+        heard: np.ndarray = getattr(self, audio_input)
+        return heard
+
+    def of_actors(self, actors: Iterable[int]) -> np.ndarray:
+        """The positions of these actors' clips, in index order."""
+        return np.flatnonzero(self.index["actor"].isin(list(actors)))
+
+
+def load_clips(folder: Path, drawing: Drawing) -> Clips:
+    """Open what preprocessing left in `folder`; landmarks are drawn now.
+
+    Raises:
+        InputError: there is nothing.
+    """
+    if not (folder / "index.csv").exists():
+        raise InputError(f"{folder} holds no preprocessed clips; run `dvc repro preprocess`")
+    index = pd.read_csv(folder / "index.csv", dtype={"clip": str})
+    settings = json.loads((folder / "settings.json").read_text())
+    if (folder / "points.npy").exists():
+        points = np.load(folder / "points.npy")
+        size = settings["frame_size"]
+        frames = np.empty((*points.shape[:2], size, size, 1), np.uint8)
+        for picture, clip in zip(frames, points, strict=True):
+            picture[..., 0] = draw_faces(clip, size, drawing)
+        settings["drawing"] = drawing.model_dump()
+    else:
+        frames = np.load(folder / "frames.npy", mmap_mode="r")
+    what = json.dumps(settings, sort_keys=True) + index.to_csv(lineterminator="\n")
+    return Clips(
+        index,
+        frames,
+        np.load(folder / "mfcc.npy"),
+        np.load(folder / "log_mel.npy", mmap_mode="r"),
+        np.load(folder / "landmark_statistics.npy"),
+        np.load(folder / "motion.npy"),
+        hashlib.sha256(what.encode()).hexdigest(),
+    )
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """Mean and standard deviation of each coefficient or band, over clips and time."""
+
+    mean: np.ndarray
+    sd: np.ndarray
+
+    @classmethod
+    def of(cls, sound: np.ndarray) -> "Scaling":
+        """From training clips (clip, coefficient, time)."""
+        sound = np.asarray(sound, np.float64)
+        # A constant coefficient has nothing to scale.
+        return cls(sound.mean(axis=(0, 2)), np.maximum(sound.std(axis=(0, 2)), 1e-6))
+
+    def __call__(self, sound: np.ndarray) -> np.ndarray:
+        """Standardise (clip, coefficient, time) to float32."""
+        scaled = (sound - self.mean[:, None]) / self.sd[:, None]
+        return scaled.astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """`frames` (clip, 3, frame, S, S), normalised; `sound` (clip, band, time); `emotion` (clip,).
+
+    A modality that the model does not use is empty. The channels of `frames` come last in memory.
+    """
+
+    frames: Tensor
+    sound: Tensor
+    emotion: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Loader:
+    """Batches of chosen clips on a device.
+
+    `sound` (clip, band, time) is what the model hears of all clips, already scaled. The host only
+    copies the chosen clips' uint8 frames, ahead of time where the device is a GPU; they are
+    augmented and normalised on the device.
+    """
+
+    clips: Clips
+    sound: np.ndarray
+    uses_video: bool
+    uses_audio: bool
+    augment: Augment
+    device: torch.device
+
+    def batches(
+        self, positions: np.ndarray, batch_size: int, augmented: bool = False
+    ) -> Iterator[Batch]:
+        """The clips at `positions` in that order, in batches as `split` makes them."""
+        parts = split(positions, batch_size)
+        # A processor has nothing to gain from a second thread.
+        gathered = (
+            map(self.gather, parts) if self.device.type == "cpu" else ahead(self.gather, parts)
+        )
+        for on_host in gathered:
+            frames, sound, emotion = (part.to(self.device, non_blocking=True) for part in on_host)
+            if self.uses_video:
+                pictures = frames.movedim(-1, 2)  # clip frame channel height width
+                frames = normalise(self.augment(pictures) if augmented else pictures)
+            yield Batch(frames, sound, emotion)
+
+    def gather(self, chosen: np.ndarray) -> OnHost:
+        """The host's part of a batch."""
+        nothing = torch.empty(len(chosen), 0)
+        return (
+            self._copy(self.clips.frames, chosen) if self.uses_video else nothing,
+            self._copy(self.sound, chosen) if self.uses_audio else nothing,
+            self._copy(self.clips.emotion, chosen),
+        )
+
+    def _copy(self, array: np.ndarray, chosen: np.ndarray) -> Tensor:
+        rows = torch.from_numpy(np.empty((len(chosen), *array.shape[1:]), array.dtype))
+        if self.device.type == "cuda":
+            # A GPU fetches by itself what lies in pinned memory, while the host goes on.
+            rows = torch.empty_like(rows, pin_memory=True)
+        # `clip` writes to `out` directly; the positions are valid.
+        np.take(array, chosen, axis=0, out=rows.numpy(), mode="clip")
+        return rows
+
+
+def split(positions: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    """Positions of clips in batches of nearly equal size.
+
+    A batch of one clip has no batch statistics to normalise with: there is none unless there is but
+    one clip. So an odd number of clips in batches of 2 makes one batch of 3.
+    """
+    n_batches = min(math.ceil(len(positions) / batch_size), max(len(positions) // 2, 1))
+    return np.array_split(positions, n_batches)
+
+
+def ahead(gather: Callable[[np.ndarray], OnHost], parts: Iterable[np.ndarray]) -> Iterator[OnHost]:
+    """As `map`, computed by a thread up to `N_AHEAD` parts before they are asked for."""
+    with ThreadPoolExecutor(1) as pool:
+        waiting: deque[Future[OnHost]] = deque()
+        for part in parts:
+            waiting.append(pool.submit(gather, part))
+            if len(waiting) > N_AHEAD:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def normalise(pictures: Tensor) -> Tensor:
+    """uint8 (clip, frame, channel, S, S) to float32 (clip, 3, frame, S, S), scaled as the release.
+
+    Drawn strokes have one channel, which is repeated.
+    """
+    # The channels lie last, as on disk: what a convolution is fastest with, and no copy.
+    rows = pictures.movedim(2, -1).expand(*[-1] * 4, 3).flatten(3)  # clip frame height width*3
+    mean, sd = _rgb_statistics(pictures.shape[-1], pictures.device)
+    scaled = _empty(rows.shape, rows.device)
+    # On a processor, what is in the cache stays there from one operation to the next.
+    n_frames = scaled[:, :, 0, 0].numel() if rows.is_cuda else 1 + IN_CACHE // scaled[0, 0].numel()
+    for part, into in zip(
+        rows.flatten(0, 1).split(n_frames), scaled.flatten(0, 1).split(n_frames), strict=True
+    ):
+        torch.div(part, 255, out=into).sub_(mean).div_(sd)
+    return scaled.unflatten(3, (-1, 3)).movedim(-1, 1)
+
+
+def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
+    if device.type != "cpu":
+        return torch.empty(shape, device=device)
+    # NumPy asks for huge pages: touching a large array for the first time is five times as fast.
+    return torch.from_numpy(np.empty(shape, np.float32))
+
+
+@cache
+def _rgb_statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    # Kept, because sending them with every batch would make the host wait for the device.
+    mean, sd = (torch.tensor(value * width, device=device) for value in (RGB_MEAN, RGB_SD))
+    return mean, sd
+
+
+def augmentation(frame_size: int, per_frame: bool = False) -> Augment:
+    """Random crop and level flip (section 3.2).
+
+    One draw a clip, so that its motion stays the actor's; the release draws anew for every frame.
+    """
+    crop = v2.RandomResizedCrop((frame_size, frame_size), scale=CROP_SCALE)
+    whole = torch.empty(1, frame_size, frame_size)
+
+    def draw() -> tuple[int, ...]:
+        box = crop.make_params([whole])
+        return *(box[side] for side in ("top", "left", "height", "width")), int(torch.rand(1) < 0.5)
+
+    def augment(pictures: Tensor) -> Tensor:
+        n_clips, n_frames = pictures.shape[:2]
+        n_draws = n_frames if per_frame else 1
+        draws = torch.tensor(
+            [[draw() for _ in range(n_draws)] for _ in range(n_clips)],
+            pin_memory=pictures.is_cuda,
+        )
+        return (crop_at_once if pictures.is_cuda else crop_one_by_one)(pictures, draws)
+
+    return augment
+
+
+def crop_one_by_one(pictures: Tensor, draws: Tensor) -> Tensor:
+    """Cut boxes out of pictures, resize them to the pictures' size, and flip some level.
+
+    Args:
+        pictures: uint8 (clip, frame, channel, S, S).
+        draws: (clip, 1 or frame, 5): a box's top, left, height and width, and whether to flip.
+    """
+    size = list(pictures.shape[-2:])
+    cropped = torch.empty_like(pictures)
+    n_draws = draws.shape[1]
+    for source, target, of_clip in zip(pictures, cropped, draws.tolist(), strict=True):
+        for part, into, (*box, flipped) in zip(
+            source.chunk(n_draws), target.chunk(n_draws), of_clip, strict=True
+        ):
+            found = v2.functional.resized_crop(part, *box, size=size, antialias=False)
+            into.copy_(found.flip(-1) if flipped else found)
+    return cropped
+
+
+def crop_at_once(pictures: Tensor, draws: Tensor) -> Tensor:
+    """The same as `crop_one_by_one` but for rounding, for a GPU: a few launches a batch.
+
+    Returns:
+        float32, not rounded to whole numbers.
+    """
+    n_frames, size = pictures.shape[1], pictures.shape[-1]
+    draws = draws.to(pictures.device, non_blocking=True)[:, :, None]  # clip draw pixel value
+    centres = torch.arange(size, device=pictures.device) + 0.5
+
+    def sampled(start: Tensor, length: Tensor) -> Tensor:
+        within = (centres * length / size - 0.5).clamp(min=0).minimum(length - 1)
+        return (start + within) * (2 / (size - 1)) - 1
+
+    top, left, height, width, flipped = draws.unbind(-1)
+    rows, columns = sampled(top, height), sampled(left, width)
+    columns = torch.where(flipped.bool(), columns.flip(-1), columns)
+    grid = torch.stack(torch.broadcast_tensors(columns[..., None, :], rows[..., None]), dim=-1)
+    grid = grid.expand(-1, n_frames, -1, -1, -1).flatten(0, 1)
+    cropped = F.grid_sample(
+        pictures.flatten(0, 1).float(), grid, padding_mode="border", align_corners=True
+    )
+    return cropped.unflatten(0, pictures.shape[:2])

@@ -1,0 +1,263 @@
+"""A folder of clips to arrays that can be memory-mapped, in parallel, resumable clip by clip.
+
+build/<data>/arrays/
+    index.csv      one line a clip: names, labels, sha256 of its files; the arrays' row order
+    rejected.csv   the files that cannot be used, and why
+    settings.json  what the arrays were made with
+    frames.npy     uint8 RGB (clip, frame, S, S, 3)        from real video, or
+    points.npy     float32 (clip, frame, 68, 2), pixels    from landmarks alone
+    mfcc.npy       float32 (clip, coefficient, time)
+    log_mel.npy    float16 (clip, band, time)
+    landmark_statistics.npy   float32 (clip, statistic), see `cfnsr.data.summary`
+    motion.npy     float32 (clip, track, moment), see `cfnsr.data.motion`
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+import pandas as pd
+from tqdm import tqdm
+
+from cfnsr import cluster
+from cfnsr.data import audio, motion, summary, video
+from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
+from cfnsr.errors import InputError
+from cfnsr.params import Preprocess, Source
+
+#: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
+VERSION = 3
+INDEX_COLUMNS = (
+    "clip",
+    "actor",
+    "emotion",
+    "intensity",
+    "statement",
+    "repetition",
+    "media_sha256",
+    "landmarks_sha256",
+)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One clip: where its files are and where its arrays go."""
+
+    media: Path
+    landmarks: Path | None
+    result: Path
+    draws_landmarks: bool
+    settings: Preprocess
+
+
+def preprocess_clip(
+    media: Path, landmarks: Path | None, settings: Preprocess, draws_landmarks: bool
+) -> dict[str, np.ndarray]:
+    """One clip's arrays, by the names that the module lists.
+
+    Raises:
+        InputError: the clip cannot be used.
+    """
+    take = parse_name(media.stem)
+    if landmarks is None:
+        raise InputError(
+            f"landmarks {take.stem(1)}.csv are missing; fetch the landmark archive again"
+        )
+    points = video.read_landmarks(landmarks)
+    waveform, rate_hz = audio.read_waveform(media)
+    if draws_landmarks:
+        video.check_duration(landmarks, len(waveform) / rate_hz)
+    window = audio.cut_window(media.name, waveform, rate_hz, settings)
+    arrays = sound_arrays(window, settings)
+    arrays |= track_arrays(points, len(waveform) / rate_hz, settings)
+    if draws_landmarks:
+        arrays["points"] = points[video.choose_frames(len(points), settings)].astype(np.float32)
+    else:
+        arrays["frames"] = video.read_faces(media, points, settings)
+    return arrays
+
+
+def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarray]:
+    """What a network hears: `mfcc` and `log_mel`, by the names that the module lists.
+
+    Args:
+        window: float32 samples of the analysed sound at the settings' rate.
+    """
+    log_mel = audio.log_mel(window, settings.sample_rate_hz)
+    mfcc = audio.mfcc(log_mel, settings.n_mfcc)
+    return {"mfcc": mfcc, "log_mel": log_mel.astype(np.float16)}
+
+
+def track_arrays(
+    points: np.ndarray, duration_s: float, settings: Preprocess
+) -> dict[str, np.ndarray]:
+    """How a face moves: `landmark_statistics` and `motion`, by the names that the module lists.
+
+    Args:
+        points: (frame, 68, 2), pixels, of frames that are spread evenly over `duration_s`.
+    """
+    tracks = motion.tracks(points)
+    return {
+        "landmark_statistics": summary.landmark_statistics(tracks),
+        "motion": motion.on_the_clock(tracks, duration_s, settings),
+    }
+
+
+def preprocess(
+    manifest: pd.DataFrame,
+    root: Path,
+    output: Path,
+    source: Source,
+    settings: Preprocess,
+    scratch: Path,
+    n_processes: int | None = None,
+) -> pd.DataFrame:
+    """Preprocess every clip of a manifest and write the arrays to `output`.
+
+    Each finished clip is kept in `scratch` under the hashes of its files and of the settings, so
+    a run that was stopped, or that rejected a clip which is then mended, goes on where it was.
+
+    Args:
+        n_processes: all cores if None; 1 stays in this process.
+
+    Returns:
+        The index, one line a usable clip.
+
+    Raises:
+        InputError: clips were rejected and `settings.rejected` is `stop` (the usable ones are
+            written all the same), none can be used, or a process died.
+    """
+    output.mkdir(parents=True, exist_ok=True)
+    scratch.mkdir(parents=True, exist_ok=True)
+    draws = source == "ravdess_landmarks"
+    files = [
+        {str(key): value for key, value in line.items()} for line in manifest.to_dict("records")
+    ]
+    jobs = [
+        Job(
+            root / file["media"],
+            root / file["landmarks"] if file["landmarks"] else None,
+            scratch / f"{_key(file, settings, draws)}.npz",
+            draws,
+            settings,
+        )
+        for file in files
+    ]
+    problems = _run(jobs, n_processes)
+
+    index = _index(files, problems)
+    rejected = pd.DataFrame(
+        [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
+        columns=["media", "reason"],
+    )
+    # Whoever finds an index trusts what lies beside it.
+    (output / "index.csv").unlink(missing_ok=True)
+    rejected.to_csv(output / "rejected.csv", index=False, lineterminator="\n")
+    made_with = {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
+    (output / "settings.json").write_text(json.dumps(made_with, indent=1) + "\n")
+    kept = [job.result for i, job in enumerate(jobs) if i not in problems]
+    if kept:
+        _assemble(kept, output)
+        index.to_csv(output / "index.csv", index=False, lineterminator="\n")
+    if not kept or (len(rejected) and settings.rejected == "stop"):
+        raise InputError(_complaint(rejected, len(files), output))
+    shutil.rmtree(scratch)
+    return index
+
+
+def _run(jobs: list[Job], n_processes: int | None) -> dict[int, str]:
+    """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
+    todo = [i for i, job in enumerate(jobs) if not job.result.exists()]
+    missing = [jobs[i] for i in todo]
+    shared = [__name__, *audio.HEAVY_MODULES]
+    problems = {}
+    progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
+    with progress:
+        for i, reason in cluster.finished(_work, missing, n_processes, preload=shared):
+            if reason is not None:
+                problems[todo[i]] = reason
+            progress.update()
+    return problems
+
+
+def _work(job: Job) -> str | None:
+    try:
+        arrays = preprocess_clip(job.media, job.landmarks, job.settings, job.draws_landmarks)
+    except InputError as error:
+        return str(error)
+    # Of this process alone: two copies of one take have one result.
+    partial = job.result.with_suffix(f".{os.getpid()}.part")
+    with partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
+    partial.replace(job.result)
+    return None
+
+
+def _key(file: dict[str, str], settings: Preprocess, draws: bool) -> str:
+    what = {
+        "version": VERSION,
+        "media": file["media_sha256"],
+        "name": Path(file["media"]).stem,
+        "landmarks": file["landmarks_sha256"],
+        "draws": draws,
+        "settings": settings.model_dump(exclude={"rejected"}),
+    }
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _index(files: list[dict[str, str]], problems: dict[int, str]) -> pd.DataFrame:
+    """Labels of the usable clips; a second file of the same take becomes a problem."""
+    lines: dict[str, dict[str, object]] = {}
+    for i, file in enumerate(files):
+        if i in problems:
+            continue
+        take = parse_name(Path(file["media"]).stem)
+        if take.clip in lines:
+            problems[i] = f"{Path(file['media']).name} is there twice; keep one of the two"
+            continue
+        lines[take.clip] = {
+            **asdict(take),
+            "clip": take.clip,
+            "emotion": EMOTIONS[take.emotion_index],
+            "media_sha256": file["media_sha256"],
+            "landmarks_sha256": file["landmarks_sha256"],
+        }
+    return pd.DataFrame(list(lines.values()), columns=list(INDEX_COLUMNS))
+
+
+def _assemble(results: list[Path], output: Path) -> None:
+    """Join the clips' arrays, one clip at a time, so that memory stays flat."""
+    with ExitStack() as stack:
+        files: dict[str, BinaryIO] = {}
+        for path in results:
+            with np.load(path) as clip:
+                for name in clip.files:
+                    array = clip[name]
+                    if name not in files:
+                        file = stack.enter_context((output / f"{name}.npy").open("wb"))
+                        header = np.lib.format.header_data_from_array_1_0(array)
+                        header["shape"] = (len(results), *array.shape)
+                        np.lib.format.write_array_header_1_0(file, header)
+                        files[name] = file
+                    files[name].write(array.tobytes())
+
+
+def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:
+    lines = list(_complaint_lines(rejected))
+    return (
+        f"{len(rejected)} of {n_files} clips cannot be used (listed in {output / 'rejected.csv'}; "
+        "the others are kept and are not done again). Mend or remove them and run "
+        "`dvc repro -f dataset`, or set preprocess.rejected: skip.\n" + "\n".join(lines)
+    )
+
+
+def _complaint_lines(rejected: pd.DataFrame) -> Iterator[str]:
+    for media, reason in zip(rejected["media"], rejected["reason"], strict=True):
+        yield f"  {media}: {reason}"

@@ -1,0 +1,1 @@
+"""The synthetic control: clips that are made, so that their best possible accuracy is known."""

@@ -1,0 +1,1 @@
+"""Runs to numbers: which epoch is reported, how certain it is, and the paper's tables."""

@@ -1,0 +1,318 @@
+"""Runs to the lines of the paper's tables, beside the paper's numbers; never imports torch.
+
+`cfnsr.evaluation.typeset` makes files of them.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from math import nan
+from typing import Any, Literal, get_args
+
+import pandas as pd
+from scipy import stats
+
+from cfnsr.data.corpora.ravdess import Protocol
+from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
+from cfnsr.evaluation.selection import RULES, Rule
+from cfnsr.evaluation.uncertainty import LEVEL, holm
+from cfnsr.models.registry import REFERENCE, ROWS, Row, ScheduleName, find
+from cfnsr.params import Model, Params, Source
+from cfnsr.training.runs import Run
+
+Modality = Literal["video", "audio", "audio_video"]
+RunsByRow = Mapping[str, Sequence[Run]]
+
+DATA_LABELS: dict[Source, str] = {
+    "synthetic": "synthetic control",
+    "ravdess": "RAVDESS",
+    "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
+}
+COLUMNS = (
+    "row",
+    "label",
+    "fusion_stage",
+    "n_parameters",
+    "n_epochs",
+    "paper_params_millions",
+    "paper_accuracy_pct",
+    "rule",
+    "accuracy_pct",
+    "sd_pct",
+    "ci_low_pct",
+    "ci_high_pct",
+    "uar_pct",
+    "n_folds",
+    "n_clips",
+    "protocol",
+    "n_seeds",
+    "forward_gflops",
+    "macro_f1_pct",
+    "ece",
+)
+PAIR_COLUMNS = ("row_a", "row_b", "protocol", *PairedTest.__dataclass_fields__, "p_holm")
+TEST_COLUMNS = ("row", "protocol", "against", *PairedTest.__dataclass_fields__, "p_holm")
+#: What the printed tables and most figures are of: the rule without any choice.
+TEST_RULE: Rule = "last epoch"
+#: What the paper's code keeps, see notebook 05; the paper does not say.
+PAPER_RULE: Rule = "best test epoch"
+_MODALITIES: dict[ScheduleName, Modality] = {
+    "video": "video",
+    "audio": "audio",
+    "erann": "audio",
+    "fusion": "audio_video",
+    "ours": "audio_video",
+    "none": "audio_video",
+}
+#: What always naming one emotion gets right: each has two of an actor's fifteen kinds of takes,
+#: but neutral, which RAVDESS has in one intensity only, has one.
+CHANCE_PCT = 100 * 2 / 15
+#: `above_ceiling` accuses a system wrongly in one reproduction out of a hundred at most.
+LEAK_LEVEL = 0.01
+
+
+def by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
+    """The runs of each row that has any, in the registry's order."""
+    found = list(runs)
+    groups = {name: [run for run in found if run.row == name] for name in ROWS}
+    return {name: group for name, group in groups.items() if group}
+
+
+def by_protocol(runs: Iterable[Run]) -> dict[Protocol, dict[str, list[Run]]]:
+    """The runs of each protocol that has any, `by_row`."""
+    found = list(runs)
+    groups = {
+        protocol: by_row(run for run in found if run.info["protocol"] == protocol)
+        for protocol in get_args(Protocol)
+    }
+    return {protocol: rows for protocol, rows in groups.items() if rows}
+
+
+def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
+    """One line a row, protocol and rule that applies to it, with `COLUMNS`.
+
+    A row without runs is left out; an alias has the runs of the row that it names. `n_parameters`
+    counts the model as trained here, `paper_params_millions` is the paper's; `n_epochs` are the
+    row's own, without its encoders'; `forward_gflops` are the operations of one clip's forward
+    pass, in 10^9.
+    """
+    lines = []
+    for name, row in rows.items():
+        for protocol, runs_by_row in runs.items():
+            of_row = runs_by_row.get(row.alias or name, ())
+            scores = [score(of_row, rule) for rule in RULES]
+            lines += [
+                asdict(row)
+                | {
+                    "row": name,
+                    "protocol": protocol,
+                    "n_parameters": of_row[0].info["n_parameters"],
+                    "n_epochs": of_row[0].n_epochs,
+                    "forward_gflops": of_row[0].info["forward_gflops"],
+                }
+                | asdict(found)
+                for found in scores
+                if found.n_clips
+            ]
+    return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def paired_tests(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
+    """Every row against CFN-SR on the same clips, under every rule that applies to both.
+
+    `TEST_COLUMNS`, p_holm over the rows of each protocol and rule.
+    """
+    lines = [
+        {"row": name, "protocol": protocol, "against": REFERENCE, **asdict(test)}
+        for protocol, runs_by_row in runs.items()
+        for rule in RULES
+        for name, of_row in runs_by_row.items()
+        if REFERENCE in runs_by_row
+        and name != REFERENCE
+        and (test := paired_test(of_row, runs_by_row[REFERENCE], rule)).n_clips
+    ]
+    tests = pd.DataFrame(lines, columns=list(TEST_COLUMNS))
+    return tests.assign(p_holm=tests.groupby(["protocol", "rule"])["p_value"].transform(holm))
+
+
+def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
+    """Every row against every other, under every rule that applies to both.
+
+    `PAIR_COLUMNS`, row_a minus row_b; p_holm over the pairs of each protocol and rule, so it is
+    larger than that of `paired_tests`.
+    """
+    found = [
+        pairwise_tests(runs_by_row, rule).assign(protocol=protocol)
+        for protocol, runs_by_row in runs.items()
+        for rule in RULES
+    ]
+    pairs = pd.concat(found) if found else pd.DataFrame(columns=list(PAIR_COLUMNS))
+    return pairs.loc[pairs["n_clips"] > 0, list(PAIR_COLUMNS)].reset_index(drop=True)
+
+
+def verdict(test: Mapping[Any, Any]) -> int:
+    """Of a line of `paired_tests`: 1 is better than CFN-SR beyond chance, -1 worse, 0 neither."""
+    if not test["p_holm"] < LEVEL:
+        return 0
+    return 1 if test["difference_pct"] > 0 else -1
+
+
+def metrics(table: pd.DataFrame, folds: Sequence[int]) -> dict[str, Any]:
+    """What `dvc metrics show` and `dvc exp show` print, in percent.
+
+    The folds; one system, CFN-SR if there, under every rule, with UAR and the interval of the
+    last epoch; and the accuracy of every system after the last epoch.
+    """
+    last = {line["row"]: line for line in table.to_dict("records") if line["rule"] == TEST_RULE}
+    found: dict[str, Any] = {"folds": _span(folds)}
+    chosen = REFERENCE if REFERENCE in last else next(iter(last), None)
+    if chosen is not None:
+        of_rule = table[table["row"] == chosen]
+        found[chosen] = dict(zip(of_rule["rule"], of_rule["accuracy_pct"].round(2), strict=True))
+        for name in ("uar_pct", "ci_low_pct", "ci_high_pct"):
+            found[chosen][name] = round(last[chosen][name], 2)
+        found[TEST_RULE] = {row: round(line["accuracy_pct"], 2) for row, line in last.items()}
+    return found
+
+
+def modality(row: Row) -> Modality:
+    """What a row sees and hears."""
+    return _MODALITIES[row.schedule]
+
+
+def reduced_size(table: pd.DataFrame) -> str:
+    """Says that the networks of a table are smaller than the paper's; empty where they are not.
+
+    One stands for all: not every row has the paper's count at full size, but these two have.
+    """
+    counts = dict(zip(table["row"], table["n_parameters"], strict=True))
+    for name in (REFERENCE, "video"):
+        paper = find(name).paper_params_millions
+        if name in counts and paper is not None:
+            here = counts[name] / 1e6
+            if round(here, 2) == paper:
+                return ""
+            return (
+                f"networks of {'reduced' if here < paper else 'another'} size "
+                f"({find(name).label} {here:.2f} M parameters; the paper's {paper:.2f} M)"
+            )
+    return ""
+
+
+def row_notes(params: Params) -> dict[str, str]:
+    """What a row's name leaves out, by row: another depth, a start that is not random."""
+    blocks, full = params.source.model.n_blocks, Model().n_blocks
+    here, there = ("-".join(map(str, counts)) for counts in (blocks, full))
+    notes = [f"here {here} blocks, a ResNeXt50 has {there}"] if blocks != full else []
+    if params.source.training.pretrained is not None:
+        notes.append("its training starts from a checkpoint")
+    return {"video": "; ".join(notes)} if notes else {}
+
+
+def seeds(runs_by_row: RunsByRow, rule: Rule) -> pd.DataFrame:
+    """What another seed changes: the accuracy of each row that has several, in percent.
+
+    One line a row, one column a seed, and the range over seeds: means over the folds that all of
+    the row's seeds have, whose number is `n_folds`.
+    """
+    lines = {}
+    for name, runs in runs_by_row.items():
+        of_seed = {seed: [run for run in runs if run.seed == seed] for seed in _seeds(runs)}
+        common = set.intersection(*({run.fold for run in same} for same in of_seed.values()))
+        if len(of_seed) > 1 and common:
+            accuracy = {
+                seed: score([run for run in same if run.fold in common], rule).accuracy_pct
+                for seed, same in of_seed.items()
+            }
+            spread = max(accuracy.values()) - min(accuracy.values())
+            lines[find(name).label] = accuracy | {"range": spread, "n_folds": len(common)}
+    columns = [*_seeds(run for runs in runs_by_row.values() for run in runs), "range", "n_folds"]
+    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("system")
+    return table[[column for column in columns if column in table]]
+
+
+def _seeds(runs: Iterable[Run]) -> list[int]:
+    return sorted({run.seed for run in runs})
+
+
+def ceilings(params: Params) -> pd.DataFrame:
+    """The best possible accuracy of each modality, nan where unknown, and chance.
+
+    Columns: modality, ceiling_pct, chance_pct. Only the synthetic control has known ceilings.
+    """
+    known: Mapping[str, float] = {}
+    if params.data == "synthetic":
+        from cfnsr.data.synthetic import (
+            control,  # loads OpenCV and PyAV, which tables of real data need not
+        )
+
+        known = control.ceilings(params.synthetic.clips)
+    return pd.DataFrame(
+        {
+            "modality": name,
+            "ceiling_pct": known.get(name, nan),
+            "chance_pct": CHANCE_PCT,
+        }
+        for name in get_args(Modality)
+    )
+
+
+def row_ceilings(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.Series:
+    """Each line's ceiling in percent, by what its row sees and hears."""
+    of_modality = ceilings.set_index("modality")["ceiling_pct"].to_dict()
+    values = [of_modality[modality(find(name))] for name in table["row"]]
+    return pd.Series(values, index=table.index, dtype=float, name="ceiling_pct")
+
+
+def above_ceiling(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
+    """The lines of a table that are above their ceiling beyond chance: these systems leak.
+
+    A one-sided exact binomial test of the rightly classified clips (seeds averaged), with Holm's
+    correction over all lines. `best test epoch` is left out, because choosing the epoch on the
+    test clips is a leak of its own, and a known one.
+    """
+    lines = table.assign(ceiling_pct=row_ceilings(table, ceilings))
+    lines = lines[(lines["rule"] != PAPER_RULE) & lines["ceiling_pct"].notna()]
+    n_correct = (lines["accuracy_pct"] * lines["n_clips"] / 100).round().astype(int)
+    p_values = [
+        stats.binomtest(k, n, ceiling / 100, alternative="greater").pvalue
+        for k, n, ceiling in zip(n_correct, lines["n_clips"], lines["ceiling_pct"], strict=True)
+    ]
+    lines = lines.assign(p_holm=holm(p_values))
+    return lines[lines["p_holm"] < LEAK_LEVEL]
+
+
+def setting(params: Params, folds: Sequence[int] | None = None) -> str:
+    """The data source, protocol and folds that stand with every number.
+
+    `folds` are those that there are, if these need not be all that params.yaml asks for.
+    """
+    tested = _folds(params.folds if folds is None else folds)
+    return f"{DATA_LABELS[params.data]}, protocol {params.protocol}, {tested}"
+
+
+def folds(runs_by_row: RunsByRow) -> tuple[int, ...]:
+    """The folds that any of the runs tests."""
+    return tuple(sorted({run.fold for runs in runs_by_row.values() for run in runs}))
+
+
+def extent(protocol: Protocol, runs_by_row: RunsByRow) -> str:
+    """A protocol, and how much there is of it."""
+    runs = [run for of_row in runs_by_row.values() for run in of_row]
+    n_clips = len({clip for run in runs for clip in run.test.clips["clip"]})
+    counts = sorted({len({run.seed for run in of_row}) for of_row in runs_by_row.values()})
+    n_seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
+    return (
+        f"protocol {protocol}, {_folds(folds(runs_by_row))}, {n_clips} test clips, {n_seeds} "
+        f"seed{'s' if counts[-1] > 1 else ''} a fold"
+    )
+
+
+def _span(folds: Sequence[int]) -> str:
+    first, last = folds[0], folds[-1]
+    if len(folds) > 1 and tuple(folds) == tuple(range(first, last + 1)):
+        return f"{first} to {last}"
+    return ", ".join(map(str, folds))
+
+
+def _folds(folds: Sequence[int]) -> str:
+    return f"fold{'s' if len(folds) > 1 else ''} {_span(folds)}"

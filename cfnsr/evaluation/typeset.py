@@ -1,0 +1,311 @@
+"""Tables as csv, Markdown and LaTeX files; equal tables give equal bytes."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from math import isnan
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from cfnsr.data.corpora.ravdess import Protocol
+from cfnsr.evaluation.selection import RULES
+from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE, RunsByRow, extent, row_ceilings, verdict
+from cfnsr.evaluation.uncertainty import LEVEL
+from cfnsr.models.registry import Row, find
+from cfnsr.params import Source
+
+MINUS = "\N{MINUS SIGN}"
+#: A row that starts from random weights has hardly begun to learn after fewer epochs.
+_FEWEST_EPOCHS = 5
+_ROUNDING = 1e-6
+_NO_WIDTH = "an interval of width 0: every actor has the same number right"
+#: Columns that are aligned to the left.
+_WORDS = ("System", "Protocol", "Fusion")
+
+
+def signed(value: float, n_digits: int) -> str:
+    """A number as text, with its sign and a true minus.
+
+    >>> signed(0.26, 1), signed(-0.001, 2)
+    ('+0.3', '+0.00')
+    """
+    return f"{round(value, n_digits) + 0.0:+.{n_digits}f}".replace("-", MINUS)  # no negative zero
+
+
+def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
+    """What a printed table says above itself."""
+    measured = "; ".join(extent(protocol, runs_by_row) for protocol, runs_by_row in runs.items())
+    ceiling = (
+        " Ceiling: the best possible accuracy from what a system sees and hears."
+        if data == "synthetic"
+        else ""
+    )
+    return (
+        f"{name}. Measured on {DATA_LABELS[data]}: {measured}. Accuracy in % under each rule for "
+        "choosing the epoch: mean ± standard deviation over folds and seeds [95 % interval, "
+        "resampled by actor]. Paper: as printed there, on RAVDESS. UAR and the difference from "
+        "CFN-SR are of the last epoch; the difference and its p are of a paired test by actor, on "
+        "the seeds that both have or on all where they have none in common, with Holm's correction "
+        f"over the comparisons with CFN-SR, and a difference is bold where p < {LEVEL}.{ceiling}"
+    )
+
+
+def findings(tests: pd.DataFrame) -> list[str]:
+    """Sentences on which rows differ from CFN-SR beyond chance under which rule.
+
+    Args:
+        tests: `tables.paired_tests`.
+    """
+    if tests.empty:
+        return ["There is no CFN-SR, or nothing to compare with it."]
+    lines = []
+    tests = tests.assign(verdict=[verdict(test) for test in tests.to_dict("records")])
+    for names, group in tests.groupby(["protocol", "rule"], sort=False):
+        protocol, rule = map(str, names)
+        of = {sign: group[group["verdict"] == sign].to_dict("records") for sign in (1, -1, 0)}
+        lines += [
+            f"{rule}, protocol {protocol}",
+            f"  better than CFN-SR beyond chance: {', '.join(map(_named, of[1])) or 'none'}",
+            f"  worse beyond chance: {', '.join(map(_named, of[-1])) or 'none'}",
+            f"  not told apart from CFN-SR: {len(of[0])} of {len(group)}",
+        ]
+    for protocol in dict.fromkeys(tests["protocol"]):
+        group = tests[tests["protocol"] == protocol]
+        n_verdicts = group.groupby("row", sort=False)["verdict"].nunique()
+        moved = [find(str(row)).label for row in n_verdicts.index[n_verdicts > 1]]
+        lines.append(
+            f"Protocol {protocol}: the rule decides the verdict on {', '.join(moved)}."
+            if moved
+            else f"Protocol {protocol}: every rule gives the same verdicts."
+        )
+    return lines
+
+
+def _named(test: Mapping[Any, Any]) -> str:
+    return f"{find(test['row']).label} {_difference(test)}"
+
+
+@dataclass(frozen=True, eq=False)
+class Printed:
+    """A table as it is printed, one line a row and protocol, with notes below.
+
+    Attributes:
+        table: see `tables.table`; tests: `tables.paired_tests`; ceilings: `tables.ceilings`.
+        row_notes: by row, beside the registry's own.
+    """
+
+    table: pd.DataFrame
+    tests: pd.DataFrame
+    ceilings: pd.DataFrame
+    caption: str
+    row_notes: Mapping[str, str] = field(default_factory=dict)
+
+    def write(self, path: Path) -> None:
+        """Write `<path>.csv`, `.md` and `.tex`."""
+        write_csv(self.table, path.with_suffix(".csv"))
+        path.with_suffix(".md").write_text(self.markdown(), "utf-8")
+        path.with_suffix(".tex").write_text(self.tex(), "utf-8")
+
+    def markdown(self) -> str:
+        """As GitHub and JupyterLab show it."""
+        header, lines, notes = _cells(self, _MARKDOWN)
+        rule = [":--" if name in _WORDS else "--:" for name in header]
+        grid = [f"| {' | '.join(line)} |" for line in (header, rule, *lines)]
+        paragraphs = [_MARKDOWN.escape(self.caption), "\n".join(grid), *notes]
+        return "\n\n".join(paragraphs) + "\n"
+
+    def tex(self) -> str:
+        r"""For LaTeX with booktabs and graphicx, to be read by \input."""
+        header, lines, notes = _cells(self, _TEX)
+        head, *body = [f"{' & '.join(line)} \\\\" for line in (header, *lines)]
+        text = [
+            r"% needs \usepackage{booktabs,graphicx}",
+            r"\begin{table*}",
+            r"\centering",
+            rf"\caption{{{_TEX.escape(self.caption)}}}",
+            r"\resizebox{\textwidth}{!}{%",
+            rf"\begin{{tabular}}{{{''.join('l' if name in _WORDS else 'r' for name in header)}}}",
+            r"\toprule",
+            head,
+            r"\midrule",
+            *body,
+            r"\bottomrule",
+            r"\end{tabular}}",
+            *[rf"\par\footnotesize {note}" for note in notes],
+            r"\end{table*}",
+        ]
+        return "\n".join(text) + "\n"
+
+
+def write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Two decimals, but three or four digits of what may be small; nothing for a missing number."""
+    small = {column: 3 for column in map(str, table) if column.startswith("p_")}
+    small |= {column: 4 for column in ("forward_gflops", "ece") if column in table}
+    as_text = {
+        column: [_significant(value, n_digits) for value in table[column]]
+        for column, n_digits in small.items()
+    }
+    table.assign(**as_text).to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
+
+
+@dataclass(frozen=True)
+class _Markup:
+    escape: Callable[[str], str]
+    bold: str
+    raised: str
+
+
+_TEX_SPECIAL = {
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "->": r"$\rightarrow$",
+    "<": "$<$",
+    ">": "$>$",
+    "[": "{[}",  # a line break would take it for its optional argument
+    "±": r"$\pm$",
+    MINUS: "$-$",
+    "β": r"$\beta$",
+} | {character: f"\\{character}" for character in "&%$#_{}"}
+_TEX_PATTERN = re.compile("|".join(map(re.escape, sorted(_TEX_SPECIAL, key=len, reverse=True))))
+_TEX = _Markup(
+    escape=lambda text: _TEX_PATTERN.sub(lambda match: _TEX_SPECIAL[match[0]], text),
+    bold=r"\textbf{{{}}}",
+    raised=r"\textsuperscript{{{}}}",
+)
+_MARKDOWN = _Markup(
+    escape=lambda text: re.sub(r"([\\|*_<`])", r"\\\1", text),
+    bold="**{}**",
+    raised="<sup>{}</sup>",
+)
+
+
+@dataclass
+class _Notes:
+    """Numbered in the order of their marks; equal notes share a number."""
+
+    markup: _Markup
+    texts: list[str] = field(default_factory=list)
+
+    def mark(self, notes: Iterable[str]) -> str:
+        """The raised numbers of some notes; empty ones have none."""
+        numbers = []
+        for note in filter(None, notes):
+            if note not in self.texts:
+                self.texts.append(note)
+            numbers.append(str(self.texts.index(note) + 1))
+        return self.markup.raised.format(", ".join(numbers)) if numbers else ""
+
+    def written(self) -> list[str]:
+        return [f"{self.mark([text])} {self.markup.escape(text)}." for text in self.texts]
+
+
+def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]], list[str]]:
+    """Header, lines and notes; a rule has a column where it applies to any row."""
+    table, tests, ceilings = printed.table, printed.tests, printed.ceilings
+    rules = [rule for rule in RULES if rule in set(table["rule"])]
+    has_ceilings = bool(ceilings["ceiling_pct"].notna().any())
+    has_protocols = table["protocol"].nunique() > 1
+    differing_seeds = table["n_seeds"].nunique() > 1
+    header = ["System", *["Protocol"] * has_protocols, "Fusion", "Parameters as trained", "Epochs"]
+    header += ["Paper, M", "Paper, %", *rules]
+    header += ["UAR, %", "vs CFN-SR, points (p)", *["Ceiling, %"] * has_ceilings]
+    notes, lines = _Notes(markup), []
+    table = table.assign(ceiling=row_ceilings(table, ceilings))
+    for names, group in table.groupby(["row", "protocol"], sort=False):
+        name, protocol = map(str, names)
+        first, row = group.iloc[0], find(name)
+        scores = {line["rule"]: line for line in group.to_dict("records")}
+        of_row = tests[(tests["row"] == name) & (tests["protocol"] == protocol)]
+        by_rule = {test["rule"]: test for test in of_row.to_dict("records")}
+        label = markup.escape(row.label) + notes.mark(
+            [
+                row.note,
+                printed.row_notes.get(name, ""),
+                _few_epochs(row, first["n_epochs"]),
+                _n_seeds(first["n_seeds"]) if differing_seeds else "",
+            ]
+        )
+        cells = [
+            *[protocol] * has_protocols,
+            row.fusion_stage,
+            f"{first['n_parameters']:,}",
+            "-" if row.schedule == "none" else str(first["n_epochs"]),
+            _number(first["paper_params_millions"]),
+            _number(first["paper_accuracy_pct"]),
+        ]
+        accuracies = [
+            markup.escape(_accuracy(scores.get(rule))) + notes.mark([_no_width(scores.get(rule))])
+            for rule in rules
+        ]
+        test = by_rule.get(TEST_RULE)
+        difference = markup.escape(_difference(test))
+        if test and verdict(test):
+            difference = markup.bold.format(difference)
+        lines.append(
+            [
+                label,
+                *map(markup.escape, cells),
+                *accuracies,
+                _number(scores[TEST_RULE]["uar_pct"]),
+                difference + notes.mark([_other_verdicts(by_rule)]),
+                *[_number(first["ceiling"])] * has_ceilings,
+            ]
+        )
+    return [markup.escape(name) for name in header], lines, notes.written()
+
+
+def _few_epochs(row: Row, n_epochs: int) -> str:
+    if row.schedule == "none" or row.starts_from or n_epochs >= _FEWEST_EPOCHS:
+        return ""
+    return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}: not converged"
+
+
+def _n_seeds(n_seeds: int) -> str:
+    return f"mean of {n_seeds} seeds" if n_seeds > 1 else ""
+
+
+def _no_width(score: Mapping[Any, Any] | None) -> str:
+    has_width = score is None or not score["ci_high_pct"] - score["ci_low_pct"] < _ROUNDING
+    return "" if has_width else _NO_WIDTH
+
+
+def _other_verdicts(by_rule: Mapping[str, Mapping[Any, Any]]) -> str:
+    """Where a row is better, worse or neither, but was not so after the last epoch."""
+    test = by_rule.get(TEST_RULE)
+    others = [
+        f"{rule}: {signed(found['difference_pct'], 2)} [{signed(found['ci_low_pct'], 2)}, "
+        f"{signed(found['ci_high_pct'], 2)}], p {_p_value(found['p_holm'])}"
+        for rule, found in by_rule.items()
+        if test and verdict(found) != verdict(test)
+    ]
+    return f"another verdict under another rule; {'; '.join(others)}" if others else ""
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None or isnan(value) else f"{value:.2f}"
+
+
+def _accuracy(score: Mapping[Any, Any] | None) -> str:
+    if score is None:
+        return "-"
+    sd = "" if isnan(score["sd_pct"]) else f" ± {score['sd_pct']:.2f}"
+    low, high = score["ci_low_pct"], score["ci_high_pct"]
+    interval = "" if isnan(low) else f" [{low:.1f}, {high:.1f}]"
+    return f"{score['accuracy_pct']:.2f}{sd}{interval}"
+
+
+def _difference(test: Mapping[Any, Any] | None) -> str:
+    if test is None or isnan(test["p_holm"]):
+        return "-"
+    return f"{signed(test['difference_pct'], 2)} ({_p_value(test['p_holm'])})"
+
+
+def _p_value(p: float) -> str:
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _significant(value: float, n_digits: int) -> str:
+    return "" if isnan(value) else f"{value:.{n_digits}g}"

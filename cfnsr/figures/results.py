@@ -1,0 +1,402 @@
+"""What trainings and systems came to, each alone and side by side.
+
+Every title's last line is the data source and protocol, see `tables.setting`.
+"""
+
+from collections.abc import Mapping, Sequence
+from math import ceil
+from textwrap import fill
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.colors import ListedColormap
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import EngFormatter, NullFormatter
+
+from cfnsr.evaluation import scores
+from cfnsr.evaluation.scores import per_epoch
+from cfnsr.evaluation.typeset import MINUS
+from cfnsr.figures.style import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PURPLE, VERMILLION, count_epochs, drawn, entitle, ink_cells
+from cfnsr.models.registry import find
+from cfnsr.figures.numbering import number_points
+from cfnsr.training.runs import Run
+from cfnsr.evaluation.selection import RULES, Rule, best_epoch, with_epochs
+from cfnsr.evaluation.tables import PAPER_RULE, TEST_RULE, reduced_size, row_ceilings
+
+RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
+_RULE_MARKS: dict[Rule, str] = dict(zip(RULES, "os^v", strict=True))
+_SIZES = {
+    "n_parameters": "parameters of the model trained here",
+    "forward_flops": "operations of one clip's forward pass",
+}
+_STAGES = {"-": ("o", GREY), "Early": ("s", GREEN), "Late": ("^", PURPLE), "Model": ("D", BLUE)}
+#: Of `evaluation.win_matrix`: sign, colour and words.
+_OUTCOMES = {
+    -1: (MINUS, ORANGE, "the line's system loses"),
+    0: ("", "#F2F2F2", "tie"),
+    1: ("+", "#56B4E9", "the line's system wins"),
+}
+#: Of a reliability diagram's points, in square printer's points.
+_SMALLEST_POINT, _LARGEST_POINT = 3.0, 90.0
+_N_PANELS_A_LINE = 4
+_CHARACTERS_A_PANEL = 24
+
+
+def with_seeds(name: str, n_seeds: int) -> str:
+    """A row's label, and of how many seeds its numbers are the mean if it is of several."""
+    label = find(name).label
+    return f"{label}, {n_seeds}\N{NO-BREAK SPACE}seeds" if n_seeds > 1 else label
+
+
+@drawn
+def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
+    """Each row's accuracy under each rule with its interval, and the paper's number.
+
+    The paper's stands on the line of the rule that its code follows. Light bars reach to the best
+    possible accuracy where it is known, a dotted line is chance. Where the networks are smaller
+    than the paper's, the title says so.
+    """
+    rows = list(dict.fromkeys(table["row"]))
+    rules = [rule for rule in RULES if rule in set(table["rule"])]
+    first = table.drop_duplicates("row")
+    position = np.arange(len(rows))
+    figure, axis = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.5), layout="constrained")
+    ceiling = row_ceilings(first, ceilings)
+    if ceiling.notna().any():
+        axis.barh(position, ceiling, 0.86, color=LIGHT_GREY, label="best possible accuracy")
+    chance_pct = ceilings["chance_pct"].max()
+    axis.axvline(chance_pct, linestyle=":", color=GREY, label=f"chance, {chance_pct:.1f} %")
+    offsets = dict(zip(rules, _offsets(len(rules)), strict=True))
+    for rule, offset in offsets.items():
+        lines = table[table["rule"] == rule]
+        axis.errorbar(
+            lines["accuracy_pct"],
+            [rows.index(row) + offset for row in lines["row"]],
+            xerr=_to_ends(lines),
+            fmt=_RULE_MARKS[rule],
+            color=RULE_COLOURS[rule],
+            markersize=4,
+            linewidth=1,
+            label=rule,
+        )
+    axis.plot(
+        first["paper_accuracy_pct"].astype(float),
+        position + offsets.get(PAPER_RULE, 0),
+        "D",
+        color="black",
+        markerfacecolor="none",
+        markersize=5,
+        label=f"paper, on RAVDESS ({PAPER_RULE})",
+    )
+    n_seeds = table.groupby("row")["n_seeds"].max()
+    axis.set_yticks(position, [with_seeds(name, n_seeds[name]) for name in rows])
+    axis.set(xlabel="accuracy, % of clips (95 % interval by actor)", xlim=(0, 100))
+    axis.set_ylim(len(rows) - 0.4, -0.6)
+    axis.tick_params(axis="y", length=0)
+    figure.legend(loc="outside lower center", ncols=3)
+    entitle(figure, "\n".join(filter(None, [title, reduced_size(table)])))
+    return figure
+
+
+@drawn
+def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: str) -> Figure:
+    """Each row's accuracy on each fold, mean over seeds: how much four actors matter."""
+    lines = pd.DataFrame(
+        [
+            (name, run.fold, run.test.accuracy_pct[epoch - 1])
+            for name, runs in runs_by_row.items()
+            for run, epoch in with_epochs(runs, rule)
+        ],
+        columns=["row", "fold", "accuracy_pct"],
+    )
+    means = lines.pivot_table(index="row", columns="fold", values="accuracy_pct", sort=False)
+    n_seeds = {name: len({run.seed for run in runs}) for name, runs in runs_by_row.items()}
+    means = means.sort_index(axis=1).rename(index=lambda name: with_seeds(name, n_seeds[name]))
+    size = (0.7 * max(means.shape[1], 4) + 3, 0.34 * len(means) + 1.5)
+    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    if not means.empty:
+        sns.heatmap(
+            means,
+            annot=True,
+            fmt=".1f",
+            cmap="cividis",
+            linewidths=0.5,
+            cbar_kws={"label": "accuracy, % of clips"},
+            ax=axis,
+        )
+        ink_cells(axis)
+    axis.set(xlabel="fold (four test actors each)", ylabel="")
+    axis.tick_params(length=0, rotation=0)
+    entitle(figure, title)
+    return figure
+
+
+@drawn
+def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
+    """Each row's test accuracy after each epoch: mean and standard deviation over runs.
+
+    A ring marks the mean's best epoch, a dot its last. A row without epochs is a line.
+    """
+    n_columns = min(_N_PANELS_A_LINE, max(len(runs_by_row), 1))
+    n_lines = max(ceil(len(runs_by_row) / n_columns), 1)
+    figure, panels = plt.subplots(
+        n_lines,
+        n_columns,
+        figsize=(max(2.1 * n_columns, 5), 1.7 * n_lines + 1),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    for k, (name, runs) in enumerate(runs_by_row.items()):
+        axis = panels.flat[k]
+        label = with_seeds(name, len({run.seed for run in runs}))
+        axis.set_title(fill(label, _CHARACTERS_A_PANEL))
+        curve = per_epoch(runs)
+        epoch, mean = curve["epoch"].to_numpy(), curve["accuracy_pct"].to_numpy()
+        sd = curve["sd_pct"].fillna(0).to_numpy()
+        band = {"color": BLUE, "alpha": 0.2, "linewidth": 0}
+        if find(name).schedule == "none":
+            axis.axhspan(mean[0] - sd[0], mean[0] + sd[0], **band)
+            axis.axhline(mean[0], color=BLUE)
+            axis.set(xticks=[], xlabel="no epochs")
+        else:
+            best = best_epoch(mean) - 1
+            axis.fill_between(epoch, mean - sd, mean + sd, **band)
+            axis.plot(epoch, mean, color=BLUE)
+            ring = {"markerfacecolor": "none", "markersize": 8, "color": VERMILLION}
+            axis.plot(epoch[best], mean[best], "o", label="best epoch of the mean", **ring)
+            axis.plot(epoch[-1], mean[-1], "o", color=BLUE, markersize=4, label="last epoch")
+            count_epochs(axis)
+            if k + n_columns < len(runs_by_row):
+                axis.set_xlabel("")  # the panel below has it
+        if k % n_columns == 0:
+            axis.set_ylabel("accuracy, % of clips")
+    for axis in panels.flat[len(runs_by_row) :]:
+        axis.set_axis_off()
+    marks = {
+        label: mark
+        for axis in panels.flat
+        for mark, label in zip(*axis.get_legend_handles_labels(), strict=True)
+    }
+    figure.legend(marks.values(), marks, loc="outside lower center", ncols=2)
+    entitle(figure, title)
+    return figure
+
+
+@drawn
+def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
+    """Accuracy after the last epoch against parameters and against operations, numbered points.
+
+    A size that no run has recorded has no panel.
+    """
+    lines = table[table["rule"] == TEST_RULE].sort_values(
+        "accuracy_pct", ascending=False, kind="stable"
+    )
+    lines = lines.assign(
+        number=range(1, len(lines) + 1), forward_flops=1e9 * lines["forward_gflops"].astype(float)
+    )
+    sizes = {column: label for column, label in _SIZES.items() if (lines[column] > 0).any()}
+    figure, panels = plt.subplots(
+        1,
+        len(sizes),
+        figsize=(3.4 * len(sizes) + 2.2, 0.13 * len(lines) + 2.8),
+        sharey=True,
+        squeeze=False,
+        layout="constrained",
+    )
+    axes = panels[0]
+    for axis, (column, label) in zip(axes, sizes.items(), strict=True):
+        known = lines.loc[lines[column] > 0, column]
+        axis.set(xscale="log", xlabel=label, xlim=(known.min() / 4, known.max() * 4))
+        axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
+        axis.xaxis.set_minor_formatter(NullFormatter())
+        for stage, (shape, colour) in _STAGES.items():
+            of_stage = lines[(lines["fusion_stage"] == stage) & (lines[column] > 0)]
+            axis.errorbar(
+                of_stage[column],
+                of_stage["accuracy_pct"],
+                yerr=_to_ends(of_stage),
+                fmt=shape,
+                color=colour,
+                markersize=4.5,
+                elinewidth=0.7,
+                label="one modality" if stage == "-" else f"{stage.lower()} fusion",
+            )
+    axes[0].set_ylabel("accuracy after the last epoch, % of clips\n(95 % interval by actor)")
+    names = [
+        Line2D([], [], linestyle="none", label=f"{number:\N{FIGURE SPACE}>2}  {label}")
+        for number, label in zip(lines["number"], lines["label"], strict=True)
+    ]
+    figure.legend(
+        handles=names, loc="outside right center", handlelength=0, handletextpad=0, fontsize=7.5
+    )
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    entitle(figure, title)
+    figure.draw_without_rendering()  # the places of the numbers depend on the layout
+    for axis, column in zip(axes, sizes, strict=True):
+        shown = lines[lines[column] > 0]
+        number_points(axis, shown[column], shown["accuracy_pct"], shown["number"])
+    return figure
+
+
+@drawn
+def wins(matrix: pd.DataFrame, title: str) -> Figure:
+    """`evaluation.win_matrix`: whether the line's row beats the column's."""
+    labels = [find(str(name)).label for name in matrix.index]
+    side = 0.26 * len(labels) + 2.6
+    figure, axis = plt.subplots(figsize=(max(side, 5), side), layout="constrained")
+    if matrix.empty:
+        axis.text(0.5, 0.5, "fewer than two systems", ha="center", va="center")
+        axis.set(xticks=[], yticks=[])
+    else:
+        colours = [colour for _, colour, _ in _OUTCOMES.values()]
+        axis.imshow(matrix, ListedColormap(colours), vmin=-1, vmax=1)
+        for line, column in np.argwhere(matrix.notna().to_numpy()):
+            sign, _, _ = _OUTCOMES[matrix.iloc[line, column]]
+            axis.text(column, line, sign, ha="center", va="center", fontsize=8)
+        ticks = np.arange(len(labels))
+        axis.set_xticks(ticks, labels, rotation=90)
+        axis.set_yticks(ticks, labels)
+        axis.set_xticks(ticks[1:] - 0.5, minor=True)
+        axis.set_yticks(ticks[1:] - 0.5, minor=True)
+        axis.grid(which="minor", color="white", linewidth=1.5)
+        axis.spines[:].set_visible(False)
+        patches = [
+            Patch(facecolor=colour, label=f"{sign} {word}".strip())
+            for sign, colour, word in _OUTCOMES.values()
+        ]
+        figure.legend(handles=patches, loc="outside lower center", ncols=3)
+    axis.set(xlabel="against", ylabel="")
+    axis.tick_params(which="both", length=0)
+    entitle(figure, title)
+    return figure
+
+
+@drawn
+def training_curves(runs: Sequence[Run], title: str) -> Figure:
+    """Loss in training, and accuracy in training and on held-out actors, after each epoch.
+
+    One line a run; a ring marks the epoch that `best test epoch` would report.
+    """
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.1), layout="constrained")
+    line = {"marker": ".", "markersize": 4, "linewidth": 1.2, "alpha": 1 if len(runs) == 1 else 0.6}
+    for k, run in enumerate(runs):
+        epoch = np.arange(1, run.n_epochs + 1)
+        test = run.test.accuracy_pct
+        curves = [("training", run.epochs["train_accuracy_pct"].to_numpy(), BLUE)]
+        if run.validation is not None:
+            curves.append(("validation actors", run.validation.accuracy_pct, GREEN))
+        curves.append(("test actors", test, VERMILLION))
+        hidden = "_" if k else ""  # one entry of the legend for all runs
+        left.plot(epoch, run.epochs["train_loss"], color=BLUE, **line)
+        for label, accuracy, colour in curves:
+            right.plot(epoch, accuracy, color=colour, label=hidden + label, **line)
+        best = int(best_epoch(test))
+        right.plot(
+            best,
+            test[best - 1],
+            "o",
+            markersize=9,
+            markerfacecolor="none",
+            markeredgecolor=VERMILLION,
+            label=f"{hidden}best test epoch",
+        )
+    left.set(ylabel="training loss", ylim=(0, None))
+    right.set(ylabel="accuracy, % of clips", ylim=(0, 104))
+    for axis in (left, right):
+        count_epochs(axis)
+    right.legend(loc="best")
+    entitle(figure, title)
+    return figure
+
+
+@drawn
+def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
+    """Which emotion is taken for which: the share of each true emotion, and the number of clips.
+
+    Clips of all folds are counted together, and their mean over seeds is taken; a field without
+    clips is empty.
+    """
+    counts = scores.confusion(runs, rule)
+    share_pct = 100 * counts.div(counts.sum(axis=1), axis=0)
+    text = share_pct.map("{:.0f} %\n".format) + counts.map("{:.0f}".format)
+    figure, axis = plt.subplots(figsize=(6.6, 5.4), layout="constrained")
+    sns.heatmap(
+        share_pct,
+        annot=text.where(counts > 0, "").to_numpy(),
+        fmt="",
+        annot_kws={"fontsize": 7},
+        cmap="Blues",
+        vmin=0,
+        vmax=100,
+        linewidths=0.5,
+        cbar_kws={"label": "% of the true emotion's clips"},
+        ax=axis,
+    )
+    ink_cells(axis)
+    axis.set(xlabel="predicted emotion", ylabel="true emotion")
+    axis.tick_params(length=0, rotation=0)
+    axis.tick_params(axis="x", rotation=30)
+    entitle(figure, title)
+    return figure
+
+
+@drawn
+def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
+    """How often a system is right, against how sure it says it is; below, how many clips.
+
+    On the dotted line it is right as often as it says. A point's area is the number of clips (mean
+    over seeds): few clips are uncertain.
+    """
+    curve = scores.reliability(runs, rule)
+    ece = scores.score(runs, rule).ece
+    filled = curve[curve["n"] > 0]
+    figure, (above, below) = plt.subplots(
+        2,
+        1,
+        figsize=(6, 5),
+        sharex=True,
+        height_ratios=[3, 1],
+        layout="constrained",
+    )
+    above.plot([0, 100], [0, 100], ":", color=GREY, label="as often as it says")
+    points = 100 * filled["confidence"], 100 * filled["accuracy"]
+    above.plot(*points, color=BLUE, linewidth=0.8)
+    above.scatter(
+        *points,
+        s=np.maximum(_LARGEST_POINT * filled["n"] / filled["n"].max(), _SMALLEST_POINT),
+        color=BLUE,
+        label="measured, area by clips",
+        clip_on=False,  # a point at 100 % is whole
+        zorder=3,
+    )
+    above.set(ylabel="accuracy, % of the bin's clips", ylim=(-4, 104))
+    above.legend(loc="upper left", title=f"expected calibration error {100 * ece:.1f} %")
+    below.bar(
+        100 * curve["low"],
+        curve["n"],
+        width=100 * (curve["high"] - curve["low"]),
+        align="edge",
+        color=BLUE,
+        edgecolor="white",
+    )
+    below.set(xlabel="confidence in the predicted emotion, %", ylabel="clips", xlim=(0, 100))
+    entitle(figure, title)
+    return figure
+
+
+def _offsets(n: int) -> np.ndarray:
+    """Where n points stand within a line of height 1."""
+    return 0.2 * (np.arange(n) - (n - 1) / 2)
+
+
+def _to_ends(lines: pd.DataFrame) -> np.ndarray:
+    """How far the interval reaches below and above the accuracy, (2, line); nan without one."""
+    accuracy = lines["accuracy_pct"].to_numpy(float)
+    below = accuracy - lines["ci_low_pct"].to_numpy(float)
+    above = lines["ci_high_pct"].to_numpy(float) - accuracy
+    return np.maximum(np.stack([below, above]), 0)  # rounding

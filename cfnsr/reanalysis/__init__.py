@@ -1,0 +1,1 @@
+"""What the paper's tables and the released log say by arithmetic alone."""

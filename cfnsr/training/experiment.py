@@ -1,0 +1,192 @@
+"""One training as it is asked for: everything that determines its result, except the machine."""
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pooch import file_hash
+from torch import nn
+
+from cfnsr.data.clips import Clips
+from cfnsr.data.corpora.ravdess import Split, split_actors
+from cfnsr.errors import InputError
+from cfnsr.models.registry import Row, find, needs_seeds
+from cfnsr.params import Params, Precision, Schedule
+from cfnsr.training import provenance
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """A row on a fold with a seed.
+
+    `starts_from` are the weights that are not drawn at random, by the module that they belong to
+    (`video`, `audio`, `members.0`); `options` are switches of the model beside those of its row.
+    """
+
+    row: str
+    fold: int
+    seed: int
+    params: Params
+    clips: Clips
+    starts_from: Mapping[str, Path] = field(default_factory=dict)
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def system(self) -> Row:
+        row = find(self.row)
+        return replace(row, options={**row.options, **self.options})
+
+    @property
+    def schedule(self) -> Schedule | None:
+        """None for a row that is fitted without epochs."""
+        return getattr(self.params.source.training, self.system.schedule, None)
+
+    @property
+    def precision(self) -> Precision:
+        """What `auto` stands for: bfloat16 where the device computes with it.
+
+        The small networks of sound alone gain nothing from it.
+        """
+        chosen = self.params.source.training.precision
+        if chosen != "auto":
+            return chosen
+        if torch.cuda.is_available():
+            has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        else:
+            has_bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
+        return "bf16-mixed" if has_bf16 and self.system.uses_video else "32-true"
+
+    @property
+    def split(self) -> Split:
+        return split_actors(self.fold, self.params.protocol)
+
+    def describe(self) -> dict[str, Any]:
+        """The part of run.json that is known before the training."""
+        source = self.params.source
+        row = self.system
+        training = source.training
+        pretrained = self.params.pretrained if row.uses_video else None
+        return {
+            "row": self.row,
+            "fold": self.fold,
+            "seed": self.seed,
+            "data": self.params.data,
+            "protocol": self.params.protocol,
+            "actors": {name: list(actors) for name, actors in vars(self.split).items()},
+            "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
+            "schedule": self.schedule.model_dump() if self.schedule else None,
+            "training": training.common | {"precision": self.precision},
+            "preprocess": source.preprocess.model_dump(),
+            "drawing": source.drawing.model_dump(),
+            "pretrained_sha256": pretrained and file_hash(pretrained),
+            "data_sha256": self.clips.sha256,
+            "starts_from_sha256": {
+                name: file_hash(path) for name, path in self.starts_from.items()
+            },
+            "versions": provenance.versions(),
+        }
+
+
+def experiments(row: str, fold: int, params: Params, clips: Clips, runs: Path) -> list[Experiment]:
+    """A row on a fold, once a seed; a row with members once.
+
+    Args:
+        runs: `runs/<data>/<protocol>`, where that is found which the row starts from.
+
+    Raises:
+        InputError: unknown row, too few seeds, or what it starts from is not trained yet.
+    """
+    needs_seeds(row, params.seeds)
+    return [
+        Experiment(row, fold, seed, params, clips, starting_weights(row, fold, seed, params, runs))
+        for seed in find(row).seeds(params.seeds)
+    ]
+
+
+def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path) -> dict[str, Path]:
+    """What a row starts from, see `Experiment`; nothing where all is drawn at random.
+
+    Raises:
+        InputError: it is not there yet.
+    """
+    system = find(row)
+    if system.members is not None:
+        seeds = params.seeds[: system.n_members]
+        return {
+            f"members.{i}": _weights(system.members, fold, member_seed, runs, row)
+            for i, member_seed in enumerate(seeds)
+        }
+    if system.schedule == "video":
+        return {} if params.pretrained is None else {"video": params.pretrained}
+    return {name: _weights(name, fold, seed, runs, row) for name in system.starts_from}
+
+
+def _weights(name: str, fold: int, seed: int, runs: Path, for_row: str) -> Path:
+    path = runs / name / f"fold_{fold}" / f"seed_{seed}" / "weights.pt"
+    if not path.exists():
+        raise InputError(
+            f"{for_row} starts from {name} of fold {fold}, but there is no {path}; run "
+            f"`dvc repro encoders@{name}-{fold}` first"
+        )
+    return path
+
+
+def start_from(module: nn.Module, name: str, path: Path) -> None:
+    """Load a module's weights, of a run or of a checkpoint with the public 3D-ResNets' names.
+
+    A head that `module` lacks, or that is of other classes, is left behind.
+
+    Args:
+        name: the attribute that holds the module in the model of the run.
+
+    Raises:
+        InputError: no weights, or of another network.
+    """
+    given = {
+        key.removeprefix("module.").removeprefix(f"{name}."): tensor
+        for key, tensor in read_tensors(path).items()
+    }
+    weights = module.state_dict()
+    for key, own in weights.items():
+        if key in given and given[key].shape == own.shape:
+            weights[key] = given[key]
+        # Checkpoints of torch 0.3 do not count batches.
+        elif not key.startswith("fc.") and not key.endswith(".num_batches_tracked"):
+            found = f"one of {tuple(given[key].shape)}" if key in given else "none"
+            raise _other_network(
+                path, name, f"expected a {key} of {tuple(own.shape)}, found {found}"
+            )
+    parts = {part for part, _ in module.named_children()} - {"fc"}
+    surplus = [key for key in given if key not in weights and key.split(".")[0] in parts]
+    if surplus:
+        raise _other_network(path, name, f"it has a {surplus[0]} too many")
+    module.load_state_dict(weights)
+
+
+def read_tensors(path: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a state dict, or of a checkpoint's `state_dict`, by name.
+
+    Raises:
+        FileNotFoundError, InputError: there is none.
+    """
+    try:
+        content = torch.load(path, weights_only=True, map_location="cpu")
+        content = content.get("state_dict", content)
+        return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{path} is no checkpoint, or holds objects that are not safe to load; save its "
+            "state_dict alone"
+        ) from None
+    except (ValueError, EOFError, RuntimeError, AttributeError):
+        raise InputError(f"{path} holds no weights; expected what torch.save wrote") from None
+
+
+def _other_network(path: Path, name: str, why: str) -> InputError:
+    return InputError(
+        f"{path} does not fit the {name} encoder: {why}; compare model: in params.yaml with the "
+        "network that was saved"
+    )

@@ -1,0 +1,465 @@
+"""Do maps point where the control's generator put the cue? And what notebook 04 draws."""
+
+import json
+from dataclasses import replace
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import REPOSITORY, SMALL, TAKES
+from test_maps import N_CLIPS, made
+from test_results import is_cut
+
+from cfnsr import params
+from cfnsr.attention import findings
+from cfnsr.attention.deletion import Curves
+from cfnsr.attention.localisation import (
+    Overlap,
+    face_cue,
+    face_overlap,
+    lift,
+    voice_cues,
+    voice_overlap,
+)
+from cfnsr.attention.maps import Gate, read_maps
+from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_maps
+from cfnsr.data import preprocess, sources
+from cfnsr.data.clips import load_clips
+from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.synthetic import control
+from cfnsr.data.video import choose_frames, read_landmarks
+from cfnsr.errors import InputError
+from cfnsr.figures import attention, attention_effects, attention_maps
+from cfnsr.models.registry import find
+from cfnsr.params import Clips, Params
+from cfnsr.training import train, trained
+
+FOUR = np.arange(4).reshape(1, 2, 2).repeat(3, axis=1).repeat(3, axis=2)  # of 1 frame, 6 x 6
+
+
+def test_the_face_cue_covers_brows_eyes_and_mouth_and_not_the_chin(synthetic_root):
+    settings = SMALL.model_copy(update={"frame_size": 96})
+    points = read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv")
+    masks = face_cue(points, settings)
+    assert masks.shape == (SMALL.n_frames, 96, 96)
+    chosen = points[choose_frames(len(points), settings)]
+    for mask, face in zip(masks, chosen, strict=True):
+        low = np.floor(face.min(axis=0))
+        x, y = ((face - low) * 96 / (np.ceil(face.max(axis=0)) - low)).clip(0, 95).astype(int).T
+        assert mask[y[17:27], x[17:27]].all()
+        assert mask[y[36:68], x[36:68]].all()
+        assert not mask[y[5:12], x[5:12]].any()
+        assert not mask[y[28], x[28]]
+        assert 0.05 < mask.mean() < 0.6
+
+
+def test_the_voice_cue_is_the_share_of_a_token_in_the_stretch():
+    cue = control.cue(TAKES[0], Clips())
+    times_s = np.array([cue.voice_start_s - 1, cue.voice_start_s, cue.voice_start_s + 0.4, 9])
+    assert voice_cues([TAKES[0]], Clips(), times_s, 0.2)[0] == pytest.approx([0, 0.5, 1, 0])
+
+
+def test_overlap_with_a_face_worked_by_hand():
+    """The cue fills the first of four quarters, and half of the second."""
+    cues = np.zeros((2, 1, 6, 6), bool)
+    cues[:, 0, :3, :3] = True
+    cues[:, 0, 0:3, 3:] = np.array([1, 1, 0, 1, 0, 1, 0, 1, 1]).reshape(3, 3) > 0
+    share = np.array([1, 6 / 9, 0, 0])
+    maps = np.array([[[[1.0, 0], [0, 0]]], [[[0.0, 0.5], [0.5, 0]]]])
+    found = face_overlap(maps, cues, FOUR)
+    np.testing.assert_allclose(found.found, [1, 3 / 9])
+    np.testing.assert_allclose(found.by_chance, share.mean())
+
+
+def test_overlap_with_a_voice_is_compared_with_the_other_clips_stretches():
+    cues = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
+    maps = np.array([[1.0, 0, 0], [0.2, 0.4, 0.4], [0, 1.0, 0]])
+    found = voice_overlap(maps, cues)
+    np.testing.assert_allclose(found.found, [1, 0.4, 0])
+    np.testing.assert_allclose(found.by_chance, [0, 0.3, 0.5])
+    with pytest.raises(InputError, match="second clip"):
+        voice_overlap(maps[:1], cues[:1])
+
+
+def test_a_map_that_likes_the_same_moments_in_every_clip_is_at_chance():
+    rng = np.random.default_rng(0)
+    start = rng.integers(0, 16, 400)
+    cues = (np.arange(26) >= start[:, None]) & (np.arange(26) < start[:, None] + 10)
+    middle = np.tile(np.exp(-((np.arange(26) - 12) ** 2) / 20), (400, 1))
+    actor = np.arange(400) % 20
+    assert lift(voice_overlap(middle, cues.astype(float)), actor)["lift"] == pytest.approx(1)
+    knowing = lift(voice_overlap(cues + 0.1, cues.astype(float)), actor)
+    assert knowing["against_chance"] == "above"
+    assert knowing["ci_low"] > 1.2
+
+
+def test_the_lift_is_a_ratio_of_sums_with_a_verdict_by_its_interval():
+    actor = np.repeat(np.arange(10), 5)
+    for value, verdict in ((0.6, "above"), (0.4, "below")):
+        found = lift(Overlap(np.full(50, value), np.full(50, 0.5)), actor)
+        assert found["lift"] == pytest.approx(value / 0.5)
+        assert (found["against_chance"], found["n_actors"]) == (verdict, 10)
+    one = lift(Overlap(np.ones(3), np.ones(3)), np.ones(3))
+    assert one["against_chance"] == ""
+
+
+def look(row, data="synthetic"):
+    """A `Study` and a `Look` at a network with random weights and made-up clips."""
+    network = made(row)
+    network = replace(network, info={"row": row, "fold": 1, "seed": 0})
+    rng = np.random.default_rng(0)
+    size, n = network.preprocess.frame_size, network.preprocess.n_frames
+    pictures = rng.integers(0, 256, (N_CLIPS, n, size, size, 3), dtype=np.uint8)
+    sound = rng.normal(2, 3, (N_CLIPS, 13, 212)).astype(np.float32)
+    takes = TAKES[:N_CLIPS]
+    index = pd.DataFrame(
+        {
+            "clip": [take.clip for take in takes],
+            "actor": [take.actor for take in takes],
+            "emotion": [EMOTIONS[take.emotion_index] for take in takes],
+        }
+    )
+    view = network.view(pictures)
+    maps = read_maps(view, sound)
+    located = located_maps(view, sound, maps)
+    settings = Params(data=data).model_copy(update={"fold": 1})
+    study = Study(settings, None, {row: []}, 0)
+    return study, Look(
+        REPOSITORY, network, np.arange(N_CLIPS), index, pictures, sound, maps, located
+    )
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("row", ["cfn_sr", "video_to_audio", "video", "audio", "mmtm"])
+def test_every_figure_of_one_run_names_its_setting_and_cuts_no_text(row):
+    study, at = look(row)
+    drawn = [
+        attention.timeline(study, at, None, "Title"),
+        attention.heads(study, at, "Title"),
+        attention.face(study, at, "Title"),
+        attention.by_emotion(study, at, "Title"),
+    ]
+    for figure in drawn:
+        title = " ".join(figure.get_suptitle().split())
+        assert title.startswith("Title")
+        assert "synthetic control, protocol paper, fold 1" in title
+        assert not is_cut(figure)
+
+
+def test_the_own_map_goes_before_grad_cam_and_a_missing_one_is_a_sentence():
+    names = {row: [map_.name for map_ in look(row)[1].located] for row in ("cfn_sr", "mmtm")}
+    assert names["cfn_sr"] == [
+        "cross-modal, face",
+        "Grad-CAM, face",
+        "rollout, voice",
+        "Grad-CAM, voice",
+    ]
+    assert names["mmtm"] == ["Grad-CAM, face", "Grad-CAM, voice"]
+    study, at = look("audio")
+    figure = attention.face(study, at, "Title")
+    assert "sees no picture" in figure.axes[0].texts[0].get_text()
+
+
+def test_no_picture_of_a_person_is_drawn_unless_asked_for(monkeypatch):
+    shown = []
+    monkeypatch.setattr(
+        attention_maps, "on_frames", lambda pictures, *_: shown.append(pictures is not None)
+    )
+    monkeypatch.setattr(
+        attention_maps, "animate", lambda pictures, *_: shown.append(pictures is not None)
+    )
+    for data in ("synthetic", "ravdess", "ravdess_landmarks"):
+        study, at = look("cfn_sr", data)
+        attention.face(study, at, "Title")
+        attention.animation(study, at, "Title", REPOSITORY / "never.gif")
+    assert shown == [True, True, False, False, False, False]
+    attention.face(study, at, "Title", overlays=True)
+    assert shown[-1] is True
+
+
+@pytest.mark.parametrize("row", ["cfn_sr", "audio"])
+def test_the_animation_is_small_and_equal_input_gives_equal_bytes(row, tmp_path):
+    study, at = look(row)
+    at = replace(at, pictures=at.pictures // 64 * 64)
+    paths = [tmp_path / "one.gif", tmp_path / "two.gif"]
+    for path in paths:
+        attention.animation(study, at, "Title", path)
+    content = paths[0].read_bytes()
+    assert content == paths[1].read_bytes()
+    assert content[:3] == b"GIF"
+    assert len(content) < 1_000_000
+
+
+def reliance_table(rows):
+    conditions = [("intact", np.nan)]
+    for row in rows:
+        if row != "audio":
+            conditions += [("video silenced", np.nan), ("frames dropped", 25.0)]
+        if row != "video":
+            conditions += [("audio swapped", np.nan), ("audio noise", 20.0), ("audio noise", -10.0)]
+    lines = [
+        {"row": row, "label": find(row).label, "condition": name, "level": level}
+        | dict.fromkeys(("accuracy_pct", "ci_low_pct", "ci_high_pct"), 50.0)
+        for row in rows
+        for name, level in dict.fromkeys(conditions)
+    ]
+    return pd.DataFrame(lines)
+
+
+def curves_of(names):
+    step = np.linspace(0, 1, 11)
+    values = np.tile(1 - step[:, None], (1, 4))
+    lines = [
+        {"map": name, "area": area, "mean": 0.1, "ci_low": 0.05, "ci_high": 0.2}
+        for name in names
+        for area in ("deletion", "insertion")
+    ]
+    curves = {name: Curves(step, values, values, values) for name in names}
+    return Effect(curves, pd.DataFrame(lines), dict.fromkeys(names, "of the sound"))
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize(
+    ("rows", "names"),
+    [
+        (["audio"], ["Grad-CAM, voice"]),
+        (["video"], ["Grad-CAM, face"]),
+        (["video", "audio", "mmtm", "cfn_sr"], list(attention_effects._KINDS)),
+    ],
+)
+def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names, monkeypatch):
+    study, at = look(rows[-1])
+    located = [
+        {"row": row, "label": find(row).label, "map": name, "lift": 1.2, "ci_low": 1, "ci_high": 2}
+        for row in rows
+        for name in names
+    ]
+    gates = {find(row).label: look(row)[1].maps.gates for row in rows if row == "mmtm"}
+    survey = Survey(reliance_table(rows), pd.DataFrame(located), gates, [1])
+    monkeypatch.setattr(Study, "extent", "40 of 300 test clips")
+    drawn = [
+        attention.reliance(study, at, survey, "Title"),
+        attention.localisation(study, survey, "Title"),
+        attention.gates(study, survey, "Title"),
+        attention.deletion(study, at, curves_of(names), "Title"),
+        attention.deletion(study, at, Effect({}, pd.DataFrame(), {}), "Title"),
+        attention.localisation(
+            study, Survey(survey.reliance, pd.DataFrame(located[:0]), {}, []), "Title"
+        ),
+    ]
+    for k, figure in enumerate(drawn):
+        assert ("40 of 300 test clips" in " ".join(figure.get_suptitle().split())) == (
+            k in (0, 1, 3)
+        )
+        assert "synthetic control, protocol paper, fold 1" in figure.get_suptitle()
+        assert not is_cut(figure)
+
+
+def test_the_gates_title_names_the_fold_and_the_clips_that_they_are_of():
+    study, at = look("mmtm")
+    study = replace(study, settings=study.settings.model_copy(update={"fold": "all"}))
+    survey = Survey(pd.DataFrame(), pd.DataFrame(), {"MMTM": at.maps.gates}, [2])
+    title = attention.gates(study, survey, "Title").get_suptitle()
+    assert title.endswith(f"protocol paper, fold 2; {N_CLIPS} test clips")
+
+
+def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):
+    folders = []
+    for fold, actors in ((1, [1, 2]), (2, [3])):
+        folders.append(run_folder(tmp_path, "video", fold, 5))
+        info = {"row": "video", "fold": fold, "actors": {"test": actors}}
+        (folders[-1] / "run.json").write_text(json.dumps(info))
+    clips = SimpleNamespace(
+        of_actors=lambda of: np.array([10 * a + i for a in of for i in range(4)])
+    )
+    few = Study(Params(), clips, {"video": folders}, 6)
+    assert few.extent == "6 of 12 test clips"
+    assert replace(few, n_clips=0).extent == "all 12 test clips"
+
+
+def test_the_seeds_of_a_fold_look_at_the_same_clips_and_at_no_fewer(tmp_path):
+    clips = SimpleNamespace(of_actors=lambda of: np.arange(240))
+    seeds = [run_folder(tmp_path, "video", 1, seed) for seed in (5, 6, 7)]
+    info = {"row": "video", "fold": 1, "actors": {"test": [1]}}
+    for folder in seeds:
+        (folder / "run.json").write_text(json.dumps(info))
+    chosen = [Study(Params(), clips, {"video": of}, 12).chosen(info) for of in (seeds[:1], seeds)]
+    assert len(chosen[0]) == 12
+    assert chosen[0].tolist() == chosen[1].tolist()
+
+
+def test_labels_above_the_reliance_table_begin_over_their_column():
+    axis = attention_effects.reliance(reliance_table(["cfn_sr"]), ["cfn_sr"], "Title").axes[0]
+    above = [tick.label2 for tick in axis.xaxis.get_major_ticks()]
+    assert [label.get_text() for label in above][-1] == "noise, \N{MINUS SIGN}10 dB"
+    assert {label.get_ha() for label in above} == {"left"}
+    assert {label.get_rotation_mode() for label in above} == {"anchor"}
+
+
+def test_sweeps_have_ticks_at_the_measured_places_alone():
+    _, noise, dropped = attention_effects.reliance(
+        reliance_table(["cfn_sr"]), ["cfn_sr"], "Title"
+    ).axes
+    assert sorted(noise.get_xticks()) == [-10, 20]
+    assert dropped.get_xticks().tolist() == [25]
+
+
+def test_the_ends_of_a_colour_bar_say_what_they_stand_for():
+    maps = np.ones((1, 2, 4, 4))
+    maps[0, 0, :2, :2] = 3.8
+    bar = attention_maps.on_frames(None, maps, ["clip"], "Title").axes[-1]
+    labels = [label.get_text() for label in bar.get_yticklabels()]
+    assert (labels[0], labels[-1]) == ("≤ 0.26", "≥ 3.8")
+    assert {"0.5", "1", "2"} <= set(labels)
+    flat = attention_maps.on_frames(None, np.ones((1, 2, 4, 4)), ["clip"], "Title").axes[-1]
+    assert [label.get_text() for label in flat.get_yticklabels()] == ["≤ 0.8", "1", "≥ 1.2"]
+
+
+def gain(name, area, mean, low, high):
+    return {"map": name, "area": area, "mean": mean, "ci_low": low, "ci_high": high}
+
+
+def test_the_conclusion_follows_the_numbers():
+    located = pd.DataFrame(
+        [
+            {
+                "row": "cfn_sr",
+                "label": label,
+                "map": "a",
+                "lift": lift,
+                "ci_low": low,
+                "ci_high": high,
+            }
+            | {"against_chance": verdict}
+            for label, lift, low, high, verdict in (
+                ("CFN-SR", 0.9, 0.8, 0.95, "below"),
+                ("CFN-SR, untrained", 1.1, 1.05, 1.2, "above"),
+            )
+        ]
+    )
+    table = pd.DataFrame(
+        [
+            gain("a", "deletion", 0.1, 0.05, 0.2),
+            gain("a", "insertion", 0.1, 0.05, 0.2),
+            gain("b", "deletion", 0.1, -0.05, 0.2),
+            gain("b", "insertion", -0.1, -0.2, -0.05),
+            gain("c", "deletion", 0.1, -0.05, 0.2),
+            gain("c", "insertion", 0.1, -0.05, 0.2),
+        ]
+    )
+    a, b, c, together = findings.conclusion(located, table, "cfn_sr")
+    assert "off the cue (lift 0.90" in a
+    assert "matters to the network (deletion +0.10 [+0.05, +0.20]" in a
+    assert "misleads: by insertion" in b
+    assert "explains nothing" in c
+    assert "(a) is no contradiction" in together
+    assert "cue" not in " ".join(findings.conclusion(located[:0], table, "cfn_sr"))
+    assert [line.split(", ")[-1] for line in findings.gains(table)] == [
+        f"{word} hiding at random"
+        for word in (*["better than"] * 2, "no better than", "worse than", *["no better than"] * 2)
+    ]
+    assert len(findings.lifts(located, "cfn_sr")) == 2
+    assert findings.lifts(located, "video") == []
+
+
+def test_a_gate_that_is_the_same_for_every_clip_is_said_to_be_a_constant():
+    same = np.tile(np.linspace(0.2, 0.8, 5), (6, 1))
+    gates = {"MMTM": [Gate("top", "video", same, 0.5), Gate("top", "audio", same.T[:6], 0.5)]}
+    constant, chosen = findings.gates(gates)
+    assert "from 0.20 to 0.80; 0 % of the variance" in constant
+    assert "; 100 % of the variance" in chosen
+
+
+def test_reliance_is_told_beside_the_network_of_the_other_modality():
+    table = reliance_table(["video", "audio", "cfn_sr"]).assign(follows_pct=np.nan)
+    silenced = table["condition"].str.endswith(("silenced", "swapped"))
+    extra = table[(table["row"] == "cfn_sr") & silenced]
+    extra = pd.concat(
+        [
+            extra,
+            extra.replace({"video silenced": "audio silenced", "audio swapped": "video swapped"}),
+        ]
+    )
+    table = pd.concat([table[(table["row"] != "cfn_sr") | ~silenced], extra])
+    table.loc[table["condition"] == "video swapped", "follows_pct"] = 10.0
+    table.loc[table["condition"] == "audio swapped", "follows_pct"] = 40.0
+    table.loc[table["row"] == "audio", "accuracy_pct"] = 60.0
+    lines = findings.reliance(table, "cfn_sr")
+    assert "face silenced: 50 % [50, 50] (1D CNN (Aud.) alone: 60 % [50, 50])" in lines
+    assert lines[-1].endswith("the voice wins more often than the face")
+
+
+def run_folder(root, row, fold, seed):
+    folder = root / row / f"fold_{fold}" / f"seed_{seed}"
+    folder.mkdir(parents=True)
+    return folder
+
+
+def test_the_run_to_draw_is_the_one_asked_for_or_the_next_best(tmp_path):
+    video = run_folder(tmp_path, "video", 2, 1234)
+    cfn_sr = [run_folder(tmp_path, "cfn_sr", fold, 1234) for fold in (2, 4)]
+    (tmp_path / "audio" / "fold_2").mkdir(parents=True)  # left out by the plan
+    study = Study.open(Params(), None, tmp_path, 0)
+    assert list(study.folders) == ["video", "cfn_sr"]
+    assert study.choose("", 0, 0) == cfn_sr[0]
+    assert study.choose("cfn_sr", 4, 0) == cfn_sr[1]
+    assert study.choose("audio_to_video", 0, 0) == cfn_sr[0]  # the same system under another name
+    assert study.choose("video", 2, 1234) == video
+    alone = Study.open(Params(row="video"), None, tmp_path, 0)
+    assert alone.choose("", 0, 0) == video
+    with pytest.raises(InputError, match=r"cfn_sr has no run of fold 3.*fold_2/seed_1234"):
+        study.choose("cfn_sr", 3, 0)
+    with pytest.raises(InputError, match="expected all or one of"):
+        study.choose("cfnsr", 0, 0)
+    with pytest.raises(InputError, match="no runs in"):
+        Study.open(Params(row="erann"), None, tmp_path, 0)
+
+
+@pytest.mark.slow
+def test_with_16_positions_the_maps_lie_on_the_cue_better_than_chance_and_untrained(tmp_path):
+    """On the default control's 2 x 2 positions, each sees the whole face; here it does not."""
+    settings = params.load(REPOSITORY / "params.yaml")
+    source = settings.synthetic
+    finer = source.preprocess.model_copy(update={"frame_size": 112, "n_frames": 4})
+    schedules = {"fusion": source.training.fusion.model_copy(update={"n_epochs": 6})}
+    quiet = source.training.model_copy(update=schedules | {"n_threads": 1})
+    source = source.model_copy(update={"preprocess": finer, "training": quiet, "root": None})
+    settings = settings.model_copy(update={"data": "synthetic", "synthetic": source, "fold": 1})
+    root = sources.provide(settings, tmp_path)
+    preprocess.preprocess(
+        sources.manifest(root, "synthetic"),
+        root,
+        tmp_path / "arrays",
+        "synthetic",
+        finer,
+        tmp_path / "scratch",
+    )
+    clips = load_clips(tmp_path / "arrays", source.drawing)
+    runs = tmp_path / "runs"
+    for row in ("audio", "video", "cfn_sr", "video_to_audio"):
+        folder = runs / row / "fold_1"
+        train.run_fold(row, 1, settings, clips, runs, folder, tmp_path / "scratch")
+    lifts = _lifts(clips, root, runs, settings)
+    for name in ("cross-modal, face", "Grad-CAM, face", "Grad-CAM, voice"):
+        found, fresh = lifts["cfn_sr", name], lifts["cfn_sr, untrained", name]
+        assert found["against_chance"] == "above", (name, found)
+        assert found["lift"] > fresh["lift"], name
+    assert lifts["video_to_audio", "cross-modal, voice"]["against_chance"] == "above"
+
+
+def _lifts(clips, root, runs, settings):
+    torch.set_num_threads(1)
+    cues = _Cues(Study(settings, clips, {}, 0), root)
+    found = {}
+    for row in ("cfn_sr", "video_to_audio"):
+        network = trained.load(runs / row / "fold_1" / f"seed_{settings.seeds[0]}", "cpu")
+        test = network.test_positions(clips)
+        actor = clips.index["actor"].to_numpy()[test]
+        for name, model in ((row, network), (f"{row}, untrained", network.untrained())):
+            view = model.view(clips.frames[test])
+            sound = model.sound_of(clips)[test]
+            for map_ in located_maps(view, sound, read_maps(view, sound)):
+                found[name, map_.name] = lift(cues.overlap(model, map_, test), actor)
+    return found

@@ -1,0 +1,204 @@
+import math
+
+import av
+import librosa
+import numpy as np
+import pytest
+import soundfile
+from conftest import cut, remux
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfnsr.data.audio import log_mel, mfcc, n_mfcc_frames, read_waveform, read_window
+from cfnsr.errors import InputError
+from cfnsr.params import Preprocess
+
+PAPER = Preprocess()
+NAME = "03-01-01-01-01-01-01.wav"
+
+
+def voice(duration_s, rate=48_000, n_channels=1):
+    """Something with pitch, noise and movement, (sample, channel)."""
+    rng = np.random.default_rng(1)
+    time_s = np.arange(round(duration_s * rate)) / rate
+    tone = np.sin(2 * np.pi * (150 * time_s + 40 * np.sin(3 * time_s)))
+    loudness = 0.2 * (1.2 + np.sin(7 * time_s))
+    channels = [loudness * (tone + 0.1 * rng.normal(size=len(tone))) for _ in range(n_channels)]
+    return 0.3 * np.stack(channels, axis=1)
+
+
+@pytest.fixture
+def wav(tmp_path):
+    """A function that writes a 16-bit wav and gives its path."""
+
+    def write(samples, rate=48_000):
+        soundfile.write(tmp_path / NAME, samples, rate, subtype="PCM_16")
+        return tmp_path / NAME
+
+    return write
+
+
+def window_mfcc(path, settings=PAPER):
+    window = read_window(path, settings)
+    return mfcc(log_mel(window, settings.sample_rate_hz), settings.n_mfcc)
+
+
+@pytest.mark.parametrize("suffix", [".wav", ".flac"])
+@pytest.mark.parametrize("n_channels", [1, 2])
+def test_a_waveform_is_the_mean_of_the_channels_that_soundfile_reads(tmp_path, suffix, n_channels):
+    path = tmp_path / f"voice{suffix}"
+    soundfile.write(path, voice(0.7, n_channels=n_channels), 48_000, subtype="PCM_16")
+    waveform, rate = read_waveform(path)
+    expected, expected_rate = soundfile.read(path, dtype="float32", always_2d=True)
+    assert (rate, waveform.dtype) == (expected_rate, np.float32)
+    np.testing.assert_allclose(waveform, expected.mean(axis=1), atol=1e-7)
+
+
+def test_the_sound_of_an_mp4_is_all_of_what_pyav_decodes(one_clip):
+    media, _ = one_clip
+    with av.open(media) as container:
+        expected = np.concatenate(
+            [frame.to_ndarray().mean(axis=0) for frame in container.decode(audio=0)]
+        )
+    waveform, rate = read_waveform(media)
+    assert rate == 24_000
+    np.testing.assert_array_equal(waveform, expected)
+
+
+def test_mfccs_are_librosas_to_the_last_bit_where_nothing_is_resampled(wav):
+    path = wav(voice(3.3, rate=44_100), 44_100)
+    cut_out, rate = librosa.load(path, sr=44_100, offset=0.5, duration=2.45)
+    expected = librosa.feature.mfcc(y=cut_out, sr=rate, n_mfcc=13)
+    found = window_mfcc(path)
+    assert found.shape == expected.shape == (13, 212)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+
+
+def test_mfccs_of_48_khz_are_the_releases_but_for_the_edges_of_the_window(wav):
+    # The release cuts first and resamples then, so its resampler sees silence beyond the window.
+    path = wav(voice(3.3))
+    cut_out, rate = librosa.load(path, sr=22050 * 2, offset=0.5, duration=2.45)
+    expected = librosa.feature.mfcc(y=cut_out, sr=rate, n_mfcc=13)
+    found = window_mfcc(path)
+    assert found.shape == expected.shape == (13, 212)
+    np.testing.assert_allclose(found[:, 3:-3], expected[:, 3:-3], atol=0.05)
+    assert np.abs(found).max() > 100
+
+
+def test_log_mels_are_librosas_and_reach_80_db_down(wav):
+    path = wav(voice(3.3, rate=44_100), 44_100)
+    cut_out, rate = librosa.load(path, sr=44_100, offset=0.5, duration=2.45)
+    expected = librosa.power_to_db(librosa.feature.melspectrogram(y=cut_out, sr=rate))
+    found = log_mel(read_window(path, PAPER), 44_100)
+    assert found.shape == (128, 212)
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert found.max() - found.min() <= 80.001
+
+
+@given(st.integers(8_000, 48_000), st.floats(0.1, 5))
+def test_the_number_of_mfcc_vectors_is_librosas_frame_count(rate, duration_s):
+    n_samples = round(duration_s * rate)
+    expected = librosa.util.frame(np.zeros(n_samples + 2048), frame_length=2048, hop_length=512)
+    assert n_mfcc_frames(rate, duration_s) == expected.shape[-1]
+
+
+def test_a_take_that_ends_within_the_window_is_followed_by_silence(wav):
+    # RAVDESS's take 01-02-01-02-02-13 lasts 2.936 s, the window ends at 2.95 s.
+    path = wav(voice(2.936, rate=44_100), 44_100)
+    window = read_window(path, PAPER)
+    assert len(window) == round(2.45 * 44_100)
+    n_there = round(2.936 * 44_100) - 22_050
+    assert (window[n_there:] == 0).all()
+    assert window[n_there - 100 : n_there].any()
+    assert window_mfcc(path).shape == (13, 212)
+
+
+def test_the_window_is_where_and_as_long_as_the_settings_say(wav):
+    samples = np.zeros(3 * 16_000)
+    samples[16_000:32_000] = 0.5
+    settings = Preprocess(sample_rate_hz=16_000, offset_s=1.0, duration_s=1.0)
+    np.testing.assert_allclose(read_window(wav(samples, 16_000), settings), 0.5, atol=1e-4)
+
+
+@pytest.mark.parametrize("n_samples", [1, 14_400, 24_000])
+def test_a_sound_that_ends_before_the_window_is_refused(wav, n_samples):
+    path = wav(voice(1)[:n_samples])
+    with pytest.raises(InputError, match=r"has 0\.\d+ s of sound, but .*starts at 0\.5 s; .*lower"):
+        read_window(path, PAPER)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "cannot be decoded"),
+        (b"not a wav\n", "cannot be decoded"),
+        (b"RIFF\x10\x00\x00\x00WAVE", "cannot be decoded"),
+    ],
+)
+def test_a_file_that_is_no_sound_is_refused(tmp_path, content, expected):
+    path = tmp_path / NAME
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=rf"^{NAME} {expected}.*fetch the file again$"):
+        read_waveform(path)
+
+
+def test_an_empty_or_missing_wav_is_refused(wav, tmp_path):
+    with pytest.raises(InputError, match="has an empty sound stream"):
+        read_waveform(wav(np.zeros((0, 1))))
+    with pytest.raises(InputError, match=r"cannot be decoded \(No such file"):
+        read_waveform(tmp_path / "missing.wav")
+
+
+@pytest.mark.parametrize("share", [0.3, 0.6, 0.95])
+def test_a_wav_that_is_cut_short_is_refused_and_not_padded_with_silence(wav, share):
+    path = wav(voice(3.3))
+    cut(path, share)
+    with pytest.raises(InputError, match=r"is cut short: only .* fetch the file again"):
+        read_window(path, PAPER)
+
+
+def test_a_wav_whose_header_leaves_its_length_open_is_read(wav):
+    path = wav(voice(1))
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + b"\xff" * 4 + content[8:])
+    assert len(read_waveform(path)[0]) == 48_000
+
+
+@pytest.mark.parametrize("share", [0.6, 0.8, 0.95])
+def test_the_sound_of_an_mp4_that_is_cut_short_is_refused(one_clip, tmp_path, share):
+    path = tmp_path / one_clip[0].name
+    remux(one_clip[0], path)
+    cut(path, share)
+    with pytest.raises(InputError, match=r"cut short|cannot be decoded"):
+        read_waveform(path)
+
+
+def test_an_mp4_without_sound_is_refused(one_clip, tmp_path):
+    path = tmp_path / one_clip[0].name
+    remux(one_clip[0], path, only="video")
+    with pytest.raises(InputError, match="has no sound stream"):
+        read_waveform(path)
+
+
+def test_real_clips_are_read_whole_and_sound_like_librosas(ravdess_actor_1):
+    stem = "01-01-01-01-01-01"
+    video_file = ravdess_actor_1 / "Actor_01" / f"01-{stem}.mp4"
+    sound_file = ravdess_actor_1 / "Actor_01" / f"03-{stem}.wav"
+    cut_out, rate = librosa.load(sound_file, sr=44_100, offset=0.5, duration=2.45)
+    expected = librosa.feature.mfcc(y=cut_out, sr=rate, n_mfcc=13)
+    np.testing.assert_allclose(window_mfcc(sound_file)[:, 3:-3], expected[:, 3:-3], atol=0.5)
+    # AAC beside 16-bit PCM of one recording: alike, not equal.
+    both = np.corrcoef(window_mfcc(video_file).ravel(), expected.ravel())[0, 1]
+    assert both > 0.98
+
+
+def test_the_real_take_that_ends_early_is_padded(ravdess_shared):
+    path = ravdess_shared / "audio" / "Actor_13" / "03-01-02-01-02-02-13.flac"
+    end_s = soundfile.info(path).duration
+    assert end_s == pytest.approx(2.936, abs=0.001)
+    window = read_window(path, PAPER)
+    n_there = math.ceil((end_s - 0.5) * 44_100)
+    assert len(window) == round(2.45 * 44_100)
+    assert (window[n_there:] == 0).all()
+    assert window[n_there - 200 : n_there].any()

@@ -1,0 +1,376 @@
+import json
+import os
+import shutil
+import signal
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from conftest import SMALL, TAKES, cut, remux
+from test_cluster import kill_at_work
+
+from cfnsr.data import audio, motion, preprocess, sources, summary, video
+from cfnsr.data.clips import load_clips
+from cfnsr.data.corpora.ravdess import EMOTIONS, Take, parse_name
+from cfnsr.errors import InputError
+from cfnsr.params import Drawing, Preprocess
+
+SKIPPING = SMALL.model_copy(update={"rejected": "skip"})
+STEMS = [take.stem() for take in TAKES]
+
+
+def run(root, folder, settings=SMALL, source="synthetic", n_processes=1):
+    """Preprocess all clips of `root` into `folder/arrays`; the index."""
+    manifest = sources.manifest(root, source)
+    return preprocess.preprocess(
+        manifest, root, folder / "arrays", source, settings, folder / "scratch", n_processes
+    )
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in (folder / "arrays").iterdir()}
+
+
+def rejected(folder):
+    table = pd.read_csv(folder / "arrays" / "rejected.csv")
+    return {Path(media).name: reason for media, reason in table.itertuples(index=False)}
+
+
+@pytest.fixture(scope="module")
+def arrays(synthetic_root, tmp_path_factory):
+    """The arrays of the eight clips, read only."""
+    folder = tmp_path_factory.mktemp("arrays")
+    run(synthetic_root, folder)
+    return folder
+
+
+@pytest.fixture
+def worked_on(monkeypatch):
+    """The names of the clips that are preprocessed, in that order."""
+    names = []
+    original = preprocess.preprocess_clip
+
+    def spy(media, *others):
+        names.append(media.name)
+        return original(media, *others)
+
+    monkeypatch.setattr(preprocess, "preprocess_clip", spy)
+    return names
+
+
+def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_root):
+    index = pd.read_csv(arrays / "arrays" / "index.csv", dtype={"clip": str})
+    assert tuple(index.columns) == preprocess.INDEX_COLUMNS
+    assert index["clip"].tolist() == sorted(parse_name(stem).clip for stem in STEMS[:4]) + sorted(
+        parse_name(stem).clip for stem in STEMS[4:]
+    )
+    whole = {
+        name: np.load(arrays / "arrays" / f"{name}.npy", mmap_mode="r")
+        for name in ("frames", "mfcc", "log_mel", "landmark_statistics", "motion")
+    }
+    assert whole["frames"].shape == (8, 5, 24, 24, 3)
+    assert whole["mfcc"].shape == (8, 13, 212)
+    assert whole["log_mel"].shape == (8, 128, 212)
+    assert {name: str(array.dtype) for name, array in whole.items()} == {
+        "frames": "uint8",
+        "mfcc": "float32",
+        "log_mel": "float16",
+        "landmark_statistics": "float32",
+        "motion": "float32",
+    }
+    for i, line in index.iterrows():
+        media = synthetic_root / f"Actor_{line['actor']:02d}" / f"01-01-{line['clip']}.mp4"
+        points = video.read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv")
+        log_mel = audio.log_mel(audio.read_window(media, SMALL), 44_100)
+        np.testing.assert_array_equal(whole["frames"][i], video.read_faces(media, points, SMALL))
+        np.testing.assert_array_equal(whole["mfcc"][i], audio.mfcc(log_mel, 13))
+        np.testing.assert_array_equal(whole["log_mel"][i], log_mel.astype(np.float16))
+        tracks = motion.tracks(points)
+        expected = summary.landmark_statistics(tracks)
+        np.testing.assert_array_equal(whole["landmark_statistics"][i], expected)
+        waveform, rate_hz = audio.read_waveform(media)
+        expected = motion.on_the_clock(tracks, len(waveform) / rate_hz, SMALL)
+        np.testing.assert_array_equal(whole["motion"][i], expected)
+        take = parse_name(media.stem)
+        assert line["emotion"] == EMOTIONS[take.emotion - 1]
+        assert (line["intensity"], line["statement"]) == (take.intensity, take.statement)
+
+
+def test_a_finished_run_leaves_no_scratch_and_an_empty_list_of_rejects(arrays):
+    assert rejected(arrays) == {}
+    assert not (arrays / "scratch").exists()
+    settings = json.loads((arrays / "arrays" / "settings.json").read_text())
+    assert settings["frame_size"] == 24
+    assert settings["source"] == "synthetic"
+
+
+def test_the_order_in_which_files_are_found_changes_nothing(
+    arrays, synthetic_root, tmp_path, monkeypatch
+):
+    in_order = Path.glob
+    monkeypatch.setattr(
+        Path, "glob", lambda self, pattern: sorted(in_order(self, pattern), reverse=True)
+    )
+    run(synthetic_root, tmp_path)
+    assert contents(tmp_path) == contents(arrays)
+
+
+def spoil(root):
+    """Spoil six of the eight clips and add two files; what is said of each."""
+    media = {stem: root / f"Actor_{stem[-2:]}" / f"{stem}.mp4" for stem in STEMS}
+    csv = {stem: root / "landmarks" / f"{stem}.csv" for stem in STEMS}
+    cut(media[STEMS[1]], 0.6)
+    media[STEMS[2]].write_bytes(b"")
+    media[STEMS[3]].write_text("not a video")
+    csv[STEMS[4]].unlink()
+    csv[STEMS[5]].write_text("")
+    table = pd.read_csv(csv[STEMS[6]])
+    (table * 0).to_csv(csv[STEMS[6]], index=False)
+    shutil.copy(media[STEMS[0]], root / "Actor_02")
+    shutil.copy(media[STEMS[0]], root / "Actor_01" / "holiday.mp4")
+    shutil.copy(media[STEMS[0]], root / "Actor_01" / f"01-02{STEMS[0][5:]}.mp4")
+    return {
+        f"{STEMS[1]}.mp4": "cannot be decoded",
+        f"{STEMS[2]}.mp4": "cannot be decoded",
+        f"{STEMS[3]}.mp4": "cannot be decoded",
+        f"{STEMS[4]}.mp4": "are missing; fetch the landmark archive",
+        f"{STEMS[5]}.mp4": "are empty or no csv",
+        f"{STEMS[6]}.mp4": "the tracker lost the face",
+        f"{STEMS[0]}.mp4": "is there twice; keep one of the two",
+        "holiday.mp4": "is not a RAVDESS name",
+        f"01-02{STEMS[0][5:]}.mp4": "is a song",
+    }
+
+
+def test_all_bad_clips_are_listed_and_the_good_ones_kept(clips_root, arrays, tmp_path):
+    expected = spoil(clips_root)
+    with pytest.raises(InputError, match="9 of 11 clips cannot be used") as caught:
+        run(clips_root, tmp_path)
+    found = rejected(tmp_path)
+    assert set(found) == set(expected)
+    for name, reason in expected.items():
+        assert reason in found[name]
+        assert f"{name}: " in str(caught.value)
+    assert "\n" not in "".join(found.values())
+    index = pd.read_csv(tmp_path / "arrays" / "index.csv", dtype={"clip": str})
+    good = [parse_name(STEMS[0]).clip, parse_name(STEMS[7]).clip]
+    assert index["clip"].tolist() == good
+    whole = pd.read_csv(arrays / "arrays" / "index.csv", dtype={"clip": str})["clip"]
+    for name in ("frames", "mfcc", "log_mel"):
+        all_clips = np.load(arrays / "arrays" / f"{name}.npy")
+        np.testing.assert_array_equal(
+            np.load(tmp_path / "arrays" / f"{name}.npy"), all_clips[whole.isin(good)]
+        )
+
+
+def test_after_mending_a_clip_only_what_is_missing_is_done(
+    clips_root, synthetic_root, arrays, tmp_path, worked_on
+):
+    broken = clips_root / "Actor_01" / f"{STEMS[1]}.mp4"
+    cut(broken, 0.6)
+    with pytest.raises(InputError, match=f"{STEMS[1]}.mp4: .* cannot be decoded"):
+        run(clips_root, tmp_path)
+    assert len(worked_on) == 8
+    shutil.copy(synthetic_root / "Actor_01" / broken.name, broken)
+    worked_on.clear()
+    run(clips_root, tmp_path)
+    assert worked_on == [broken.name]
+    assert contents(tmp_path) == contents(arrays)
+
+
+def test_rejected_skip_goes_on_without_the_bad_clips_and_keeps_what_stop_had_done(
+    clips_root, tmp_path, worked_on
+):
+    spoil(clips_root)
+    with pytest.raises(InputError):
+        run(clips_root, tmp_path)
+    before = contents(tmp_path)
+    worked_on.clear()
+    assert len(run(clips_root, tmp_path, SKIPPING)) == 2
+    assert f"{STEMS[7]}.mp4" not in worked_on
+    assert contents(tmp_path) == before
+
+
+def test_a_run_that_ends_while_it_writes_leaves_no_index_of_half_the_arrays(
+    synthetic_root, tmp_path, monkeypatch
+):
+    def half(results, output):
+        (output / "mfcc.npy").write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    run(synthetic_root, tmp_path)
+    before = contents(tmp_path)
+    with monkeypatch.context() as patched:
+        patched.setattr(preprocess, "_assemble", half)
+        with pytest.raises(KeyboardInterrupt):
+            run(synthetic_root, tmp_path, SMALL.model_copy(update={"frame_size": 20}))
+    with pytest.raises(InputError, match="holds no preprocessed clips"):
+        load_clips(tmp_path / "arrays", Drawing())
+    run(synthetic_root, tmp_path)
+    assert contents(tmp_path) == before
+
+
+@pytest.mark.parametrize("settings", [SMALL, SKIPPING])
+def test_a_run_without_any_usable_clip_is_an_error_even_when_skipping(
+    clips_root, tmp_path, settings
+):
+    for path in (clips_root / "landmarks").iterdir():
+        path.unlink()
+    with pytest.raises(InputError, match="8 of 8 clips cannot be used"):
+        run(clips_root, tmp_path, settings)
+    assert not (tmp_path / "arrays" / "index.csv").exists()
+
+
+def test_other_settings_do_not_take_up_half_done_work(clips_root, tmp_path, worked_on):
+    cut(clips_root / "Actor_01" / f"{STEMS[1]}.mp4", 0.6)
+    with pytest.raises(InputError):
+        run(clips_root, tmp_path)
+    worked_on.clear()
+    run(clips_root, tmp_path, SKIPPING.model_copy(update={"frame_size": 20}))
+    assert len(worked_on) == 8
+    assert np.load(tmp_path / "arrays" / "frames.npy").shape == (7, 5, 20, 20, 3)
+
+
+def test_one_broken_clip_of_every_kind_is_one_clear_line(one_clip, tmp_path):
+    media, landmarks = one_clip
+    silent, deaf = tmp_path / "a" / media.name, tmp_path / "b" / media.name
+    for path, only in ((silent, "video"), (deaf, "audio")):
+        path.parent.mkdir()
+        remux(media, path, only=only)
+    outside = tmp_path / "outside.csv"
+    table = pd.read_csv(landmarks)
+    (table + 5000).to_csv(outside, index=False)
+    half = tmp_path / "half.csv"
+    table.head(20).to_csv(half, index=False)
+    for path, points, expected in (
+        (silent, landmarks, "has no sound stream"),
+        (deaf, landmarks, "no picture stream"),
+        (media, outside, "face is outside the frame"),
+        (media, half, "landmarks of 20"),
+        (media, None, f"landmarks {media.stem}.csv are missing"),
+    ):
+        with pytest.raises(InputError, match=expected) as caught:
+            preprocess.preprocess_clip(path, points, SMALL, draws_landmarks=False)
+        assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "expected"),
+    [
+        (lambda path: soundfile.write(path, np.zeros(14_400), 48_000), r"0\.300 s of sound"),
+        (lambda path: soundfile.write(path, np.zeros(0), 48_000), "empty sound stream"),
+        (lambda path: path.write_text("not a wav"), "cannot be decoded"),
+        (lambda path: path.write_bytes(b""), "cannot be decoded"),
+    ],
+)
+def test_a_broken_wav_is_one_clear_line(one_clip, tmp_path, make, expected):
+    path = tmp_path / "03-01-01-01-01-01-01.wav"
+    make(path)
+    with pytest.raises(InputError, match=rf"^{path.name} .*{expected}"):
+        preprocess.preprocess_clip(path, one_clip[1], SMALL, draws_landmarks=True)
+
+
+RUN = """
+import sys
+from pathlib import Path
+from cfnsr import preprocess, sources
+from cfnsr.params import Preprocess
+root, folder = map(Path, sys.argv[1:3])
+preprocess.preprocess(
+    sources.manifest(root, "synthetic"), root, folder / "arrays", "synthetic",
+    Preprocess.model_validate_json(sys.argv[3]), folder / "scratch", 2,
+)
+"""
+
+
+def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_bytes(
+    clips_root, arrays, tmp_path, worked_on
+):
+    scratch = tmp_path / "scratch"
+    arguments = [clips_root, tmp_path, SMALL.model_dump_json()]
+    kill_at_work(RUN, arguments, lambda: len(list(scratch.glob("*.npz"))) >= 2)
+    n_done = len(list(scratch.glob("*.npz")))
+    assert 2 <= n_done < 8  # by two processes; this one does the rest
+    run(clips_root, tmp_path)
+    assert len(worked_on) == 8 - n_done
+    assert contents(tmp_path) == contents(arrays)
+
+
+def work_or_die(job):
+    """Stands for `_work`; one clip takes all memory."""
+    if job.media.stem == STEMS[5]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    job.result.touch()
+
+
+def test_what_was_done_before_a_worker_died_is_kept(synthetic_root, tmp_path, monkeypatch):
+    monkeypatch.setattr(preprocess, "_work", work_or_die)
+    with pytest.raises(InputError, match="one of 2 worker processes died"):
+        run(synthetic_root, tmp_path, n_processes=2)
+    assert len(list((tmp_path / "scratch").glob("*.npz"))) >= 1
+
+
+def test_drawn_landmarks_keep_the_chosen_frames_points_in_pixels(clips_root, tmp_path):
+    for stem in STEMS:
+        media = clips_root / f"Actor_{stem[-2:]}" / f"{stem}.mp4"
+        waveform, rate = audio.read_waveform(media)
+        soundfile.write(media.with_name(f"03{stem[2:]}.wav"), waveform, rate)
+    index = run(clips_root, tmp_path, source="ravdess_landmarks")
+    assert {path.name for path in (tmp_path / "arrays").glob("*.npy")} == {
+        "points.npy",
+        "mfcc.npy",
+        "log_mel.npy",
+        "landmark_statistics.npy",
+        "motion.npy",
+    }
+    points = np.load(tmp_path / "arrays" / "points.npy")
+    assert points.shape == (8, 5, 68, 2)
+    assert points.dtype == np.float32
+    for i, clip in enumerate(index["clip"]):
+        landmarks = video.read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv")
+        chosen = [k * len(landmarks) // 5 for k in range(5)]
+        np.testing.assert_allclose(points[i], landmarks[chosen], rtol=1e-6)
+
+
+def test_landmarks_that_were_cut_at_the_end_of_a_line_are_rejected(clips_root, tmp_path):
+    media = clips_root / "Actor_01" / f"{STEMS[0]}.mp4"
+    waveform, rate = audio.read_waveform(media)
+    soundfile.write(media.with_name(f"03{STEMS[0][2:]}.wav"), waveform, rate)
+    csv = clips_root / "landmarks" / f"{STEMS[0]}.csv"
+    lines = csv.read_text().splitlines()
+    csv.write_text("\n".join(lines[: len(lines) // 2]) + "\n")
+    with pytest.raises(InputError, match=r"landmarks .* but the sound at .* fetch them again"):
+        run(clips_root, tmp_path, source="ravdess_landmarks")
+
+
+def test_the_real_videos_of_actor_1_become_the_papers_arrays(ravdess_actor_1, tmp_path):
+    index = run(ravdess_actor_1, tmp_path, Preprocess(), "ravdess")
+    assert index["clip"].tolist() == ["01-01-01-01-01", "08-01-01-02-01", "08-02-02-02-01"]
+    frames = np.load(tmp_path / "arrays" / "frames.npy", mmap_mode="r")
+    assert frames.shape == (3, 30, 224, 224, 3)
+    red, _, blue = frames.mean(axis=(0, 1, 2, 3))
+    assert red > blue
+    assert np.load(tmp_path / "arrays" / "mfcc.npy").shape == (3, 13, 212)
+
+
+def test_the_60_real_takes_of_actor_1_become_points_and_mfccs(ravdess_actor_1, tmp_path):
+    settings = Preprocess(n_frames=16, frame_size=64)
+    index = run(ravdess_actor_1, tmp_path, settings, "ravdess_landmarks")
+    assert len(index) == 60
+    assert index["emotion"].value_counts()["neutral"] == 4
+    points = np.load(tmp_path / "arrays" / "points.npy")
+    assert points.shape == (60, 16, 68, 2)
+    assert points.min() >= 0
+    assert (points.max(axis=(0, 1, 2)) <= (1280, 720)).all()
+    mfcc = np.load(tmp_path / "arrays" / "mfcc.npy")
+    assert mfcc.shape == (60, 13, 212)
+    assert np.isfinite(mfcc).all()
+
+
+def test_a_result_is_keyed_by_the_take_so_that_equal_files_of_two_takes_stay_two():
+    file = {"media_sha256": "a", "landmarks_sha256": "b"}
+    names = [Take(1, 2, 1, statement, 1).stem() for statement in (1, 2)]
+    keys = {preprocess._key({**file, "media": f"{name}.mp4"}, SMALL, False) for name in names}
+    assert len(keys) == 2

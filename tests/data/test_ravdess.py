@@ -1,0 +1,102 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfnsr.data.corpora.ravdess import (
+    PROTOCOL_FOLDS,
+    Take,
+    actors_of_fold,
+    parse_name,
+    speech_takes,
+    split_actors,
+)
+from cfnsr.errors import InputError
+
+ALL_ACTORS = set(range(1, 25))
+
+
+def test_the_example_of_ravdess_own_page_is_read_right():
+    # zenodo.org/records/1188976: "02-01-06-01-02-01-12.mp4" is video-only, speech, fearful,
+    # normal intensity, statement "dogs", 1st repetition, 12th actor.
+    take = parse_name("02-01-06-01-02-01-12")
+    assert take == Take(12, emotion=6, intensity=1, statement=2, repetition=1, modality=2)
+    assert (take.emotion_index, take.clip) == (5, "06-01-02-01-12")
+
+
+def test_ravdess_has_60_speech_takes_an_actor_and_4_of_them_neutral():
+    takes = speech_takes()
+    assert len(set(takes)) == len(takes) == 24 * 60
+    assert sum(take.emotion == 1 for take in takes) == 24 * 4
+    assert all(parse_name(take.stem()) == take for take in takes)
+
+
+@given(
+    st.builds(
+        Take,
+        actor=st.integers(1, 24),
+        emotion=st.integers(2, 8),
+        intensity=st.integers(1, 2),
+        statement=st.integers(1, 2),
+        repetition=st.integers(1, 2),
+        modality=st.integers(1, 3),
+    )
+)
+def test_a_name_is_read_back_as_it_was_written(take):
+    assert parse_name(take.stem()) == take
+    assert parse_name(take.stem(3)).clip == take.clip
+
+
+@pytest.mark.parametrize(
+    ("stem", "expected"),
+    [
+        ("holiday", "seven two-digit fields"),
+        ("01-01-06-01-02-01", "seven two-digit fields"),
+        ("01-01-06-01-02-01-12 (1)", "seven two-digit fields"),
+        ("01-01-06-01-02-01-1²", "seven two-digit fields"),
+        ("01-01-09-01-02-01-12", "emotion is 09, expected 01 to 08"),
+        ("00-01-06-01-02-01-12", "modality is 00, expected 01 to 03"),
+        ("01-01-06-01-02-01-25", "actor is 25, expected 01 to 24"),
+        ("01-02-06-01-02-01-12", "is a song .*move the song files"),
+        ("01-01-01-02-02-01-12", "no neutral take of strong intensity"),
+    ],
+)
+def test_a_name_that_is_no_speech_take_is_refused_with_the_reason(stem, expected):
+    with pytest.raises(InputError, match=expected):
+        parse_name(stem)
+
+
+def test_folds_are_four_consecutive_actors_two_of_them_women():
+    assert [actors_of_fold(fold) for fold in (1, 2, 6)] == [
+        (1, 2, 3, 4),
+        (5, 6, 7, 8),
+        (21, 22, 23, 24),
+    ]
+    for fold in range(1, 7):
+        assert sum(actor % 2 == 0 for actor in actors_of_fold(fold)) == 2
+
+
+@pytest.mark.parametrize("protocol", ["paper", "nested"])
+def test_no_actor_has_two_roles_in_a_fold_and_none_is_left_out(protocol):
+    for fold in PROTOCOL_FOLDS[protocol]:
+        split = split_actors(fold, protocol)
+        roles = [*split.training, *split.validation, *split.test]
+        assert len(roles) == 24
+        assert set(roles) == ALL_ACTORS
+        assert len(split.validation) == (4 if protocol == "nested" else 0)
+
+
+def test_the_nested_protocol_tests_and_validates_each_actor_once():
+    splits = [split_actors(fold, "nested") for fold in PROTOCOL_FOLDS["nested"]]
+    assert sorted(actor for split in splits for actor in split.test) == sorted(ALL_ACTORS)
+    assert sorted(actor for split in splits for actor in split.validation) == sorted(ALL_ACTORS)
+
+
+def test_the_papers_folds_never_test_the_last_four_actors():
+    tested = {a for fold in PROTOCOL_FOLDS["paper"] for a in split_actors(fold, "paper").test}
+    assert tested == set(range(1, 21))
+
+
+@pytest.mark.parametrize(("fold", "protocol"), [(6, "paper"), (0, "nested"), (7, "nested")])
+def test_a_fold_that_the_protocol_lacks_is_refused(fold, protocol):
+    with pytest.raises(InputError, match=f"fold is {fold}, but protocol {protocol} has folds 1 to"):
+        split_actors(fold, protocol)

@@ -1,0 +1,159 @@
+import hashlib
+import shutil
+
+import pytest
+import soundfile
+from conftest import TAKES
+
+from cfnsr.data import download, sources
+from cfnsr.data.audio import read_waveform
+from cfnsr.data.synthetic import control
+from cfnsr.errors import InputError
+from cfnsr.params import Clips, Params, SourceParams, SyntheticParams
+
+STEMS = [take.stem() for take in TAKES]
+
+
+def media(stem, suffix=".mp4"):
+    return f"Actor_{stem[-2:]}/{stem}{suffix}"
+
+
+def test_the_manifest_lists_every_clip_with_hashlibs_sha256(synthetic_root):
+    table = sources.manifest(synthetic_root, "synthetic")
+    assert tuple(table.columns) == ("media", "landmarks", "media_sha256", "landmarks_sha256")
+    assert table["media"].tolist() == sorted(media(stem) for stem in STEMS)
+    for line in table.itertuples():
+        for path, found in (
+            (line.media, line.media_sha256),
+            (line.landmarks, line.landmarks_sha256),
+        ):
+            expected = hashlib.sha256((synthetic_root / path).read_bytes()).hexdigest()
+            assert found == expected
+
+
+def test_unusable_names_and_songs_are_listed_and_silent_videos_passed_over(clips_root):
+    actor = clips_root / "Actor_01"
+    source = actor / f"{STEMS[0]}.mp4"
+    for name in ("holiday.mp4", f"02{STEMS[0][2:]}.mp4", "01-02-03-01-01-01-01.mp4", "notes.txt"):
+        shutil.copy(source, actor / name)
+    table = sources.manifest(clips_root, "ravdess").set_index("media")
+    assert set(table.index) - {media(stem) for stem in STEMS} == {
+        "Actor_01/holiday.mp4",
+        "Actor_01/01-02-03-01-01-01-01.mp4",
+    }
+    assert table.loc["Actor_01/holiday.mp4", "landmarks"] == ""
+
+
+def test_a_clip_without_landmarks_has_empty_fields(clips_root):
+    (clips_root / "landmarks" / f"{STEMS[2]}.csv").unlink()
+    table = sources.manifest(clips_root, "synthetic").set_index("media")
+    assert table.loc[media(STEMS[2]), ["landmarks", "landmarks_sha256"]].tolist() == ["", ""]
+    assert (table["landmarks"] != "").sum() == len(STEMS) - 1
+
+
+def test_drawn_landmarks_go_with_the_wav_files_of_their_take(clips_root):
+    waveform, rate = read_waveform(clips_root / media(STEMS[0]))
+    voice = "03" + STEMS[0][2:]
+    soundfile.write(clips_root / media(voice, ".wav"), waveform, rate)
+    (line,) = sources.manifest(clips_root, "ravdess_landmarks").to_dict("records")
+    assert line["media"] == media(voice, ".wav")
+    assert line["landmarks"] == f"landmarks/{STEMS[0]}.csv"
+
+
+def test_a_manifest_is_read_back_as_it_was_written(clips_root, tmp_path):
+    (clips_root / "landmarks" / f"{STEMS[2]}.csv").unlink()
+    table = sources.manifest(clips_root, "synthetic")
+    path = tmp_path / "build" / "manifest.csv"
+    sources.write_manifest(table, path)
+    assert sources.read_manifest(path).equals(table)
+    with pytest.raises(InputError, match=r"does not exist; run `dvc repro dataset`"):
+        sources.read_manifest(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [("ravdess", r"Actor_\*/01-\*\.mp4"), ("ravdess_landmarks", r"Actor_\*/03-\*\.wav")],
+)
+def test_a_root_without_clips_is_one_line_that_says_what_was_looked_for(tmp_path, source, expected):
+    with pytest.raises(InputError, match=f"no clips in .*{expected}; point {source}.root of"):
+        sources.manifest(tmp_path, source)
+
+
+def test_a_file_that_cannot_be_read_is_one_line(clips_root):
+    path = clips_root / media(STEMS[0])
+    path.unlink()
+    path.symlink_to("gone.mp4")
+    with pytest.raises(InputError, match=rf"{STEMS[0]}\.mp4 cannot be read \(No such file"):
+        sources.manifest(clips_root, "synthetic")
+
+
+@pytest.mark.parametrize("kind", ["missing", "a file"])
+def test_a_root_that_is_no_folder_is_one_line(tmp_path, kind):
+    root = tmp_path / "ravdess"
+    if kind == "a file":
+        root.touch()
+    params = Params(data="ravdess", ravdess=SourceParams(root=root))
+    with pytest.raises(InputError, match=r"ravdess\.root: .* is no folder; expected the one that"):
+        sources.provide(params, tmp_path)
+
+
+def test_a_root_is_used_as_it_is_and_counts_from_the_repository(tmp_path, monkeypatch):
+    monkeypatch.setattr(download, "fetch", pytest.fail)
+    (tmp_path / "here").mkdir()
+    for root in ("here", tmp_path / "here"):
+        params = Params(data="ravdess", ravdess=SourceParams(root=root))
+        assert sources.provide(params, tmp_path) == tmp_path / "here"
+    monkeypatch.setenv("HOME", str(tmp_path))
+    params = Params(data="ravdess", ravdess=SourceParams(root="~/here"))
+    assert sources.provide(params, tmp_path / "elsewhere") == tmp_path / "here"
+
+
+def test_without_a_root_the_control_is_written_and_ravdess_downloaded(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(download, "fetch", lambda *given: calls.append(given))
+    monkeypatch.setattr(control, "write_dataset", lambda *given: calls.append(given))
+    for params in (
+        Params(),
+        Params(synthetic=SyntheticParams()),
+        Params(data="ravdess"),
+        Params(data="ravdess_landmarks"),
+    ):
+        assert sources.provide(params, tmp_path) == tmp_path / "data" / params.data
+    assert calls == [
+        (tmp_path / "data" / "synthetic", Clips()),
+        (tmp_path / "data" / "synthetic", Clips()),
+        (download.archives("ravdess"), tmp_path / "data" / "ravdess"),
+        (download.archives("ravdess_landmarks"), tmp_path / "data" / "ravdess_landmarks"),
+    ]
+
+
+@pytest.mark.parametrize("below", ["tmp1", "standalone/tmp2"])
+def test_a_queued_experiment_uses_the_clips_that_the_checkout_has(tmp_path, monkeypatch, below):
+    asked = []
+    monkeypatch.setattr(download, "fetch", lambda *given: asked.append(given))
+    workspace = tmp_path / ".dvc" / "tmp" / "exps" / below  # where DVC runs it
+    workspace.mkdir(parents=True)
+    for source in ("ravdess", "ravdess_landmarks"):
+        assert sources.provide(Params(data=source), workspace) == tmp_path / "data" / source
+    assert asked == [
+        (download.archives(source), tmp_path / "data" / source)
+        for source in ("ravdess", "ravdess_landmarks")
+    ]
+    (tmp_path / "here").mkdir()
+    for root in ("here", tmp_path / "here"):
+        for source in ("ravdess", "synthetic"):
+            params = Params(data=source, **{source: {"root": root}})
+            assert sources.provide(params, workspace) == tmp_path / "here"
+
+
+def test_queued_experiments_do_not_overwrite_each_others_control(tmp_path, monkeypatch):
+    written = []
+    monkeypatch.setattr(control, "write_dataset", lambda *given: written.append(given))
+    expected = []
+    for seed in (7, 8):
+        workspace = tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{seed}"
+        clips = Clips(seed=seed)
+        root = sources.provide(Params(synthetic=SyntheticParams(clips=clips)), workspace)
+        assert root.is_relative_to(workspace)
+        expected.append((root, clips))
+    assert written == expected

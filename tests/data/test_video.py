@@ -1,0 +1,338 @@
+import av
+import cv2
+import numpy as np
+import pandas as pd
+import pytest
+from conftest import cut, remux
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfnsr.data import video
+from cfnsr.data.video import check_duration, choose_frames, crop_face, read_faces, read_landmarks
+from cfnsr.errors import InputError
+from cfnsr.params import Preprocess
+
+SETTINGS = Preprocess(n_frames=5, frame_size=24)
+SQUASHED = SETTINGS.model_copy(update={"crop": "squashed_first"})
+
+
+@pytest.fixture
+def csv(one_clip, tmp_path):
+    """A function that writes a changed landmark table and gives its path."""
+
+    def write(table):
+        path = tmp_path / "landmarks.csv"
+        text = table if isinstance(table, str) else table.to_csv(index=False)
+        path.write_text(text)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def table(one_clip):
+    return pd.read_csv(one_clip[1])
+
+
+def coordinates(table):
+    return [name for name in table if name[:2] in ("x_", "y_")]
+
+
+@pytest.fixture
+def film(tmp_path):
+    """A function that writes an mp4 of RGB pictures and gives its path."""
+
+    def write(pictures):
+        path = tmp_path / "film.mp4"
+        with av.open(path, "w") as container:
+            stream = container.add_stream("libx264", 25, options={"crf": "10", "threads": "1"})
+            stream.height, stream.width = pictures[0].shape[:2]
+            stream.pix_fmt = "yuv420p"
+            for picture in pictures:
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode())
+        return path
+
+    return write
+
+
+def square(left, top, side):
+    """68 points that span a square."""
+    rng = np.random.default_rng(1)
+    points = rng.uniform((left, top), (left + side, top + side), (68, 2))
+    points[0], points[1] = (left, top), (left + side, top + side)
+    return points
+
+
+def sharpness(faces):
+    """Variance of the Laplacian, a common measure of sharpness."""
+    return np.var([cv2.Laplacian(face, cv2.CV_64F) for face in faces])
+
+
+@given(st.integers(1, 400), st.integers(1, 60))
+def test_evenly_spaced_frames_follow_the_releases_rule(n_available, n_frames):
+    chosen = choose_frames(n_available, Preprocess(n_frames=n_frames))
+    assert chosen.tolist() == [int(k * n_available / n_frames + 1e-9) for k in range(n_frames)]
+    assert chosen[0] == 0
+    assert chosen[-1] < n_available
+    assert (np.diff(chosen) >= 0).all()
+    assert np.ptp(np.diff(chosen)) <= 1 if n_frames > 1 else True
+
+
+@given(st.integers(1, 60), st.data())
+def test_consecutive_frames_come_from_the_middle(n_frames, data):
+    n_available = data.draw(st.integers(n_frames, 400))
+    settings = Preprocess(n_frames=n_frames, frame_choice="consecutive")
+    chosen = choose_frames(n_available, settings)
+    assert (np.diff(chosen) == 1).all()
+    before, after = chosen[0], n_available - 1 - chosen[-1]
+    assert 0 <= after - before <= 1
+
+
+def test_too_few_frames_for_consecutive_ones_are_refused():
+    settings = Preprocess(n_frames=30, frame_choice="consecutive")
+    with pytest.raises(InputError, match="29 frames, but 30 consecutive ones are asked for; lower"):
+        choose_frames(29, settings)
+
+
+def test_landmarks_are_read_by_name_among_openfaces_700_columns_with_blanks(csv, table):
+    n_frames = len(table)
+    rng = np.random.default_rng(1)
+    groups = {
+        "gaze": [f"gaze_{i}" for i in range(8)],
+        "eyes": [f"eye_lmk_{axis}_{i}" for axis in "xyXYZ" for i in range(56)],
+        "pose": [f"pose_{i}" for i in range(6)],
+    }
+    before = [name for names in groups.values() for name in names]
+    after = [f"{axis}_{i}" for axis in "XYZ" for i in range(68)]
+    after += [f"p_{i}" for i in range(40)] + [f"AU{i:02d}_r" for i in range(20)]
+    noise = pd.DataFrame(
+        rng.normal(size=(n_frames, len(before) + len(after))), columns=before + after
+    )
+    lead = ["frame", "timestamp", "confidence"]
+    points = coordinates(table)
+    wide = pd.concat([table[lead], noise[before], table[points], noise[after]], axis=1)
+    assert wide.shape[1] > 690
+    found = read_landmarks(csv(wide.to_csv(index=False).replace(",", ", ")))
+    expected = np.stack([table[points[:68]], table[points[68:]]], axis=-1)
+    assert points[0] == "x_0"
+    assert points[68] == "y_0"
+    np.testing.assert_allclose(found, expected)
+
+
+def test_a_comma_at_the_end_of_each_line_does_not_shift_the_columns(csv, table, one_clip):
+    # A column follows the points, as in OpenFace's files, so that a shift would show no gap.
+    head, *lines = csv(table).read_text().splitlines()
+    found = read_landmarks(csv("\n".join([head + ",AU01_r", *(f"{line},1," for line in lines)])))
+    np.testing.assert_array_equal(found, read_landmarks(one_clip[1]))
+
+
+def with_row(table, row, value):
+    table = table.astype(object)
+    table.loc[row] = value
+    return table
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (lambda t: "", "are empty or no csv"),
+        (lambda t: "\0\1\2" * 50, "lack column|are empty or no csv"),
+        (lambda t: "Hello\n", "lack column x_0"),
+        (lambda t: t.head(0), "have no frame"),
+        (lambda t: t.drop(columns="y_67"), "lack column y_67"),
+        (lambda t: with_row(t, 3, np.nan), "are not finite numbers in 1 of .* first in frame 4"),
+        (lambda t: with_row(t, 3, "lost"), "are not finite numbers in 1 of .* first in frame 4"),
+        (lambda t: t.replace(t["x_5"][0], np.inf), "are not finite numbers in .* frame 1"),
+        (lambda t: t.to_csv(index=False)[:-300], "are not finite numbers in 1 of"),
+        (lambda t: t * 0, "the tracker lost the face, in (..) of .. frames, first in frame 1"),
+        (lambda t: with_row(t, 8, 0), "the tracker lost the face, in 1 of .* first in frame 9"),
+    ],
+)
+def test_landmarks_that_cannot_be_used_are_refused_with_the_reason(csv, table, change, expected):
+    with pytest.raises(InputError, match=rf"^landmarks landmarks\.csv .*({expected})") as caught:
+        read_landmarks(csv(change(table)))
+    assert str(caught.value).endswith("fetch them again")
+
+
+@pytest.mark.parametrize("separator", [",", ", "])
+def test_landmarks_that_end_long_before_the_sound_are_refused(csv, table, separator):
+    def write(part):
+        return csv(part.to_csv(index=False).replace(",", separator))
+
+    last_s = table["timestamp"].iloc[-1]
+    check_duration(write(table), last_s + 0.49)
+    check_duration(write(table), last_s - 1)
+    short = table[table["timestamp"] < last_s - 1]
+    assert 0 < len(short) < len(table)
+    read_landmarks(write(short))  # the points alone do not tell
+    with pytest.raises(InputError, match=r"^landmarks landmarks\.csv end at .* fetch them again$"):
+        check_duration(write(short), last_s)
+    with pytest.raises(InputError, match="lack column timestamp; fetch them again"):
+        check_duration(write(table.drop(columns="timestamp")), last_s)
+
+
+def test_missing_landmarks_are_refused(tmp_path):
+    with pytest.raises(InputError, match=r"gone\.csv are missing; fetch the landmark archive"):
+        read_landmarks(tmp_path / "gone.csv")
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.model_copy(update={"frame_size": 112})])
+def test_faces_are_a_plain_decode_a_slice_and_a_resize(one_clip, settings):
+    media, landmarks = one_clip
+    points = read_landmarks(landmarks)
+    with av.open(media) as container:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    assert len(pictures) == len(points)
+    expected = []
+    for k in range(settings.n_frames):
+        i = k * len(pictures) // settings.n_frames
+        (left, top), (right, bottom) = np.floor(points[i].min(0)), np.ceil(points[i].max(0))
+        face = pictures[i][int(top) : int(bottom), int(left) : int(right)]
+        how = cv2.INTER_AREA if min(face.shape[:2]) >= settings.frame_size else cv2.INTER_CUBIC
+        expected.append(cv2.resize(face, (settings.frame_size,) * 2, interpolation=how))
+    found = read_faces(media, points, settings)
+    assert found.shape == (5, settings.frame_size, settings.frame_size, 3)
+    np.testing.assert_array_equal(found, expected)
+
+
+def test_squashing_the_frame_first_gives_the_same_face_with_less_sharpness(one_clip):
+    media, landmarks = one_clip
+    points = read_landmarks(landmarks)
+    sharp, blurred = (read_faces(media, points, chosen) for chosen in (SETTINGS, SQUASHED))
+    assert sharp.shape == blurred.shape
+    assert sharpness(sharp) > 2 * sharpness(blurred)
+    assert np.corrcoef(sharp.ravel(), blurred.ravel())[0, 1] > 0.7
+
+
+@pytest.mark.parametrize("colour", [(200, 20, 30), (20, 200, 30), (30, 20, 200)])
+@pytest.mark.parametrize("settings", [SETTINGS, SQUASHED])
+def test_colours_stay_red_green_and_blue_in_that_order(film, colour, settings):
+    picture = np.full((96, 128, 3), 120, np.uint8)
+    picture[20:80, 30:90] = colour
+    faces = read_faces(film([picture] * 10), np.stack([square(38, 28, 40)] * 10), settings)
+    np.testing.assert_allclose(faces.mean(axis=(0, 1, 2)), colour, atol=12)
+
+
+def test_each_frame_is_cropped_to_its_own_landmarks(film):
+    pictures, points = [], []
+    for i in range(10):
+        picture = np.zeros((96, 128, 3), np.uint8)
+        picture[30:62, 8 * i : 8 * i + 32] = 255
+        pictures.append(picture)
+        points.append(square(8 * i + 2, 32, 28))
+    assert read_faces(film(pictures), np.stack(points), SETTINGS).min() > 200
+
+
+def test_a_box_that_is_partly_outside_is_cut_at_the_edge():
+    picture = np.arange(40 * 60 * 3, dtype=np.uint32).reshape(40, 60, 3).astype(np.uint8)
+    found = crop_face(picture, square(-4.0, 20.0, 24), SETTINGS)
+    expected = cv2.resize(picture[20:40, 0:20], (24, 24), interpolation=cv2.INTER_CUBIC)
+    np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("corner", [(500, 20), (-30, 10), (10, 35), (1e6, 1e6)])
+@pytest.mark.parametrize("settings", [SETTINGS, SQUASHED])
+def test_a_face_outside_the_frame_is_refused(corner, settings):
+    picture = np.zeros((40, 60, 3), np.uint8)
+    with pytest.raises(InputError, match=r"face is outside the frame .* picture of 60 x 40"):
+        crop_face(picture, square(*corner, 24), settings)
+
+
+def test_landmarks_of_another_length_than_the_video_are_refused_but_three_frames_pass(one_clip):
+    media, landmarks = one_clip
+    points = read_landmarks(landmarks)
+    for wrong in (points[:20], np.concatenate([points, points])):
+        with pytest.raises(InputError, match=rf"frames, but landmarks of {len(wrong)}; do both"):
+            read_faces(media, wrong, SETTINGS)
+    assert len(read_faces(media, points[:-3], SETTINGS)) == 5
+
+
+@pytest.mark.parametrize("content", [b"", b"no video\n"])
+def test_a_file_that_is_no_video_is_refused(tmp_path, content):
+    path = tmp_path / "clip.mp4"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=r"^clip\.mp4 cannot be decoded .*fetch the file again$"):
+        read_faces(path, np.zeros((50, 68, 2)), SETTINGS)
+
+
+def test_an_mp4_without_its_index_is_refused(one_clip, tmp_path):
+    path = tmp_path / "clip.mp4"
+    remux(one_clip[0], path, index_first=False)
+    cut(path, 0.6)
+    with pytest.raises(InputError, match=r"^clip\.mp4 cannot be decoded"):
+        read_faces(path, read_landmarks(one_clip[1]), SETTINGS)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6])
+def test_an_mp4_that_is_cut_short_is_refused(one_clip, tmp_path, share):
+    path = tmp_path / "clip.mp4"
+    remux(one_clip[0], path)
+    cut(path, share)
+    with pytest.raises(InputError, match=r"^clip\.mp4(: only .* is cut short| cannot be decod)"):
+        read_faces(path, read_landmarks(one_clip[1]), SETTINGS)
+
+
+def shorten_edit(path, by_s):
+    """Let an mp4's edit list end its pictures earlier than its packets do."""
+    content = bytearray(path.read_bytes())
+    assert content.count(b"elst") == 1
+    duration = slice(content.index(b"elst") + 12, content.index(b"elst") + 16)
+    shorter_ms = int.from_bytes(content[duration]) - round(1000 * by_s)
+    content[duration] = shorter_ms.to_bytes(4)
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("n_frames", [5, 39, 60])
+def test_frames_that_the_edit_list_cuts_off_are_none_of_the_clips(film, n_frames):
+    pictures = [np.full((96, 128, 3), 40 + 5 * i, np.uint8) for i in range(40)]
+    path = film(pictures)
+    shorten_edit(path, 1 / 25)
+    with av.open(path) as container:
+        assert container.streams.video[0].frames == 40
+        assert len(list(container.decode(video=0))) == 39
+    settings = SETTINGS.model_copy(update={"n_frames": n_frames})
+    faces = read_faces(path, np.stack([square(30, 20, 60)] * 40), settings)
+    expected = 40 + 5 * (np.arange(n_frames) * 39 // n_frames)
+    np.testing.assert_allclose(faces.mean(axis=(1, 2, 3)), expected, atol=3)
+
+
+@pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.model_copy(update={"n_frames": 30})])
+def test_leaving_out_frames_that_no_other_needs_changes_no_picture(film, settings, monkeypatch):
+    rng = np.random.default_rng(1)
+    noise = rng.integers(0, 256, (50, 12, 16, 3), np.uint8)
+    path = film([cv2.resize(picture, (128, 96)) for picture in noise])
+    points = np.stack([square(31, 21, 60)] * 50)
+    with av.open(path) as container:
+        types = {int(frame.pict_type) for frame in container.decode(video=0)}
+        assert int(av.video.frame.PictureType.B) in types
+    with av.open(path) as container:
+        plain = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
+    decoded = []
+    crop = video.crop_face
+    monkeypatch.setattr(video, "crop_face", lambda *args: decoded.append(args[0]) or crop(*args))
+    read_faces(path, points, settings)
+    chosen = choose_frames(50, settings)
+    assert len(decoded) == len(chosen)
+    for picture, i in zip(decoded, chosen, strict=True):
+        np.testing.assert_array_equal(picture, plain[i])
+
+
+def test_an_mp4_without_pictures_is_refused(one_clip, tmp_path):
+    path = tmp_path / "clip.mp4"
+    remux(one_clip[0], path, only="audio")
+    with pytest.raises(InputError, match=r"^clip\.mp4: no picture stream; fetch"):
+        read_faces(path, read_landmarks(one_clip[1]), SETTINGS)
+
+
+def test_real_faces_are_sharp_and_skin_is_reddish(ravdess_actor_1):
+    paper = Preprocess()
+    media = ravdess_actor_1 / "Actor_01" / "01-01-08-01-01-02-01.mp4"
+    points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{media.stem}.csv")
+    faces = read_faces(media, points, paper)
+    squashed = read_faces(media, points, paper.model_copy(update={"crop": "squashed_first"}))
+    assert faces.shape == (30, 224, 224, 3)
+    assert sharpness(faces) > 1.5 * sharpness(squashed)
+    red, green, blue = faces.mean(axis=(0, 1, 2))
+    assert red > green > blue

@@ -1,0 +1,410 @@
+import json
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from cfnsr.data.corpora.ravdess import EMOTIONS, actors_of_fold, parse_name
+from cfnsr.data.synthetic.control import takes
+from cfnsr.evaluation import tables, typeset
+from cfnsr.evaluation.selection import RULES
+from cfnsr.models.registry import EXTRA, ROWS, TABLE_1, TABLE_2, find
+from cfnsr.params import Clips, Params, SyntheticParams, Training
+from cfnsr.training.runs import Predictions, Run
+
+pytestmark = pytest.mark.filterwarnings("error")
+
+CONTROL = Params(synthetic=SyntheticParams())
+REAL = Params(data="ravdess")
+
+
+def run(n_right, row="cfn_sr", fold=1, seed=1, n_parameters=1000, n_clips=8):
+    """A fold whose epochs have so many of each actor's 8 clips right, from the first on."""
+    actor = np.repeat(actors_of_fold(fold), n_clips)
+    take = np.tile(np.arange(n_clips), 4)
+    right = take < np.asarray(n_right)[:, None]  # epoch clip
+    emotion = take % len(EMOTIONS)
+    predicted = np.where(right, emotion, (emotion + 1) % len(EMOTIONS))
+    names = [f"{t:02d}-{a:02d}" for a, t in zip(actor, take, strict=True)]
+    clips = pd.DataFrame({"clip": names, "actor": actor, "emotion": emotion})
+    logits = 9.0 * np.eye(len(EMOTIONS))[predicted]
+    info = {"n_parameters": n_parameters, "forward_gflops": n_parameters / 1e6, "protocol": "paper"}
+    return Run(row, fold, seed, info, pd.DataFrame(), Predictions(logits, clips), None)
+
+
+def by_row(*runs):
+    return tables.by_row(runs)
+
+
+def paper(runs):
+    """Runs by row as those of the protocol `paper`."""
+    return {"paper": runs} if runs else {}
+
+
+def two_folds():
+    return by_row(run([6, 4], fold=1), run([4, 5], fold=2))
+
+
+def every_row(folds=range(1, 6), n_right=(3, 6, 5)):
+    """All trained rows, the first as accurate as stated and the others less so."""
+    names = [name for name, row in ROWS.items() if row.alias is None]
+    worse = {name: [max(n - k % 4, 0) for n in n_right] for k, name in enumerate(names)}
+    worse["cfn_sr"] = [8, 8, 8]
+    return by_row(*[run(worse[name], name, fold) for name in names for fold in folds])
+
+
+def written(path, runs, params, rows=TABLE_1):
+    found = tables.table(rows, paper(runs))
+    tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(params)
+    caption = typeset.caption("Systems", params.data, paper(runs))
+    typeset.Printed(found, tests, ceilings, caption).write(path)
+    return [path.with_suffix(suffix).read_text() for suffix in (".csv", ".md", ".tex")]
+
+
+def test_a_hand_worked_table_of_two_folds():
+    found = tables.table(TABLE_2, paper(two_folds()))
+    assert tuple(found.columns) == tables.COLUMNS
+    lines = found[found["row"] == "cfn_sr"].set_index("rule")
+    # of 8 clips: best 6 and 5; last 4 and 5; fold 1 takes fold 2's epoch 2, fold 2 fold 1's 1
+    assert lines["accuracy_pct"].to_dict() == pytest.approx(
+        {
+            "best test epoch": 100 * 11 / 16,
+            "last epoch": 100 * 9 / 16,
+            "chosen on other folds": 100 * 8 / 16,
+        }
+    )
+    assert lines.loc["last epoch", "sd_pct"] == pytest.approx(12.5 / np.sqrt(2))
+    assert lines.loc["best test epoch", "uar_pct"] == pytest.approx(100 * 11 / 16)
+    assert set(lines["n_folds"]) == {2}
+    assert set(lines["n_clips"]) == {64}
+    assert set(lines["n_parameters"]) == {1000}
+    assert set(lines["forward_gflops"]) == {0.001}
+    assert set(lines["protocol"]) == {"paper"}
+    assert set(lines["paper_accuracy_pct"]) == {75.76}
+    last = lines.loc["last epoch"]
+    assert last["ci_low_pct"] < last["accuracy_pct"] < last["ci_high_pct"]
+
+
+def test_an_alias_has_the_numbers_of_the_row_that_it_names():
+    found = tables.table(TABLE_2, paper(two_folds())).drop(columns=["label"])
+    alias = found[found["row"] == "audio_to_video"].drop(columns="row").reset_index(drop=True)
+    named = found[found["row"] == "cfn_sr"].drop(columns="row").reset_index(drop=True)
+    pd.testing.assert_frame_equal(alias, named)
+
+
+def test_rows_without_runs_are_left_out_and_the_order_is_the_registrys():
+    runs = by_row(run([1], "cfn_sr"), run([1], "audio"))
+    assert list(runs) == ["audio", "cfn_sr"]
+    assert list(tables.table(TABLE_1, paper(runs))["row"].unique()) == ["audio", "cfn_sr"]
+
+
+def test_validation_actors_give_a_fourth_line():
+    fold = run([6, 4])
+    nested = replace(fold, validation=run([1, 2], fold=2).test)
+    found = tables.table({"cfn_sr": find("cfn_sr")}, paper(by_row(nested))).set_index("rule")
+    assert list(found.index) == ["best test epoch", "last epoch", "chosen on validation actors"]
+    assert found.loc["chosen on validation actors", "accuracy_pct"] == 50
+
+
+def test_a_paired_test_has_the_difference_and_holms_p():
+    folds = range(1, 6)
+    runs = by_row(
+        *[run([8], "cfn_sr", fold) for fold in folds],
+        *[run([6], "audio", fold) for fold in folds],
+        *[run([8], "video", fold) for fold in folds],
+    )
+    tests = tables.paired_tests(paper(runs))
+    assert set(tests["rule"]) == set(RULES[:3])
+    tests = tests[tests["rule"] == "last epoch"].set_index("row")
+    assert tests["difference_pct"].to_dict() == pytest.approx({"video": 0, "audio": -25})
+    # twenty actors of equal difference: 2 of 2^20 sign flips are as extreme
+    assert tests.loc["audio", "p_value"] == pytest.approx(2 / 2**20)
+    assert tests.loc["audio", "p_holm"] == pytest.approx(4 / 2**20)
+    assert tests.loc["video", "p_holm"] == 1
+    found = tables.table(TABLE_1, paper(runs))
+    text = typeset.Printed(found, tests.reset_index(), tables.ceilings(REAL), "").markdown()
+    bold = [line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if "**" in line]
+    assert bold == ["1D CNN (Aud.)"]
+    assert "**\N{MINUS SIGN}25.00 (\\< 0.001)**" in text
+
+
+def test_a_verdict_that_depends_on_the_rule_is_said_and_noted():
+    """CFN-SR is as good in epoch 1 as the sound alone in epoch 2, and falls behind at the end."""
+    runs = by_row(
+        *[run([8, 4], "cfn_sr", fold) for fold in range(1, 6)],
+        *[run([3, 7], "audio", fold) for fold in range(1, 6)],
+        *[run([3, 3], "video", fold) for fold in range(1, 6)],
+    )
+    tests = tables.paired_tests(paper(runs))
+    found = tests.set_index(["row", "rule"])["difference_pct"].to_dict()
+    assert found["audio", "best test epoch"] == pytest.approx(-12.5)
+    assert found["audio", "last epoch"] == pytest.approx(37.5)
+    # Holm over the two rows of a rule, not over all: 20 actors alike have p = 2 / 2^20
+    assert tests["p_holm"].tolist() == pytest.approx([4 / 2**20] * 6)
+    sentences = typeset.findings(tests)
+    last = sentences.index("last epoch, protocol paper")
+    assert "better than CFN-SR beyond chance: 1D CNN (Aud.) +37.50 (< 0.001)" in sentences[last + 1]
+    assert "worse beyond chance: 3D ResNeXt50 (Vid.)" in sentences[last + 2]
+    assert "none" in sentences[sentences.index("best test epoch, protocol paper") + 1]
+    assert sentences[-1] == "Protocol paper: the rule decides the verdict on 1D CNN (Aud.)."
+    found = tables.table(TABLE_1, paper(runs))
+    text = typeset.Printed(found, tests, tables.ceilings(REAL), "").markdown()
+    (note,) = [line for line in text.splitlines() if "another verdict" in line]
+    assert "best test epoch: \N{MINUS SIGN}12.50 [" in note
+    assert "p \\< 0.001" in note
+    mark = note.split(" ")[0]
+    assert [
+        line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if f"*{mark}" in line
+    ] == ["1D CNN (Aud.)"]
+
+
+def test_rules_that_agree_are_said_to():
+    tests = tables.paired_tests(paper(by_row(run([8]), run([8], "audio"))))
+    assert typeset.findings(tests)[-1] == "Protocol paper: every rule gives the same verdicts."
+    assert "nothing to compare" in typeset.findings(tests[:0])[0]
+
+
+def test_short_trainings_and_intervals_without_width_have_a_note():
+    runs = by_row(
+        run([2, 3], "erann"), run([2, 3], "cfn_sr"), run([2] * 5, "audio"), run([4], "linear")
+    )
+    found = tables.table(TABLE_1 | EXTRA, paper(runs))
+    assert found.set_index("row")["n_epochs"].to_dict() == {
+        "erann": 2,
+        "cfn_sr": 2,
+        "audio": 5,
+        "linear": 1,
+    }
+    tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
+    text = typeset.Printed(found, tests, ceilings, "", {"audio": "a note"}).markdown()
+    (short,) = [line for line in text.splitlines() if "not converged" in line]
+    assert "2 epochs: not converged" in short
+    assert f"ERANNs<sup>1, {short[5]}</sup>" in text or f", {short[5]}</sup>" in text
+    # every actor has as many right as every other
+    (flat,) = [line for line in text.splitlines() if "every actor has the same" in line]
+    assert text.count(f"[37.5, 37.5]{flat.split(' ')[0]}") == 4
+    assert "a note" in text
+    uneven = [run([2], fold=1), run([4], fold=2)]
+    found = tables.table(TABLE_1, paper(by_row(*uneven)))
+    text = typeset.Printed(found, tests[:0], ceilings, "").markdown()
+    assert "every actor has the same" not in text
+
+
+def test_rows_of_more_seeds_than_others_say_so():
+    several = [run([n], "cfn_sr", fold, seed=s) for fold in (1, 2) for s, n in ((5, 4), (7, 6))]
+    runs = by_row(*several, *[run([4], "audio", fold, seed=5) for fold in (1, 2)])
+    assert tables.extent("paper", runs).endswith("1 to 2 seeds a fold")
+    found = tables.table(TABLE_1, paper(runs))
+    tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
+    text = typeset.Printed(found, tests, ceilings, "").markdown()
+    (note,) = [line for line in text.splitlines() if "mean of 2 seeds" in line]
+    labels = [line.split("|")[1] for line in text.splitlines() if line.startswith("| ")]
+    assert [label for label in labels if f"{note[5]}</sup>" in label] == [
+        f" CFN-SR<sup>{note[5]}</sup> "
+    ]
+    seeds = tables.seeds(runs, "last epoch")
+    expected = {"CFN-SR": {5: 50.0, 7: 75.0, "range": 25.0, "n_folds": 2}}
+    assert seeds.to_dict("index") == expected
+    more = by_row(*several, run([8], "cfn_sr", 3, seed=5))  # a fold that seed 7 lacks
+    assert tables.seeds(more, "last epoch").to_dict("index") == expected
+    alone = paper(by_row(*several))
+    printed = typeset.Printed(tables.table(TABLE_1, alone), tests[:0], ceilings, "")
+    assert "seeds" not in printed.markdown()
+    assert tables.seeds(by_row(run([4])), "last epoch").empty
+
+
+def test_networks_smaller_than_the_papers_are_said_to_be():
+    small = tables.table(TABLE_1, paper(by_row(run([1], n_parameters=1_074_841))))
+    assert tables.reduced_size(small) == (
+        "networks of reduced size (CFN-SR 1.07 M parameters; the paper's 26.30 M)"
+    )
+    full = tables.table(TABLE_1, paper(by_row(run([1], n_parameters=26_301_234))))
+    assert tables.reduced_size(full) == ""
+    assert tables.reduced_size(tables.table(TABLE_1, {})) == ""
+    blocks = SyntheticParams(model={"n_blocks": [1, 1, 1, 1]})
+    assert "1-1-1-1" in tables.row_notes(Params(synthetic=blocks))["video"]
+    assert tables.row_notes(CONTROL) == {}
+    pretrained = SyntheticParams(training=Training(pretrained="resnext.pth"))
+    assert "checkpoint" in tables.row_notes(Params(synthetic=pretrained))["video"]
+
+
+def test_without_cfn_sr_there_is_nothing_to_compare_with():
+    tests = tables.paired_tests(paper(by_row(run([1], "audio"))))
+    assert tests.empty
+    assert tuple(tests.columns) == tables.TEST_COLUMNS
+
+
+def test_metrics_are_one_system_in_detail_and_all_after_the_last_epoch():
+    runs = by_row(run([1, 2, 1], fold=4, n_clips=6), run([3], "audio", fold=4, n_clips=6))
+    found = tables.metrics(tables.table(TABLE_1, paper(runs)), [4])
+    assert found == {
+        "folds": "4",
+        "cfn_sr": {
+            "best test epoch": 33.33,
+            "last epoch": 16.67,
+            "uar_pct": 16.67,
+            "ci_low_pct": 16.67,
+            "ci_high_pct": 16.67,
+        },
+        "last epoch": {"audio": 50.0, "cfn_sr": 16.67},
+    }
+    json.dumps(found)
+    alone = tables.metrics(tables.table(TABLE_1, paper(by_row(run([3], "audio")))), [1])
+    assert alone["audio"]["last epoch"] == alone["last epoch"]["audio"] == 37.5
+    assert tables.metrics(tables.table(TABLE_1, {}), [1, 2, 3]) == {"folds": "1 to 3"}
+
+
+def test_only_folds_without_a_gap_are_a_range():
+    assert tables.setting(CONTROL, [1, 2, 3]).endswith("protocol paper, folds 1 to 3")
+    assert tables.setting(CONTROL, [1, 3]).endswith("folds 1, 3")
+    assert tables.setting(CONTROL, [3]).endswith("fold 3")
+    assert tables.setting(CONTROL).endswith("folds 1 to 5")
+    assert tables.folds(by_row(run([1], fold=3), run([1], "audio", fold=1))) == (1, 3)
+
+
+def test_the_protocols_are_tested_and_corrected_each_for_itself():
+    folds = range(1, 6)
+    rows = {"cfn_sr": 8, "audio": 6, "video": 7}
+    runs = [run([n], row, fold) for row, n in rows.items() for fold in folds]
+    nested = [replace(r, info=r.info | {"protocol": "nested"}) for r in runs if r.row != "video"]
+    tests = tables.paired_tests(tables.by_protocol(runs + nested))
+    tests = tests[tests["rule"] == "last epoch"]
+    assert [*zip(tests["row"], tests["protocol"], strict=True)] == [
+        ("video", "paper"),
+        ("audio", "paper"),
+        ("audio", "nested"),
+    ]
+    assert tests["p_holm"].tolist() == pytest.approx([4 / 2**20, 4 / 2**20, 2 / 2**20])
+
+
+def test_pairs_are_of_every_rule_and_corrected_for_all_of_a_protocol():
+    by_protocol = {"paper": by_row(run([5], "video"), run([6], "audio"), run([7]))}
+    pairs = tables.all_pairs(by_protocol)
+    assert list(pairs.columns) == list(tables.PAIR_COLUMNS)
+    assert set(pairs["rule"]) == {"best test epoch", "last epoch"}  # one fold, no other to choose
+    of_rule = pairs[pairs["rule"] == "last epoch"].set_index(["row_a", "row_b"])
+    assert set(of_rule.index) == {("video", "audio"), ("video", "cfn_sr"), ("audio", "cfn_sr")}
+    assert of_rule.loc[("video", "cfn_sr"), "difference_pct"] == pytest.approx(-25)
+    against = tables.paired_tests(by_protocol).set_index(["row", "rule"])
+    video = against.loc[("video", "last epoch")]
+    assert of_rule.loc[("video", "cfn_sr"), "p_value"] == video["p_value"]
+    assert of_rule.loc[("video", "cfn_sr"), "p_holm"] >= video["p_holm"]
+
+
+def test_ceilings_are_known_for_the_control_alone():
+    known = tables.ceilings(CONTROL).set_index("modality")["ceiling_pct"]
+    assert known["video"] < known["audio_video"]
+    assert known["audio"] < known["audio_video"] < 100
+    unknown = tables.ceilings(REAL)
+    assert list(unknown.columns) == ["modality", "ceiling_pct", "chance_pct"]
+    assert unknown["ceiling_pct"].isna().all()
+    assert unknown["chance_pct"].tolist() == pytest.approx([100 * 192 / 1440] * 3)
+
+
+def test_chance_is_the_share_of_the_most_frequent_emotion():
+    emotions = pd.Series([parse_name(take.stem()).emotion for take in takes(Clips())])
+    assert pytest.approx(100 * emotions.value_counts(normalize=True).max()) == tables.CHANCE_PCT
+
+
+def test_a_row_is_measured_against_the_ceiling_of_what_it_sees_and_hears():
+    kinds = {name: tables.modality(row) for name, row in ROWS.items()}
+    assert {name for name, kind in kinds.items() if kind == "video"} == {"video"}
+    assert {name for name, kind in kinds.items() if kind == "audio"} == {"audio", "erann"}
+    assert kinds["averaging"] == kinds["cfn_sr"] == "audio_video"
+
+
+@pytest.mark.parametrize(("n_right", "leaks"), [(5, False), (6, False), (8, True)])
+def test_only_a_row_above_its_ceiling_beyond_chance_leaks(n_right, leaks):
+    runs = by_row(run([8, n_right], "audio"))
+    found = tables.above_ceiling(tables.table(TABLE_1, paper(runs)), tables.ceilings(CONTROL))
+    assert (not found.empty) == leaks
+    assert "best test epoch" not in set(found["rule"])
+
+
+def test_nothing_leaks_where_no_ceiling_is_known():
+    found = tables.table(TABLE_1, paper(every_row()))
+    assert tables.above_ceiling(found, tables.ceilings(REAL)).empty
+    assert tables.above_ceiling(tables.table(TABLE_1, {}), tables.ceilings(CONTROL)).empty
+
+
+def test_a_csv_has_two_decimals_and_no_word_for_missing_numbers(tmp_path):
+    text, _, _ = written(tmp_path / "table", by_row(run([1], "erann", n_clips=6)), REAL)
+    header, line, _ = text.splitlines()
+    assert header == ",".join(tables.COLUMNS)
+    assert line.startswith("erann,ERANNs,Model,1000,1,,74.80,best test epoch,16.67,,16.67,16.67,")
+    assert ",paper,1,0.001," in line  # operations that two decimals would make 0.00
+
+
+def test_a_markdown_table_has_a_line_a_row_and_the_setting_above(tmp_path):
+    runs = every_row(n_right=(3, 6, 5, 4, 5))
+    _, text, _ = written(tmp_path / "table", runs, CONTROL, TABLE_1 | EXTRA)
+    caption, grid, *notes = text.strip().split("\n\n")
+    assert (
+        "synthetic control: protocol paper, folds 1 to 5, 160 test clips, 1 seed a fold" in caption
+    )
+    header, _, *lines = grid.splitlines()
+    assert len(lines) == len(TABLE_1 | EXTRA)
+    assert {line.count("|") for line in grid.splitlines()} == {header.count("|")}
+    assert "Ceiling, %" in header
+    # all actors are alike here, so that intervals have no width: one more note
+    assert len(notes) == 1 + sum(bool(row.note) for row in (TABLE_1 | EXTRA).values())
+
+
+def test_real_data_has_no_column_for_ceilings(tmp_path):
+    _, text, tex = written(tmp_path / "table", every_row(), REAL)
+    assert "Ceiling" not in text + tex
+    assert "Measured on RAVDESS: protocol paper" in text
+
+
+def test_a_latex_table_is_escaped_and_every_row_ends(tmp_path):
+    _, _, text = written(tmp_path / "table", every_row(), CONTROL, TABLE_1 | TABLE_2 | EXTRA)
+    assert text.isascii()
+    body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
+    lines = [line for line in body.splitlines() if line not in (r"\toprule", r"\midrule")]
+    assert len(lines) == len(ROWS) + 1
+    assert all(line.endswith(r" \\") for line in lines)
+    columns = re.search(r"\\begin{tabular}{(\w+)}", text)[1]
+    assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
+    uncommented = text.split("\n", 1)[1]
+    assert not re.search(r"(?<!\\)%(?!\n)|(?<!\\)[#_]|(?<!\$)[<>]", uncommented.replace("$>$", ""))
+    assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+    for name in re.findall(r"\\begin{(\w+)", text):
+        assert rf"\end{{{name}" in text
+
+
+def test_latex_escapes_what_it_would_take_for_commands():
+    assert typeset._TEX.escape(r"a & b_c 5 % \x {y} V->A [z]") == (
+        r"a \& b\_c 5 \% \textbackslash{}x \{y\} V$\rightarrow$A {[}z]"
+    )
+    assert typeset._MARKDOWN.escape("a | b_c *d*") == r"a \| b\_c \*d\*"
+
+
+@pytest.mark.parametrize("params", [CONTROL, REAL])
+def test_an_empty_table_has_its_header(tmp_path, params):
+    text, markdown, tex = written(tmp_path / "table", {}, params)
+    assert text == ",".join(tables.COLUMNS) + "\n"
+    assert "| System |" in markdown
+    assert r"\toprule" in tex
+    typeset.write_csv(tables.paired_tests({}), tmp_path / "tests.csv")
+    assert (tmp_path / "tests.csv").read_text() == ",".join(tables.TEST_COLUMNS) + "\n"
+    assert list(tables.all_pairs({}).columns) == list(tables.PAIR_COLUMNS)
+
+
+def test_equal_runs_give_equal_bytes(tmp_path):
+    first = written(tmp_path / "first", every_row(), CONTROL)
+    assert first == written(tmp_path / "second", every_row(), CONTROL)
+
+
+def test_tables_and_figures_never_import_torch():
+    code = (
+        "import sys, cfnsr.evaluation.tables as t, cfnsr.evaluation.typeset,"
+        "cfnsr.figures.style, cfnsr.figures.results;"
+        "from cfnsr.params import *;"
+        "t.ceilings(Params(synthetic=SyntheticParams()));"
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,160 @@
+"""Tests of `cfnsr.figures.network` and of the figure that is drawn from it."""
+
+import numpy as np
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from cfnsr.figures import network, architecture
+from cfnsr.__main__ import main
+from cfnsr.figures.style import save
+from cfnsr.models.base import FULL_SIZE, Sizes
+from cfnsr.models.registry import ROWS, find
+from cfnsr.params import Model, Preprocess, SourceParams
+
+SMALL = SourceParams(
+    preprocess=Preprocess(n_frames=5, frame_size=48, n_mfcc=11),
+    model=Model(
+        stem_channels=4, cardinality=2, n_blocks=(1, 2, 1, 1), n_encoder_layers=1, n_heads=4
+    ),
+)
+
+
+def words(network, title="T"):
+    """All text of the figure, blanks as blanks."""
+    axis = architecture.architecture(network, title).axes[0]
+    return [text.get_text().replace("\N{NO-BREAK SPACE}", " ") for text in axis.texts]
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_the_whole_has_the_registry_s_parameters_and_eight_logits(row):
+    network = network.read(row, SourceParams())
+    assert network.n_parameters == find(row).n_parameters(FULL_SIZE)
+    assert network.output_shape("") == (8,)
+
+
+def test_shapes_at_full_size_are_the_paper_s():
+    network = network.read("cfn_sr", SourceParams())
+    assert network.frames_shape == (3, 30, 224, 224)
+    assert network.sound_shape == (13, 212)
+    assert network.output_shape("video.layer4") == (2048, 2, 7, 7)  # X_V
+    assert network.output_shape("audio.bn3") == (64, 26)  # X_A
+    assert network.output_shape("attention") == (2, 7, 7)
+    assert network[""].functions["cat"] == [(3712,)]
+    assert network["encoder"].words == "5 layers, 8 heads"
+
+
+def test_shapes_are_those_of_a_real_pass():
+    network = network.read("cfn_sr", SMALL)
+    model = find("cfn_sr").build(Sizes.of(SMALL)).eval()
+    frames, sound = torch.zeros(2, 3, 5, 48, 48), torch.zeros(2, 11, 212)
+    with torch.no_grad():
+        x_v, x_a = model.video.features(frames), model.audio.features(sound)
+        tokens = model.encoder(x_a)
+        map_ = model.attention(x_v, tokens[:, -1])
+    for name, tensor in (
+        ("video.layer4", x_v),
+        ("audio.bn3", x_a),
+        ("encoder", tokens),
+        ("attention", map_),
+    ):
+        assert network.output_shape(name) == tensor.shape[1:], name
+
+
+def test_functions_are_told_apart_by_the_module_that_calls_them():
+    whole = network.read("cfn_sr", SMALL)[""].functions
+    assert {"mul", "add", "mean", "cat", "flatten"} <= set(whole)
+    assert "tanh" not in whole
+    assert "add" not in network.read("no_residual", SMALL)[""].functions
+
+
+def test_reading_leaves_no_hook_and_allocates_nothing():
+    built = []
+    row = find("cfn_sr")
+
+    class Spy:
+        def build(self, sizes):
+            built.append(row.build(sizes))
+            return built[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(network, "find", lambda name: Spy())
+        network.read("cfn_sr", SMALL)
+    (model,) = built
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in model.modules())
+
+
+@pytest.mark.parametrize("source", [SMALL, SourceParams()], ids=["small", "full size"])
+def test_the_boxes_of_the_figure_hold_every_parameter_once(source):
+    network = network.read("cfn_sr", source)
+    axis = architecture.architecture(network, "T").axes[0]
+    at_the_right = [text.get_text() for text in axis.texts if text.get_ha() == "right"]
+    numbers = [int(text.replace(",", "")) for text in at_the_right if text[0].isdigit()]
+    blocks = network["encoder"].n_parameters + network["attention"].n_parameters
+    # The cross-modal blocks stand on the left as one box and on the right in their parts.
+    assert sum(numbers) == network.n_parameters + blocks
+    assert numbers.count(blocks) == 1
+    assert f"{network.n_parameters:,} parameters" in words(network)
+    parts = sum(network[name].n_parameters for name in architecture.PARTS)
+    assert parts == network.n_parameters
+
+
+def test_the_figure_follows_the_network():
+    one = words(network.read("cfn_sr", SMALL))
+    other = SMALL.model_copy(
+        update={"model": SMALL.model.model_copy(update={"n_encoder_layers": 3, "n_heads": 2})}
+    )
+    two = words(network.read("cfn_sr", other))
+    assert "1 layer, 4 heads" in one
+    assert "3 layers, 2 heads" in two
+    assert "2 bottlenecks of 16 in 2 groups" in one
+
+
+def test_no_text_of_the_figure_leaves_it_or_runs_into_another():
+    for source in (SMALL, SourceParams()):
+        figure = architecture.architecture(network.read("cfn_sr", source), "T")
+        renderer = FigureCanvasAgg(figure).get_renderer()
+        boxes = np.array(
+            [text.get_window_extent(renderer).extents for text in figure.axes[0].texts]
+        )
+        width, height = figure.canvas.get_width_height()
+        assert (boxes[:, :2] >= 0).all()
+        assert (boxes[:, 2] <= width).all()
+        assert (boxes[:, 3] <= height).all()
+        for i, one in enumerate(boxes):
+            for two in boxes[i + 1 :]:
+                apart = (one[:2] >= two[2:] - 1).any() or (two[:2] >= one[2:] - 1).any()
+                assert apart, (one, two)
+
+
+def test_titles_name_the_data_source_and_the_sizes():
+    network = network.read("cfn_sr", SMALL)
+    title = architecture.title(network, "synthetic")
+    assert "synthetic control" in title
+    assert "5 frames of 48 \N{MULTIPLICATION SIGN} 48" in title
+    assert "the paper's size" in architecture.title(network, None)
+
+
+def test_equal_networks_give_equal_bytes(tmp_path):
+    for name in ("one", "two"):
+        network = network.read("cfn_sr", SMALL)
+        save(architecture.architecture(network, "T"), tmp_path / name)
+    for suffix in ("svg", "png"):
+        one, two = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
+        assert one == two
+
+
+def test_the_command_draws_params_yaml_s_sizes_or_the_paper_s(tmp_path, monkeypatch, capsys):
+    (tmp_path / "params.yaml").write_text(
+        "synthetic: {clips: {}, preprocess: {n_frames: 7, frame_size: 32}, "
+        "model: {stem_channels: 4, cardinality: 2, n_blocks: [1, 1, 1, 1]}}"
+    )
+    monkeypatch.chdir(tmp_path)
+    assert main(["architecture", "--output", "figures"]) == 0
+    assert main(["architecture", "--output", "figures", "--full-size"]) == 0
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names == {
+        f"architecture{size}.{suffix}" for size in ("", "_full_size") for suffix in ("svg", "png")
+    }
+    assert "written: figures/architecture.svg" in capsys.readouterr().out

@@ -1,0 +1,175 @@
+"""Tests of `cfnsr.own_clip.reading`: windows, and the arrays that they become."""
+
+import struct
+
+import numpy as np
+import pytest
+from conftest import SMALL, cut, remux
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cfnsr.data import audio, preprocess, video
+from cfnsr.errors import InputError
+from cfnsr.own_clip import face_detection, reading
+from cfnsr.own_clip.reading import HOP_S, Needs, open_clip
+from cfnsr.params import Preprocess
+
+BOTH = Needs(video=True, sound=True)
+SHORT = Preprocess(n_frames=4, frame_size=24, offset_s=0.1, duration_s=0.3, n_mfcc=5)
+settings = st.builds(
+    Preprocess, offset_s=st.floats(0, 2), duration_s=st.floats(0.1, 5), n_frames=st.integers(1, 40)
+)
+
+
+@given(duration_s=st.floats(0.05, 120), settings=settings)
+def test_windows_are_equally_long_about_a_second_apart_and_cover_the_clip(duration_s, settings):
+    windows = reading.windows(duration_s, settings)
+    starts = np.array([window.start_s for window in windows])
+    lengths = np.array([window.end_s - window.start_s for window in windows])
+    assert starts[0] == 0
+    assert windows[-1].end_s == pytest.approx(duration_s)
+    np.testing.assert_allclose(lengths, lengths[0])
+    assert (np.diff(starts) >= HOP_S / 2).all()
+    assert (np.diff(starts) < 1.5 * HOP_S + 1e-9).all()
+    if len(windows) > 1:
+        assert lengths[0] == pytest.approx(settings.offset_s + settings.duration_s + 0.75)
+        np.testing.assert_allclose(np.diff(starts)[:-1], HOP_S)
+
+
+def test_no_take_of_ravdess_is_cut_into_windows():
+    for n_frames in (88, 158):  # the shortest and the longest
+        assert len(reading.windows(n_frames / (30_000 / 1001), Preprocess())) == 1
+    assert len(reading.windows(7.0, Preprocess())) == 4
+
+
+def test_nearly_the_last_window_does_not_count_twice():
+    starts = [window.start_s for window in reading.windows(9.73, Preprocess())]
+    np.testing.assert_allclose(starts, [0, 1, 2, 3, 4, 5, 6.03])
+
+
+@pytest.mark.parametrize("draws", [False, True], ids=["faces", "landmarks"])
+def test_a_clip_of_the_training_s_format_gives_the_training_s_arrays(one_clip, draws):
+    needs = Needs(video=True, sound=True, draws_landmarks=draws, tracks=True)
+    (arrays,) = open_clip(*one_clip, SMALL, needs).arrays()
+    expected = preprocess.preprocess_clip(*one_clip, SMALL, draws)
+    assert set(arrays) == set(expected)
+    for name, array in expected.items():
+        assert arrays[name].dtype == array.dtype
+        # The film may last a frame longer than the sound, and its motion is spread over as much.
+        tolerance = 0.02 if name == "motion" else 0
+        np.testing.assert_allclose(arrays[name], array, rtol=0, atol=tolerance, err_msg=name)
+
+
+def test_so_does_a_real_clip(ravdess_actor_1):
+    clips = sorted(ravdess_actor_1.glob("Actor_01/*.mp4"))
+    assert clips
+    for path in clips:
+        files = path, ravdess_actor_1 / "landmarks" / f"{path.stem}.csv"
+        (arrays,) = open_clip(*files, SMALL, BOTH).arrays()
+        expected = preprocess.preprocess_clip(*files, SMALL, draws_landmarks=False)
+        for name in ("frames", "mfcc", "log_mel"):
+            np.testing.assert_array_equal(arrays[name], expected[name])
+
+
+def test_each_window_holds_its_own_stretch_of_sound_and_film(one_clip):
+    path, landmarks = one_clip
+    clip = open_clip(path, landmarks, SHORT, BOTH)
+    points = video.read_landmarks(landmarks)
+    rate_hz = len(points) / clip.duration_s
+    assert len(clip.windows) > 1
+    for window, arrays in zip(clip.windows, clip.arrays(), strict=True):
+        shifted = SHORT.model_copy(update={"offset_s": window.start_s + SHORT.offset_s})
+        sound = audio.read_window(path, shifted)
+        expected = audio.mfcc(audio.log_mel(sound, SHORT.sample_rate_hz), SHORT.n_mfcc)
+        np.testing.assert_array_equal(arrays["mfcc"], expected)
+
+        first, end = (round(time_s * rate_hz) for time_s in (window.start_s, window.end_s))
+        wanted = first + video.choose_frames(end - first, SHORT)
+        film = dict(reading.pictures(path, wanted.tolist()))
+        faces = [video.crop_face(film[i], points[i], SHORT) for i in wanted]
+        np.testing.assert_array_equal(arrays["frames"], faces)
+
+
+def test_windows_that_share_their_first_frame_are_both_whole(one_clip, monkeypatch):
+    near = [reading.Window(0.0, 2.0), reading.Window(0.001, 2.001)]
+    monkeypatch.setattr(reading, "windows", lambda duration_s, settings: near)
+    one, two = open_clip(*one_clip, SHORT, BOTH).arrays()
+    np.testing.assert_array_equal(one["frames"], two["frames"])
+
+
+def test_without_landmarks_the_found_face_is_cropped(one_clip, monkeypatch):
+    path, landmarks = one_clip
+    points = video.read_landmarks(landmarks)
+    corners = np.stack([points.min(axis=1), points.max(axis=1)], axis=1)
+    looked = []
+
+    def track(frames, n_frames):
+        looked.extend(i for i, _ in frames)
+        return corners, ("a warning",)
+
+    monkeypatch.setattr(face_detection, "track", track)
+    clip = open_clip(path, None, SMALL, BOTH)
+    (arrays,) = clip.arrays()
+    np.testing.assert_array_equal(arrays["frames"], video.read_faces(path, points, SMALL))
+    assert clip.warnings == ("a warning",)
+    assert looked == list(range(0, len(points), face_detection.STEP))
+
+
+def test_what_a_network_does_not_use_need_not_be_there(one_clip, tmp_path):
+    for only, needs in (
+        ("audio", Needs(video=False, sound=True)),
+        ("video", Needs(video=True, sound=False)),
+    ):
+        path = tmp_path / f"{only}.mp4"
+        remux(one_clip[0], path, only=only)
+        (arrays,) = open_clip(path, one_clip[1], SMALL, needs).arrays()
+        assert set(arrays) == ({"mfcc", "log_mel"} if only == "audio" else {"frames"})
+
+
+def test_drawn_landmarks_need_sound_but_no_film(one_clip, tmp_path):
+    path = tmp_path / "sound.mp4"
+    remux(one_clip[0], path, only="audio")
+    needs = Needs(video=True, sound=True, draws_landmarks=True)
+    (arrays,) = open_clip(path, one_clip[1], SMALL, needs).arrays()
+    expected = preprocess.preprocess_clip(*one_clip, SMALL, draws_landmarks=True)
+    np.testing.assert_array_equal(arrays["points"], expected["points"])
+
+    half = tmp_path / "half.csv"
+    lines = one_clip[1].read_text().splitlines(True)
+    half.write_text("".join(lines[: len(lines) // 2]))
+    with pytest.raises(InputError, match="but the sound at"):
+        open_clip(path, half, SMALL, needs)
+
+
+def turned(source, target):
+    """A copy whose header says that it was filmed by a camera turned a quarter to the right."""
+    content = bytearray(source.read_bytes())
+    upright = struct.pack(">9i", 1 << 16, 0, 0, 0, 1 << 16, 0, 0, 0, 1 << 30)
+    start = content.index(upright, content.index(b"tkhd"))  # the picture's, the first track
+    content[start : start + 36] = struct.pack(">9i", 0, 1 << 16, 0, -(1 << 16), 0, 0, 0, 0, 1 << 30)
+    target.write_bytes(content)
+
+
+def test_a_clip_that_a_telephone_filmed_upright_is_turned(one_clip, tmp_path):
+    turned(one_clip[0], tmp_path / "turned.mp4")
+    (_, upright), (_, lying) = (
+        next(reading.pictures(path, [0])) for path in (one_clip[0], tmp_path / "turned.mp4")
+    )
+    # To show it, players turn it a quarter to the right, as the header asks.
+    np.testing.assert_array_equal(lying, np.rot90(upright, -1))
+
+
+def test_a_cut_clip_is_an_error(one_clip, tmp_path):
+    path = tmp_path / "whole.mp4"
+    remux(one_clip[0], path)
+    cut(path, 0.5)
+    silent = Needs(video=True, sound=False)
+    with pytest.raises(InputError, match=r"cut short|cannot be decoded"):
+        list(open_clip(path, one_clip[1], SMALL, silent).arrays())
+
+
+def test_a_face_that_leaves_the_picture_names_the_frame(one_clip, tmp_path, monkeypatch):
+    far = np.tile([[-500.0, -500.0], [-400.0, -400.0]], (100, 1, 1))
+    monkeypatch.setattr(face_detection, "track", lambda frames, n_frames: (far[:n_frames], ()))
+    with pytest.raises(InputError, match=r"mp4, frame 1: the face is outside the frame"):
+        list(open_clip(one_clip[0], None, SMALL, BOTH).arrays())

@@ -1,0 +1,309 @@
+"""Tests of `cfnsr.training.train` on random clips: the bookkeeping, not the accuracy."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from scipy.special import softmax
+
+from cfnsr.data.clips import Clips, Loader, Scaling, load_clips
+from cfnsr.errors import InputError
+from cfnsr.models.base import Sizes
+from cfnsr.models.registry import find
+from cfnsr.params import Drawing, Model, Params, Schedule, SyntheticParams, Training
+from cfnsr.training import train
+from cfnsr.training.experiment import Experiment
+from cfnsr.training.runs import read_run
+
+SCHEDULE = Schedule(n_epochs=3, batch_size=32)
+
+
+def settings(protocol="paper", **training_changes):
+    source = SyntheticParams(
+        model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
+        training=Training(
+            **{"video": SCHEDULE, "audio": SCHEDULE, "fusion": SCHEDULE, "precision": "32-true"}
+            | training_changes
+        ),
+    )
+    return Params(protocol=protocol, seeds=(1,), synthetic=source)
+
+
+@pytest.fixture(scope="module")
+def clips(random_arrays):
+    return load_clips(random_arrays, Drawing())
+
+
+def run(clips, folder: Path, row="audio", fold=1, params=None):
+    return train.run_fold(
+        row,
+        fold,
+        params or settings(),
+        clips,
+        runs=folder,
+        output=folder / row / f"fold_{fold}",
+        scratch=folder / "scratch",
+    )[0]
+
+
+def contents(folder: Path):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timing.json"}
+
+
+def test_a_run_leaves_what_the_contract_lists(clips, tmp_path):
+    trained = run(clips, tmp_path)
+    assert trained.test.logits.shape == (3, 16, 8)
+    assert set(trained.test.clips["actor"]) == {1, 2, 3, 4}
+    assert trained.validation is None
+    assert trained.epochs["epoch"].tolist() == [1, 2, 3]
+    assert trained.info["device"] == "cpu"
+    assert trained.info["n_parameters"] == find("audio").n_parameters(Sizes.of(settings().source))
+    assert trained.info["versions"]["torch"] == torch.__version__.split("+")[0]
+    timing = json.loads((tmp_path / "audio/fold_1/seed_1/timing.json").read_text())
+    assert set(timing) == {"seconds", "finished", "host", "git_commit", "git_dirty"}
+    assert not list(tmp_path.glob("scratch/*"))
+
+
+def test_a_run_says_what_one_clip_costs(clips, tmp_path):
+    info = run(clips, tmp_path).info
+    sound = torch.empty(1, 13, 212)
+    model = find("audio").build(Sizes.of(settings().source)).eval()
+    operations = 0
+
+    def count(module, arguments, output):
+        nonlocal operations
+        n_inputs = module.weight[0].numel()  # multiplied and added up for each number put out
+        operations += 2 * n_inputs * output.numel()
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Conv1d | torch.nn.Linear):
+            module.register_forward_hook(count)
+    model(torch.empty(1, 0), sound)
+    assert info["forward_gflops"] == pytest.approx(operations / 1e9)
+
+
+@pytest.mark.parametrize(
+    ("row", "capable", "expected"),
+    [
+        ("cfn_sr", True, "bf16-mixed"),
+        ("cfn_sr", False, "32-true"),
+        ("audio", True, "32-true"),
+        ("linear", True, "32-true"),
+    ],
+)
+def test_auto_precision_is_bfloat16_where_it_is_native_and_pays(
+    clips, monkeypatch, row, capable, expected
+):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": capable})
+    auto = Experiment(row, 1, 1, settings(precision="auto"), clips)
+    assert auto.describe()["training"]["precision"] == expected
+    fixed = Experiment(row, 1, 1, settings(precision="16-mixed"), clips)
+    assert fixed.precision == "16-mixed"
+
+
+def test_bfloat16_and_float32_train_to_nearly_the_same_loss(clips, tmp_path):
+    losses = [
+        run(clips, tmp_path / precision, "video", params=settings(precision=precision)).epochs[
+            "train_loss"
+        ]
+        for precision in ("32-true", "bf16-mixed")
+    ]
+    assert not losses[0].equals(losses[1])
+    np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
+
+
+def test_a_switch_changes_the_model_and_is_told(clips, tmp_path):
+    switched = Experiment("video", 1, 1, settings(), clips, options={"stem_relu": False})
+    assert switched.describe()["model"]["stem_relu"] is False
+    train.train(switched, tmp_path / "switched/seed_1", tmp_path / "scratch")
+    plain = run(clips, tmp_path, "video")
+    assert not np.array_equal(read_run(tmp_path / "switched/seed_1").test.logits, plain.test.logits)
+
+
+def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, tmp_path):
+    first = run(clips, tmp_path / "first", "video")
+    path = tmp_path / "first/video/fold_1/seed_1/weights.pt"
+    again = run(clips, tmp_path / "again", "video", params=settings(pretrained=path))
+    assert again.epochs["train_loss"].iloc[0] < first.epochs["train_loss"].iloc[0]
+
+
+def test_the_averaged_row_is_the_mean_probability_of_its_members(clips, tmp_path):
+    brief = Schedule(n_epochs=1, batch_size=32)
+    params = settings(ours=brief).model_copy(update={"seeds": (1, 2, 3)})
+    members = train.run_fold(
+        "motion_voice", 1, params, clips, tmp_path, tmp_path / "motion_voice/fold_1", tmp_path
+    )
+    (averaged,) = train.run_fold(
+        "motion_voice_averaged", 1, params, clips, tmp_path, tmp_path / "averaged", tmp_path
+    )
+    mean = np.mean([softmax(run.test.logits[0], axis=1) for run in members], axis=0)
+    np.testing.assert_allclose(softmax(averaged.test.logits[0], axis=1), mean, atol=1e-3)
+    assert averaged.seed == 0
+    assert averaged.n_epochs == 1
+
+
+def test_equal_trainings_leave_equal_bytes(clips, tmp_path):
+    for name in ("one", "two"):
+        run(clips, tmp_path / name, row="video")
+    one, two = (contents(tmp_path / name / "video/fold_1/seed_1") for name in ("one", "two"))
+    assert one == two
+
+
+def test_another_seed_gives_other_logits(clips, tmp_path):
+    one = run(clips, tmp_path)
+    two = run(clips, tmp_path, params=settings().model_copy(update={"seeds": (2,)}))
+    assert not np.array_equal(one.test.logits, two.test.logits)
+
+
+@pytest.mark.parametrize("row", ["audio", "cfn_sr"])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
+    clips, tmp_path, monkeypatch, row
+):
+    for name in ("whole", "killed"):
+        for encoder in ("video", "audio"):
+            run(clips, tmp_path / name, row=encoder)
+    run(clips, tmp_path / "whole", row=row)
+
+    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
+    predict, n_calls = train.predict, []
+
+    def predict_or_die(*arguments):
+        n_calls.append(1)
+        if len(n_calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*arguments)
+
+    monkeypatch.setattr(train, "predict", predict_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, tmp_path / "killed", row=row)
+    run(clips, tmp_path / "killed", row=row)
+
+    assert len(n_calls) == 4  # two epochs, the one that died, and that one again
+    whole, killed = (
+        contents(tmp_path / name / row / "fold_1/seed_1") for name in ("whole", "killed")
+    )
+    assert whole == killed
+
+
+def test_a_changed_training_does_not_go_on_from_an_old_state(clips, tmp_path, monkeypatch):
+    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
+    predict = train.predict
+
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "predict", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, tmp_path)
+    monkeypatch.setattr(train, "predict", predict)
+    changed = settings(audio=Schedule(n_epochs=2, batch_size=32))
+    assert run(clips, tmp_path, params=changed).n_epochs == 2
+
+
+def test_each_epoch_has_the_rate_of_its_schedule(clips, tmp_path, monkeypatch):
+    seen = []
+    step = torch.optim.Adam.step
+
+    def watched(self, *arguments, **options):
+        seen.append(self.param_groups[0]["lr"])
+        return step(self, *arguments, **options)
+
+    monkeypatch.setattr(torch.optim.Adam, "step", watched)
+    schedule = Schedule(n_epochs=3, batch_size=32, learning_rate=0.01, anneal=True)
+    run(clips, tmp_path, params=settings(audio=schedule))
+    expected = [train.learning_rate(schedule, epoch) for epoch in range(3)]
+    assert seen == sorted(expected * (len(seen) // 3), reverse=True)
+    assert len(set(expected)) == 3
+
+
+def test_an_annealed_rate_falls_from_the_whole_over_the_half_towards_nothing():
+    schedule = Schedule(n_epochs=10, learning_rate=0.01, anneal=True)
+    rates = [train.learning_rate(schedule, epoch) for epoch in range(10)]
+    assert rates[0] == 0.01
+    assert rates[5] == pytest.approx(0.005)
+    assert rates == sorted(rates, reverse=True)
+    assert 0 < rates[-1] < 0.0005
+    assert train.learning_rate(Schedule(learning_rate=0.01), 69) == 0.01
+
+
+def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):
+    trained = run(clips, tmp_path, row="video")
+    model = find("video").build(Sizes.of(settings().source))
+    weights = tmp_path / "video/fold_1/seed_1/weights.pt"
+    model.load_state_dict(torch.load(weights, weights_only=True))
+    sound = Scaling.of(clips.mfcc)(clips.mfcc)
+    loader = Loader(clips, sound, True, False, torch.nn.Identity(), torch.device("cpu"))
+    logits = train.predict(model, loader, clips.of_actors([1, 2, 3, 4]), 32)
+    np.testing.assert_array_equal(logits.astype(np.float32), trained.test.logits[-1])
+
+
+def test_fusion_starts_from_the_encoders_of_its_fold(clips, tmp_path):
+    for encoder in ("video", "audio"):
+        run(clips, tmp_path, row=encoder)
+    frozen = settings(fusion=Schedule(n_epochs=1, batch_size=32, learning_rate=1e-12))
+    run(clips, tmp_path, row="cfn_sr", params=frozen)
+    weights = {
+        row: torch.load(tmp_path / row / "fold_1/seed_1/weights.pt", weights_only=True)
+        for row in ("video", "audio", "cfn_sr")
+    }
+    for key in ("video.layer4.0.conv2.weight", "audio.conv3.weight"):
+        torch.testing.assert_close(weights["cfn_sr"][key], weights[key.split(".")[0]][key])
+
+
+def test_fusion_without_encoders_says_which_stage_to_run(clips, tmp_path):
+    with pytest.raises(InputError, match=r"dvc repro encoders@video-2"):
+        run(clips, tmp_path, row="cfn_sr", fold=2)
+
+
+@pytest.mark.parametrize("fold", range(1, 7))
+def test_nested_never_lets_test_actors_train_scale_or_choose(clips, tmp_path, monkeypatch, fold):
+    seen = {True: set(), False: set()}  # by whether the batch was augmented, that is trained on
+    batches = Loader.batches
+
+    def spy(self, positions, batch_size, augmented=False):
+        seen[augmented] |= set(clips.index["actor"].iloc[positions])
+        return batches(self, positions, batch_size, augmented)
+
+    monkeypatch.setattr(Loader, "batches", spy)
+    trained = run(clips, tmp_path, fold=fold, params=settings("nested"))
+
+    actors = {name: set(who) for name, who in trained.info["actors"].items()}
+    assert actors["test"] == {4 * fold - 3, 4 * fold - 2, 4 * fold - 1, 4 * fold}
+    assert actors["test"].isdisjoint(actors["training"] | actors["validation"])
+    assert actors["training"].isdisjoint(actors["validation"])
+    assert len(actors["validation"]) == 4
+    assert sum(actor % 2 for actor in actors["validation"]) == 2
+    assert seen[True] == actors["training"]
+    assert seen[False] == actors["test"] | actors["validation"]
+    assert set(trained.validation.clips["actor"]) == actors["validation"]
+    mine = clips.mfcc[clips.index["actor"].isin(actors["training"])]
+    np.testing.assert_allclose(
+        trained.info["scaling"]["mean"], mine.mean(axis=(0, 2), dtype=float), rtol=1e-6
+    )
+
+
+def test_a_fold_whose_actors_are_missing_says_so(clips, tmp_path):
+    arrays = (clips.frames, clips.mfcc, clips.log_mel, clips.landmark_statistics, clips.motion)
+    few = Clips(clips.index.iloc[16:], *(array[16:] for array in arrays), "few")
+    with pytest.raises(InputError, match="no test clips: none of the actors 1, 2, 3, 4"):
+        run(few, tmp_path)
+
+
+def test_a_diverged_training_says_what_to_do(clips, tmp_path):
+    wild = settings(audio=Schedule(n_epochs=3, batch_size=32, learning_rate=1e30))
+    with pytest.raises(InputError, match="lower the learning rate"):
+        run(clips, tmp_path, params=wild)
+
+
+def test_a_run_folder_is_complete_or_absent(clips, tmp_path, monkeypatch):
+    def die(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "_write_json", die)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, tmp_path)
+    with pytest.raises(InputError, match=r"no run\.json"):
+        read_run(tmp_path / "audio/fold_1/seed_1")

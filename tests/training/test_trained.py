@@ -1,0 +1,152 @@
+"""Tests of `cfnsr.training.trained` on tiny runs that `cfnsr.training.train` left."""
+
+import json
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from test_train import clips, settings  # noqa: F401  `clips` is a fixture
+
+from cfnsr.errors import InputError
+from cfnsr.models.registry import find
+from cfnsr.params import Schedule
+from cfnsr.training import train, trained
+from cfnsr.training.runs import read_run
+
+ONE_EPOCH = Schedule(n_epochs=1, batch_size=16)
+ROWS = (
+    "video",
+    "audio",
+    "erann",
+    "linear",
+    "motion_voice",
+    "motion_voice_averaged",
+    "cfn_sr",
+    "no_residual",
+    "cfn_sr_released",
+)
+
+
+@pytest.fixture(scope="module")
+def runs(clips, tmp_path_factory):  # noqa: F811
+    """Trained runs of each of `ROWS`, on fold 1: of three seeds where another row averages them."""
+    root = tmp_path_factory.mktemp("runs")
+    schedules = dict.fromkeys(("video", "audio", "erann", "fusion", "ours"), ONE_EPOCH)
+    params = settings(**schedules)
+    for row in ROWS:
+        seeds = (1, 2, 3) if row.startswith("motion_voice") else (1,)
+        output = root / row / "fold_1"
+        wanted = params.model_copy(update={"seeds": seeds})
+        train.run_fold(row, 1, wanted, clips, root, output, root / "scratch")
+    return root
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  # noqa: F811
+    folder = runs / row / "fold_1" / f"seed_{find(row).seeds((1,))[0]}"
+    found = trained.load(folder)
+    test = found.test_positions(clips)
+    logits = found.logits(clips.frames[test], found.sound_of(clips)[test])
+    kept = read_run(folder).test
+    assert kept.clips["clip"].tolist() == clips.index["clip"].iloc[test].tolist()
+    np.testing.assert_array_equal(logits.astype(np.float16), kept.logits[-1].astype(np.float16))
+    assert not found.model.training
+
+
+def test_the_switches_of_the_run_are_kept_and_not_those_of_today(runs):
+    assert trained.load(runs / "no_residual/fold_1/seed_1").model.residual is False
+    assert trained.load(runs / "cfn_sr/fold_1/seed_1").model.residual is True
+    assert trained.load(runs / "cfn_sr_released/fold_1/seed_1").model.batch_summed_attention
+
+
+def test_other_clips_than_those_it_was_trained_on_are_refused(runs, clips):  # noqa: F811
+    found = trained.load(runs / "audio/fold_1/seed_1")
+    with pytest.raises(InputError, match="trained on other clips"):
+        found.test_positions(replace(clips, sha256="others"))
+
+
+def test_silence_is_the_mean_of_all_test_clips_in_the_clips_own_types(runs, clips):  # noqa: F811
+    for row in ("cfn_sr", "erann"):
+        found = trained.load(runs / row / "fold_1" / "seed_1")
+        silence = found.silence(clips)
+        test = clips.index["actor"].isin([1, 2, 3, 4]).to_numpy()
+        sound = found.sound_of(clips)[test]
+        expected = sound.astype(np.float64).mean(axis=0).astype(sound.dtype)
+        np.testing.assert_array_equal(silence.sound, expected)
+        assert silence.sound.dtype == sound.dtype
+        pictures = np.asarray(clips.frames)[test].astype(np.float64).mean(axis=0)
+        np.testing.assert_array_equal(silence.pictures, pictures.round())
+        assert silence.pictures.dtype == np.uint8
+
+
+def spoil_json(folder):
+    (folder / "run.json").write_text("{")
+
+
+def spoil_content(folder):
+    info = json.loads((folder / "run.json").read_text())
+    del info["scaling"]
+    (folder / "run.json").write_text(json.dumps(info))
+
+
+def cut_weights(folder):
+    content = (folder / "weights.pt").read_bytes()
+    (folder / "weights.pt").write_bytes(content[: len(content) // 2])
+
+
+def no_weights(folder):
+    (folder / "weights.pt").unlink()
+
+
+def folder_for_weights(folder):
+    (folder / "weights.pt").unlink()
+    (folder / "weights.pt").mkdir()
+
+
+def other_weights(folder):
+    torch.save({"audio.conv1.weight": torch.zeros(3)}, folder / "weights.pt")
+
+
+def code_in_weights(folder):
+    torch.save({"audio": pytest.raises}, folder / "weights.pt")
+
+
+@pytest.mark.parametrize(
+    ("spoil", "message"),
+    [
+        (spoil_json, "is damaged; remove it"),
+        (spoil_content, "run.json is damaged"),
+        (cut_weights, "is damaged; remove it"),
+        (no_weights, "holds no weights.pt"),
+        (folder_for_weights, "is damaged; remove it"),
+        (other_weights, "do not fit mfcc_cnn.AudioOnly"),
+        (code_in_weights, "is damaged; remove it"),
+    ],
+)
+def test_a_damaged_run_is_refused_with_one_message(spoil, message, runs, tmp_path):
+    folder = tmp_path / "seed_1"
+    shutil.copytree(runs / "audio/fold_1/seed_1", folder)
+    spoil(folder)
+    with pytest.raises(InputError, match=message):
+        trained.load(folder)
+
+
+def test_a_folder_without_a_run_is_refused_and_the_right_one_is_named(runs, tmp_path):
+    with pytest.raises(InputError, match=r"holds no run\.json.*did you mean .*seed_1\?"):
+        trained.load(runs / "audio" / "fold_1")
+    with pytest.raises(InputError, match=r"holds no run\.json; expected a trained run"):
+        trained.load(tmp_path / "nowhere")
+
+
+def test_an_untrained_copy_is_what_the_training_began_with_every_time(runs):
+    found = trained.load(runs / "video/fold_1/seed_1")
+    before = found.model.video.conv1.weight.clone()
+    first, second = (found.untrained().model.video.conv1.weight for _ in range(2))
+    torch.testing.assert_close(first, second, rtol=0, atol=0)
+    assert not torch.equal(first, before)
+    torch.manual_seed(1)
+    as_trained = found.row.build(trained._sizes(found.info, found.preprocess))
+    torch.testing.assert_close(first, as_trained.video.conv1.weight, rtol=0, atol=0)
+    torch.testing.assert_close(found.model.video.conv1.weight, before, rtol=0, atol=0)
