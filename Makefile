@@ -5,13 +5,10 @@ STAMP := .venv/.locked
 # DVC starts `python` by name: the one of .venv must come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro switches test check slow lab env lock clean
+.PHONY: repro test check slow lab env lock clean
 
 repro: .git $(STAMP)
-	dvc repro
-
-switches: .git $(STAMP)
-	dvc repro switches/dvc.yaml
+	python -m cfnsr cluster -- dvc repro
 
 test: $(STAMP)
 	pytest -m "not slow"

@@ -18,9 +18,6 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--csv", action="store_true", help="print csv instead of a table")
     command.set_defaults(run=_rows)
 
-    command = commands.add_parser("plan", help="write which rows and folds run (a pipeline stage)")
-    command.set_defaults(run=_plan)
-
     command = commands.add_parser(
         "dataset", help="make, download or find the clips and list them (a pipeline stage)"
     )
@@ -46,10 +43,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_architecture)
 
     command = commands.add_parser(
-        "switch", help="train CFN-SR with one difference between paper and release switched over"
+        "cluster", help="start Dask workers that serve a command, or until they are interrupted"
     )
-    command.add_argument("name", help="a switch of cfnsr.evaluation.switches")
-    command.set_defaults(run=_switch)
+    command.add_argument("--slurm", action="store_true", help="as jobs of SLURM")
+    command.add_argument("--workers", type=int, metavar="N", help="default: one per core or GPU")
+    command.add_argument("--host", default="127.0.0.1", help="where scheduler and dashboard listen")
+    command.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
+    command.set_defaults(run=_cluster)
 
     command = commands.add_parser("predict", help="classify a clip of your own")
     command.add_argument("clip", type=Path, help="a video with sound, of any length")
@@ -73,11 +73,11 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
-        options.run(options)
+        status: int | None = options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
-    return 0
+    return status or 0
 
 
 def _rows(options: argparse.Namespace) -> None:
@@ -112,12 +112,6 @@ def _rows(options: argparse.Namespace) -> None:
         )
 
 
-def _plan(options: argparse.Namespace) -> None:
-    from cfnsr.training.plan import write_plan
-
-    write_plan(params.load(), params.repository_root() / "build" / "plan")
-
-
 def _dataset(options: argparse.Namespace) -> None:
     from cfnsr.data import sources
 
@@ -148,18 +142,20 @@ def _architecture(options: argparse.Namespace) -> None:
 
     chosen = params.load()
     source = params.SourceParams() if options.full_size else chosen.source
-    network = network.read("cfn_sr", source)
-    title = architecture.title(network, None if options.full_size else chosen.data)
+    built = network.read("cfn_sr", source)
+    title = architecture.title(built, None if options.full_size else chosen.data)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "architecture_full_size" if options.full_size else "architecture"
-    save(architecture.architecture(network, title), options.output / name)
+    save(architecture.architecture(built, title), options.output / name)
     print(f"written: {options.output / name}.svg, .png")
 
 
-def _switch(options: argparse.Namespace) -> None:
-    from cfnsr.training import switches
+def _cluster(options: argparse.Namespace) -> int:
+    from cfnsr import cluster
 
-    switches.train_switched(options.name, params.load(), params.repository_root())
+    start = cluster.slurm_cluster if options.slurm else cluster.local_cluster
+    with start(n_workers=options.workers, host=options.host) as started:
+        return cluster.serve(started, options.command)
 
 
 def _predict(options: argparse.Namespace) -> None:

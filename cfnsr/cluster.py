@@ -1,20 +1,53 @@
-"""Work spread over a process a core; no process outlives the run that started it."""
+"""Where work runs: Dask workers on this machine's cores or GPUs, or on a cluster that is there.
 
-import multiprocessing
+Nothing needs to be set. `connect` starts one single-threaded worker per core, or one per GPU, which
+end with the process that started them. Where DASK_SCHEDULER_ADDRESS names a scheduler, as
+`python -m cfnsr cluster` prints it, its workers are used; they must share this file system.
+"""
+
+import hashlib
 import os
-import threading
+import shlex
+import signal
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
-
-import cv2
-from threadpoolctl import threadpool_limits
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from cfnsr.errors import InputError
 
+if TYPE_CHECKING:
+    from distributed import Client
+    from distributed.deploy.spec import SpecCluster
+
 Job = TypeVar("Job")
 Result = TypeVar("Result")
+
+ADDRESS = "DASK_SCHEDULER_ADDRESS"
+TERMINAL = "CFNSR_TERMINAL"
+#: How long a cluster may take to give the first worker.
+PATIENCE_S = 600
+#: Of each worker. One thread each: several would wait for each other. glibc returns each freed
+#: block to the kernel, which clears its pages anew: at the paper's size a fifth of a training step.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "OPENBLAS_NUM_THREADS": "1",
+    "MALLOC_ARENA_MAX": "1",
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "-1",
+}
+#: Of Dask. A worker that dies may take others' tasks with it, and these are tried again.
+SETTINGS = {
+    "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
+    "distributed.worker.daemon": True,
+    "distributed.scheduler.allowed-failures": 3,
+    "distributed.scheduler.worker-ttl": "60 s",
+    "distributed.admin.large-graph-warning-threshold": "100 MB",
+}
 
 
 def n_cores() -> int:
@@ -25,58 +58,162 @@ def n_cores() -> int:
     return os.cpu_count() or 1
 
 
-def finished(
-    work: Callable[[Job], Result],
-    jobs: Sequence[Job],
-    n_processes: int | None = None,
-    preload: Sequence[str] = (),
-) -> Iterator[tuple[int, Result]]:
-    """Each job's position and what `work` returns for it, as they finish.
+def visible_gpus() -> list[str]:
+    """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [gpu for gpu in named.split(",") if gpu]
+    return sorted(path.name.removeprefix("nvidia") for path in Path("/dev").glob("nvidia[0-9]*"))
 
-    What `work` raises ends the run; the jobs that have not begun are then left out, as they are
-    where the caller stops early.
+
+def local_cluster(
+    gpus: Sequence[str] | None = None, n_workers: int | None = None, host: str = "127.0.0.1"
+) -> "SpecCluster":
+    """Workers of this machine: one per GPU, which sees no other, or one per core.
 
     Args:
-        work: a function of a module, since processes find it by its name.
-        n_processes: all cores if None, at most one a job; 1 stays in this process.
-        preload: names of modules that processes share instead of each importing them. The first
-            call in a program decides; a later call's are imported by each process.
+        gpus: as CUDA_VISIBLE_DEVICES names them; None are those that there are.
+        n_workers: where there is no GPU; None is one per core.
+        host: where scheduler, workers and dashboard listen.
+    """
+    import dask
+    from distributed import Nanny, Scheduler
+    from distributed.deploy.spec import SpecCluster
+
+    gpus = visible_gpus() if gpus is None else gpus
+    own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
+    own = own or [{} for _ in range(n_workers or n_cores())]
+    common = {"nthreads": 1, "memory_limit": 0, "host": host, "dashboard": False}
+    with dask.config.set(SETTINGS):
+        return SpecCluster(
+            scheduler={
+                "cls": Scheduler,
+                "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"},
+            },
+            workers={
+                i: {"cls": Nanny, "options": common | {"env": ENVIRONMENT | environment}}
+                for i, environment in enumerate(own)
+            },
+            silence_logs=50,
+        )
+
+
+def slurm_cluster(n_workers: int | None = None, host: str | None = None) -> Any:
+    """Workers as jobs of SLURM, one single-threaded process each.
+
+    Partition, time, memory and what else a site asks for are set as dask-jobqueue documents it, in
+    its file jobqueue.yaml.
 
     Raises:
-        InputError: a process died.
+        InputError: dask-jobqueue is not installed.
     """
-    n_processes = min(n_processes or n_cores(), len(jobs))
-    if n_processes <= 1:
+    try:
+        from dask_jobqueue.slurm import SLURMCluster
+    except ImportError:
+        raise InputError("SLURM needs dask-jobqueue: pip install cfnsr[slurm]") from None
+    import dask
+
+    exports = [f"export {name}={value}" for name, value in ENVIRONMENT.items()]
+    with dask.config.set(SETTINGS):
+        cluster = SLURMCluster(cores=1, processes=1, job_script_prologue=exports)
+    cluster.scale(jobs=n_workers or 1)
+    return cluster
+
+
+@contextmanager
+def connect() -> Iterator["Client"]:
+    """A client of the cluster that DASK_SCHEDULER_ADDRESS names, or of one of this machine's own.
+
+    Workers that have imported an older state of this package are restarted.
+
+    Raises:
+        InputError: nobody answers at that address, or it has no workers.
+    """
+    from distributed import Client
+
+    address = os.environ.get(ADDRESS)
+    if address is None:
+        with local_cluster() as cluster, Client(cluster) as client:
+            yield client
+        return
+    try:
+        client = Client(address, timeout=20)
+    except (OSError, TimeoutError, ValueError):
+        raise InputError(
+            f"{ADDRESS} is {address}, but no scheduler answers there; start one with "
+            "`python -m cfnsr cluster`, or unset it to use this machine alone"
+        ) from None
+    with client:
+        try:
+            client.wait_for_workers(1, timeout=PATIENCE_S)
+        except TimeoutError:
+            raise InputError(f"the cluster at {address} has no workers; start some") from None
+        if set(client.run(loaded_code).values()) != {code_sha256()}:
+            client.restart()
+        yield client
+
+
+def finished(
+    work: Callable[[Job], Result], jobs: Sequence[Job], alone: bool = False
+) -> Iterator[tuple[int, Result | Exception]]:
+    """Each job's position and what `work` returns for it, or the error that it raises.
+
+    They come as they finish, spread over the workers of `connect`. A job whose workers die has
+    a `distributed.KilledWorker`; the others are not concerned.
+
+    Args:
+        work: a function of a module, since workers find it by its name.
+        alone: do all in this process, in order; what `work` raises is raised.
+    """
+    if alone or len(jobs) < 2:
         yield from enumerate(map(work, jobs))
         return
-    # Forked from a server of their own: forking a process that runs threads (torch, Jupyter) can
-    # deadlock, and spawned ones would all import the same modules, with librosa for two seconds.
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(list(preload))
-    pool = ProcessPoolExecutor(n_processes, mp_context=context, initializer=_prepare_worker)
-    try:
-        futures = {pool.submit(work, job): i for i, job in enumerate(jobs)}
+    from distributed import as_completed
+
+    with connect() as client:
+        futures = client.map(work, jobs, pure=False)
+        position = {future: i for i, future in enumerate(futures)}
         for future in as_completed(futures):
-            yield futures[future], future.result()
-    except BrokenProcessPool:
-        raise InputError(
-            f"one of {n_processes} worker processes died, mostly for lack of memory; what is "
-            "finished is kept, so free some memory and run this again"
-        ) from None
-    finally:
-        pool.shutdown(cancel_futures=True)
+            error = future.exception()
+            yield position[future], future.result() if error is None else error
 
 
-def _prepare_worker() -> None:
-    # A process a core is enough: threads of each would spend their time waiting for the others.
-    cv2.setNumThreads(1)
-    threadpool_limits(1)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+def serve(cluster: Any, command: Sequence[str]) -> int:
+    """Let a command use a cluster, and close that when the command ends; its exit status.
+
+    Without a command the address is printed, and the cluster serves until it is interrupted.
+    """
+    address = cluster.scheduler_address
+    if command:
+        with subprocess.Popen(command, env=os.environ | {ADDRESS: address}) as process:
+            with suppress(KeyboardInterrupt):  # the command has it, too
+                return process.wait()
+            return process.wait()
+    print(f"export {ADDRESS}={shlex.quote(address)}", flush=True)
+    print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    with suppress(KeyboardInterrupt):
+        while True:
+            time.sleep(3600)
+    return 0
 
 
-def _end_with_parent() -> None:
-    # Else the workers of a killed run would wait for work for ever.
-    parent = multiprocessing.parent_process()
-    assert parent is not None
-    parent.join()
-    os._exit(1)
+def on_a_terminal() -> bool:
+    """Whether a line of progress may move; the notebook's runner answers for its kernel."""
+    return os.environ.get(TERMINAL) == "1" or sys.stderr.isatty()
+
+
+def code_sha256() -> str:
+    """Of this package's modules as they are on disk now."""
+    root = Path(__file__).parent
+    sources = [path.read_bytes() for path in sorted(root.rglob("*.py"))]
+    return hashlib.sha256(b"\0".join(sources)).hexdigest()
+
+
+#: As they were when this process imported the first of them.
+_LOADED = code_sha256()
+
+
+def loaded_code() -> str:
+    """`code_sha256` of the state that this process has imported."""
+    return _LOADED

@@ -1,22 +1,24 @@
 """Run one notebook with papermill, as the pipeline's stages do.
 
-    python -m cfnsr.notebook SOURCE EXECUTED [--when PLAN] [-p NAME VALUE]...
+    python -m cfnsr.notebook SOURCE EXECUTED [--if-asked] [-p NAME VALUE]...
 
 runs SOURCE with the repository root as working directory and leaves a normalised copy at
-EXECUTED: equal runs give equal bytes. With `--when`, a file of `cfnsr.training.plan`, it may
-instead leave the folder of EXECUTED empty.
+EXECUTED: equal runs give equal bytes. With `--if-asked` it does nothing unless params.yaml asks for
+rows of the parameter `group`, and for its `fold` if it has one.
 """
 
 import argparse
-import json
 import os
 import sys
+import threading
+import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cfnsr import warm
+from cfnsr import cluster, params
 from cfnsr.errors import InputError
-from cfnsr.params import repository_root
+from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
@@ -25,50 +27,59 @@ Scalar = int | str
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status."""
+    """The command line; returns the exit status. An input error becomes one line on stderr."""
     parser = argparse.ArgumentParser(prog="python -m cfnsr.notebook", description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("executed", type=Path)
-    parser.add_argument("--when", type=Path, metavar="PLAN")
+    parser.add_argument("--if-asked", action="store_true")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
+    values = {name: _scalar(value) for name, value in options.p}
     try:
-        os.chdir(repository_root())
+        os.chdir(params.repository_root())
+        if options.if_asked and not is_asked_for(params.load(), values):
+            options.executed.parent.mkdir(parents=True, exist_ok=True)
+            return 0
+        _end_with_dvc()
+        os.environ[cluster.TERMINAL] = str(int(cluster.on_a_terminal()))
+        run(options.source, options.executed, values)
     except InputError as error:
-        return _report(error)
-    if options.when and not json.loads(options.when.read_text())["run"]:
-        options.executed.parent.mkdir(parents=True, exist_ok=True)
-        return 0
-    task = [str(options.source), str(options.executed), json.dumps(dict(options.p))]
-    if warm.is_possible():
-        try:
-            process = warm.start("cfnsr.notebook:run_warm", task)
-        except OSError:
-            pass  # no server, no matter: it only saves time
-        else:
-            return process.wait()
-    return run_reporting(task)
-
-
-def run_warm(task: list[str]) -> int:
-    """`run_reporting` in a fork of the warm server: its kernel is one, too."""
-    os.environ["JUPYTER_DEFAULT_PROVISIONER_NAME"] = "cfnsr-warm"
-    return run_reporting(task)
-
-
-def run_reporting(task: list[str]) -> int:
-    """Run a notebook; an input error becomes one line on stderr. Returns the exit status.
-
-    Args:
-        task: the source's path, the executed copy's, and the parameters as json.
-    """
-    source, executed, parameters = task
-    values = {name: _scalar(value) for name, value in json.loads(parameters).items()}
-    try:
-        run(Path(source), Path(executed), values)
-    except InputError as error:
-        return _report(error)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     return 0
+
+
+def is_asked_for(settings: params.Params, parameters: Mapping[str, Scalar]) -> bool:
+    """Whether params.yaml asks for any row of the `group`, and for the `fold` if there is one."""
+    groups = {find(row).group for row in asked_for(settings.row, settings.seeds)}
+    return parameters["group"] in groups and parameters.get("fold") in (None, *settings.folds)
+
+
+def _end_with_dvc() -> None:
+    """End when the DVC that runs this stage is gone: killed, it does not take its children along.
+
+    The notebook's kernel and its workers then end by themselves.
+    """
+    if "DVC_ROOT" not in os.environ:
+        return
+    import psutil
+
+    dvc = next(
+        (
+            process
+            for process in psutil.Process().parents()
+            if any("dvc" in Path(word).name for word in process.cmdline()[:4])
+        ),
+        None,
+    )
+
+    def watch() -> None:
+        while dvc is not None and dvc.is_running():
+            time.sleep(1)
+        os._exit(1)
+
+    if dvc is not None:
+        threading.Thread(target=watch, daemon=True).start()
 
 
 def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
@@ -81,7 +92,7 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
             half-executed notebook is then at build/failed/.
     """
     import nbformat
-    import papermill  # 2 s that a stage which is not to run need not pay
+    import papermill  # 2 s that a stage which is passed over need not pay
 
     declared = papermill.inspect_notebook(source)
     for name in parameters:
@@ -156,11 +167,6 @@ def strip(sources: list[Path], output: Path) -> None:
         )
         normalise(notebook)
         nbformat.write(notebook, output / path.name)
-
-
-def _report(error: InputError) -> int:
-    print(f"error: {error}", file=sys.stderr)
-    return 1
 
 
 def _scalar(text: str) -> Scalar:

@@ -84,8 +84,6 @@ class Schedule(_Section):
 class Training(_Section):
     """Schedules of the two encoders, of ERANN, of rows that start from the encoders, and of ours.
 
-    `n_threads` of the processor (null: all): the control's tensors are so small that a second
-    one gains little, and with one the result is the same on any number of cores.
     `standardise_mfcc` and `augment_per_frame` are where this project departs from the release
     (false and true there). `precision` auto is bfloat16 where the device computes with it, and
     the network sees a video. `pretrained` is a checkpoint with the names of the public 3D-ResNets,
@@ -99,7 +97,6 @@ class Training(_Section):
     ours: Schedule = Schedule(n_epochs=40, batch_size=32, anneal=True)
     standardise_mfcc: bool = True
     augment_per_frame: bool = False
-    n_threads: Count | None = None
     precision: Precision | Literal["auto"] = "auto"
     pretrained: Path | None = None
 

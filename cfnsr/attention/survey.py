@@ -39,9 +39,9 @@ from cfnsr.data.audio import HOP
 from cfnsr.data.clips import Clips
 from cfnsr.data.video import read_landmarks
 from cfnsr.errors import InputError
-from cfnsr.models.registry import REFERENCE, find
+from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
-from cfnsr.training.plan import rows_to_run
+from cfnsr.training.runs import run_folder
 from cfnsr.training.trained import Silence, Trained, Viewed, load_trained, read_info
 
 LOCALISATION_COLUMNS = (
@@ -85,9 +85,9 @@ class Study:
                 folder
                 for fold in settings.folds
                 for seed in find(row).seeds(settings.seeds)
-                if (folder := runs / row / f"fold_{fold}" / f"seed_{seed}").is_dir()
+                if (folder := run_folder(runs, row, fold, seed)).is_dir()
             ]
-            for row in rows_to_run(settings)
+            for row in reported(settings.row, settings.seeds)
         }
         folders = {row: paths for row, paths in found.items() if paths}
         if not folders:
@@ -110,11 +110,11 @@ class Study:
             name = next(iter(self.folders))
         of_row = self.folders.get(name, ())
         for folder in of_row:
-            if (not fold or folder.parent.name == f"fold_{fold}") and (
+            if (not fold or folder.parents[1].name == f"fold_{fold}") and (
                 not seed or folder.name == f"seed_{seed}"
             ):
                 return folder
-        there = ", ".join(f"{path.parent.name}/{path.name}" for path in of_row) or "nothing"
+        there = ", ".join(f"{path.parents[1].name}/{path.name}" for path in of_row) or "nothing"
         raise InputError(
             f"{name} has no run of fold {fold or 'any'} and seed {seed or 'any'}; found {there} "
             "(rows: " + ", ".join(self.folders) + ")"
@@ -295,9 +295,10 @@ def cams(
         each pixel, int (frame, height, width).
     """
     found = {}
-    for row in study.folders:
-        folder = like.parents[2] / row / like.parent.name / like.name
-        if not folder.is_dir() or not (trained := load_trained(folder)).uses_video:
+    for row, folders in study.folders.items():
+        of_fold = [path for path in folders if path.parents[1].name == like.parents[1].name]
+        folder = next((path for path in of_fold if path.name == like.name), None)
+        if folder is None or not (trained := load_trained(folder)).uses_video:
             continue
         sound = trained.sound_of(study.clips)[positions]
         view = trained.view(study.clips.frames[positions])

@@ -15,12 +15,11 @@ build/<data>/arrays/
 import hashlib
 import json
 import os
-import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import pandas as pd
@@ -117,7 +116,7 @@ def preprocess(
     source: Source,
     settings: Preprocess,
     scratch: Path,
-    n_processes: int | None = None,
+    alone: bool = False,
 ) -> pd.DataFrame:
     """Preprocess every clip of a manifest and write the arrays to `output`.
 
@@ -125,14 +124,14 @@ def preprocess(
     a run that was stopped, or that rejected a clip which is then mended, goes on where it was.
 
     Args:
-        n_processes: all cores if None; 1 stays in this process.
+        alone: in this process, instead of on the workers of `cluster.connect`.
 
     Returns:
         The index, one line a usable clip.
 
     Raises:
         InputError: clips were rejected and `settings.rejected` is `stop` (the usable ones are
-            written all the same), none can be used, or a process died.
+            written all the same), or none can be used.
     """
     output.mkdir(parents=True, exist_ok=True)
     scratch.mkdir(parents=True, exist_ok=True)
@@ -150,7 +149,7 @@ def preprocess(
         )
         for file in files
     ]
-    problems = _run(jobs, n_processes)
+    problems = _run(jobs, alone)
 
     index = _index(files, problems)
     rejected = pd.DataFrame(
@@ -160,7 +159,7 @@ def preprocess(
     # Whoever finds an index trusts what lies beside it.
     (output / "index.csv").unlink(missing_ok=True)
     rejected.to_csv(output / "rejected.csv", index=False, lineterminator="\n")
-    made_with = {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
+    made_with = _made_with(source, settings)
     (output / "settings.json").write_text(json.dumps(made_with, indent=1) + "\n")
     kept = [job.result for i, job in enumerate(jobs) if i not in problems]
     if kept:
@@ -168,20 +167,35 @@ def preprocess(
         index.to_csv(output / "index.csv", index=False, lineterminator="\n")
     if not kept or (len(rejected) and settings.rejected == "stop"):
         raise InputError(_complaint(rejected, len(files), output))
-    shutil.rmtree(scratch)
+    for job in jobs:
+        job.result.unlink(missing_ok=True)
     return index
 
 
-def _run(jobs: list[Job], n_processes: int | None) -> dict[int, str]:
+def is_made_with(output: Path, source: Source, settings: Preprocess) -> bool:
+    """Whether the arrays in `output` were made with these settings."""
+    try:
+        there = json.loads((output / "settings.json").read_text())
+    except FileNotFoundError:
+        return False
+    return bool(there == _made_with(source, settings))
+
+
+def _made_with(source: Source, settings: Preprocess) -> dict[str, Any]:
+    return {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
+
+
+def _run(jobs: list[Job], alone: bool) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
     todo = [i for i, job in enumerate(jobs) if not job.result.exists()]
     missing = [jobs[i] for i in todo]
-    shared = [__name__, *audio.HEAVY_MODULES]
     problems = {}
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
     with progress:
-        for i, reason in cluster.finished(_work, missing, n_processes, preload=shared):
-            if reason is not None:
+        for i, reason in cluster.finished(_work, missing, alone):
+            if isinstance(reason, Exception):
+                problems[todo[i]] = f"{missing[i].media.name} ended its worker ({reason})"
+            elif reason is not None:
                 problems[todo[i]] = reason
             progress.update()
     return problems

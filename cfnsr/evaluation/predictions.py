@@ -30,9 +30,8 @@ import pandas as pd
 from cfnsr.data.corpora.ravdess import Protocol
 from cfnsr.errors import InputError
 from cfnsr.evaluation.selection import RULES, with_epochs
-from cfnsr.models.registry import find
+from cfnsr.models.registry import find, reported
 from cfnsr.params import Params
-from cfnsr.training import plan
 from cfnsr.training.runs import CLIP_COLUMNS, Accuracies, Decisions, Run, read_runs
 
 #: What identifies a run within its protocol.
@@ -137,7 +136,7 @@ def read_comparable(folder: Path, protocol: Protocol) -> tuple[list[Run], list[R
             comparable += [
                 run
                 for run in runs
-                if run.row in equal and equal.issuperset(find(run.row).starts_from)
+                if run.row in equal and equal.issuperset(find(run.row).predecessors)
             ]
     return own, comparable
 
@@ -153,8 +152,8 @@ def epochs(run: Run) -> pd.DataFrame:
         {
             **dict(zip(KEYS, _key(run), strict=True)),
             "epoch": run.epochs["epoch"].to_numpy(),
-            "train_loss": run.epochs["train_loss"].map("{:.4g}".format).to_numpy(),
-            "train_accuracy_pct": run.epochs["train_accuracy_pct"].map("{:.2f}".format).to_numpy(),
+            "train_loss": _digits(run, "train_loss", "{:.4g}"),
+            "train_accuracy_pct": _digits(run, "train_accuracy_pct", "{:.2f}"),
             **{
                 f"{name}_accuracy_pct": ""
                 if said is None
@@ -165,6 +164,11 @@ def epochs(run: Run) -> pd.DataFrame:
     )
 
 
+def _digits(run: Run, column: str, digits: str) -> np.ndarray:
+    """As text; empty where a row trains nothing."""
+    return run.epochs[column].map(digits.format, na_action="ignore").to_numpy()
+
+
 def keep(params: Params, repository: Path) -> list[Run]:
     """Write what the runs that `params` asks for said, and return them.
 
@@ -172,7 +176,7 @@ def keep(params: Params, repository: Path) -> list[Run]:
         InputError: there are none, or one is damaged.
     """
     source = repository / "runs" / params.data / params.protocol
-    runs = read_runs(source, plan.rows_to_run(params), params.folds)
+    runs = read_runs(source, reported(params.row, params.seeds), params.folds)
     if not runs:
         raise InputError(f"no runs in {source}; train them with `dvc repro`")
     write(runs, repository / "figures" / params.data / "predictions" / params.protocol)

@@ -149,6 +149,24 @@ def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
     return pairs.loc[pairs["n_clips"] > 0, list(PAIR_COLUMNS)].reset_index(drop=True)
 
 
+def switch_effects(
+    switched: RunsByRow, unswitched: Sequence[Run], rule: Rule = TEST_RULE
+) -> pd.DataFrame:
+    """What each switch of `cfnsr.models.registry` adds to the accuracy of CFN-SR.
+
+    Columns: switch, label, the fields of `PairedTest`, and p_holm, corrected over the switches;
+    the other seed, a yardstick, is not among them.
+    """
+    tests = pd.DataFrame(
+        [
+            {"switch": row, "label": find(row).label, **asdict(paired_test(runs, unswitched, rule))}
+            for row, runs in switched.items()
+        ]
+    )
+    switches_over = tests["switch"].map(lambda row: find(row).seed_step == 0)
+    return tests.assign(p_holm=holm(tests["p_value"].where(switches_over)))
+
+
 def verdict(test: Mapping[Any, Any]) -> int:
     """Of a line of `paired_tests`: 1 is better than CFN-SR beyond chance, -1 worse, 0 neither."""
     if not test["p_holm"] < LEVEL:

@@ -258,7 +258,7 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
 
 
 def _few_epochs(row: Row, n_epochs: int) -> str:
-    if row.schedule == "none" or row.starts_from or n_epochs >= _FEWEST_EPOCHS:
+    if row.schedule == "none" or row.predecessors or n_epochs >= _FEWEST_EPOCHS:
         return ""
     return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}: not converged"
 

@@ -11,7 +11,7 @@ from cfnsr.models.mfcc_cnn import MFCCNet
 from cfnsr.models.resnext import ResNeXt
 
 
-class _LateFusion(EmotionModel):
+class LateFusion(EmotionModel):
     """Both encoders with both heads."""
 
     def __init__(self, sizes: Sizes) -> None:
@@ -24,26 +24,35 @@ class _LateFusion(EmotionModel):
         logits = torch.stack([self.video(frames), self.audio(mfcc)])
         return logits.log_softmax(dim=-1)
 
+    @classmethod
+    def combine(cls, log_p: Tensor) -> Tensor:
+        """Join log-probabilities (modality, clip, emotion) to logits (clip, emotion)."""
+        raise NotImplementedError
 
-class Averaging(_LateFusion):
+    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
+        return self.combine(self.log_probabilities(frames, mfcc))
+
+
+class Averaging(LateFusion):
     r"""The mean of both probability vectors: :math:`p = (p_V + p_A) / 2`.
 
     The logits are its logarithm, so their softmax is p again and cross entropy is -log p.
     """
 
-    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
-        log_p = self.log_probabilities(frames, mfcc)
-        return torch.logsumexp(log_p, dim=0) - math.log(2)
+    @classmethod
+    def combine(cls, log_p: Tensor) -> Tensor:
+        return torch.logsumexp(log_p, dim=0) - math.log(len(log_p))
 
 
-class Multiplication(_LateFusion):
+class Multiplication(LateFusion):
     r"""The normalised product: :math:`p \propto p_V\,p_A`."""
 
-    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
-        return self.log_probabilities(frames, mfcc).sum(dim=0).log_softmax(dim=-1)
+    @classmethod
+    def combine(cls, log_p: Tensor) -> Tensor:
+        return log_p.sum(dim=0).log_softmax(dim=-1)
 
 
-class Multiplicative(_LateFusion):
+class Multiplicative(LateFusion):
     r"""Each modality's cross entropy counts less, the surer the other is of the same class.
 
     With :math:`p_m^c` modality m's probability of class c, M = 2 modalities and b = 0.3,
@@ -60,19 +69,20 @@ class Multiplicative(_LateFusion):
 
     beta = 0.3
 
-    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
-        log_p = self.log_probabilities(frames, mfcc)
-        return (self.weights(log_p) * log_p).sum(dim=0)
+    @classmethod
+    def combine(cls, log_p: Tensor) -> Tensor:
+        return (cls.weights(log_p) * log_p).sum(dim=0)
 
     def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
         logits = self(frames, mfcc)
         return F.nll_loss(logits, emotion), logits
 
-    def weights(self, log_p: Tensor) -> Tensor:
+    @classmethod
+    def weights(cls, log_p: Tensor) -> Tensor:
         """q for log-probabilities (modality, clip, emotion), of the same shape."""
         # log(1 - p) as the log of the sum of the other classes: finite, and so is its gradient,
         # where 1 - p rounds to zero.
         itself = torch.eye(log_p.shape[-1], dtype=torch.bool, device=log_p.device)
         log_rest = log_p[..., None, :].masked_fill(itself, -math.inf).logsumexp(dim=-1)
         log_rest_of_others = log_rest.sum(dim=0) - log_rest
-        return torch.exp(self.beta / (len(log_p) - 1) * log_rest_of_others)
+        return torch.exp(cls.beta / (len(log_p) - 1) * log_rest_of_others)

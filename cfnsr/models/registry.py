@@ -1,10 +1,10 @@
-"""Every system of the paper's two tables, and of `EXTRA`: one short declarative row each.
+"""Every system of the paper's two tables, and more: one short declarative row each.
 
-Nothing here imports torch before a row is built, so plans and tables stay quick.
+Nothing here imports torch before a row is built, so tables stay quick.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,9 +15,14 @@ if TYPE_CHECKING:
 
 FusionStage = Literal["-", "Early", "Late", "Model"]
 ScheduleName = Literal["video", "audio", "erann", "fusion", "ours", "none"]
-ENCODERS = ("video", "audio")
+#: Which rows are trained together; `switches` run when `row: switches` asks for them.
+Group = Literal["systems", "ablations", "switches"]
+#: What a fusion starts from: the row whose weights each of its modules gets.
+ENCODERS = {"video": "video", "audio": "audio"}
 #: The row that all others are compared with.
 REFERENCE = "cfn_sr"
+#: So far apart are the seeds of the row that asks what another seed changes.
+ANOTHER_SEED = 1000
 
 
 @dataclass(frozen=True)
@@ -25,11 +30,14 @@ class Row:
     """One system.
 
     `model` names a class below `cfnsr.models`, `options` its switches: an ablation is a row with
-    one switch changed. `schedule` is the part of `training` in params.yaml that it follows; rows
-    that follow `fusion` start from the fold's own two encoders; one that follows `none` is fitted
-    at once, without epochs. `alias` names the row that is the same system under another name; it is
-    not trained again. `members` names the row whose trained networks, one a seed, this one
-    averages; their number is the switch `n_members`.
+    one switch changed. `schedule` is the part of `training` in params.yaml that it follows; one
+    that follows `none` is fitted at once, without epochs. `starts_from` names, for modules of the
+    model, the rows of the same fold and seed whose weights they get; `members` the row whose
+    trained networks, one per seed, this one averages. `combines` says that the row trains nothing:
+    its decisions are computed from those of the rows that it starts from. `alias` names the row
+    that is the same system under another name; it is not trained again. `training` and
+    `preprocess` are values of these sections of params.yaml that the row changes, and `seed_step`
+    is added to its seeds.
     """
 
     label: str
@@ -40,15 +48,19 @@ class Row:
     note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
     schedule: ScheduleName = "fusion"
-    alias: str | None = None
+    starts_from: Mapping[str, str] = field(default_factory=dict)
     members: str | None = None
+    combines: bool = False
+    alias: str | None = None
+    group: Group = "systems"
+    training: Mapping[str, Any] = field(default_factory=dict)
+    preprocess: Mapping[str, Any] = field(default_factory=dict)
+    seed_step: int = 0
 
     @property
-    def starts_from(self) -> tuple[str, ...]:
+    def predecessors(self) -> tuple[str, ...]:
         """The rows whose runs of the same fold come first."""
-        if self.members is not None:
-            return (self.members,)
-        return ENCODERS if self.schedule == "fusion" else ()
+        return tuple(self.starts_from.values()) if self.members is None else (self.members,)
 
     @property
     def n_members(self) -> int:
@@ -57,12 +69,12 @@ class Row:
 
     def seeds(self, seeds: Sequence[int]) -> tuple[int, ...]:
         """The seeds of its runs: those given, or 0 for the single run of several networks."""
-        return tuple(seeds) if self.members is None else (0,)
+        return tuple(seed + self.seed_step for seed in seeds) if self.members is None else (0,)
 
     @property
     def uses_video(self) -> bool:
         """Whether it sees the frames, and not only hears or is given statistics."""
-        return self.schedule in ("video", "fusion")
+        return self.schedule == "video" or "video" in self.starts_from
 
     def build(self, sizes: "Sizes") -> "EmotionModel":
         """A freshly initialised model; the caller seeds torch and chooses the device."""
@@ -80,12 +92,27 @@ class Row:
             return sum(p.numel() for p in self.build(sizes).parameters() if p.requires_grad)
 
 
-CFN_SR = Row("CFN-SR", "Model", "cross_modal.CFNSR", 75.76, 26.30)
+_DECISIONS = (
+    "of the two encoders' probabilities after their last epoch; trains nothing, and so is the same "
+    "under every rule"
+)
+
+CFN_SR = Row("CFN-SR", "Model", "cross_modal.CFNSR", 75.76, 26.30, starts_from=ENCODERS)
 
 TABLE_1: dict[str, Row] = {
     "video": Row("3D ResNeXt50 (Vid.)", "-", "resnext.VideoOnly", 62.99, 25.88, schedule="video"),
     "audio": Row("1D CNN (Aud.)", "-", "mfcc_cnn.AudioOnly", 56.53, 0.03, schedule="audio"),
-    "averaging": Row("Averaging", "Late", "late_fusion.Averaging", 68.82, 25.92),
+    "averaging": Row(
+        "Averaging",
+        "Late",
+        "late_fusion.Averaging",
+        68.82,
+        25.92,
+        note=_DECISIONS,
+        schedule="none",
+        starts_from=ENCODERS,
+        combines=True,
+    ),
     "multiplicative": Row(
         "Multiplicative β=0.3",
         "Late",
@@ -93,8 +120,19 @@ TABLE_1: dict[str, Row] = {
         70.35,
         25.92,
         note="decides for the class of the smallest weighted loss, as its authors do",
+        starts_from=ENCODERS,
     ),
-    "multiplication": Row("Multiplication", "Late", "late_fusion.Multiplication", 70.56, 25.92),
+    "multiplication": Row(
+        "Multiplication",
+        "Late",
+        "late_fusion.Multiplication",
+        70.56,
+        25.92,
+        note=_DECISIONS,
+        schedule="none",
+        starts_from=ENCODERS,
+        combines=True,
+    ),
     "concat_fc": Row(
         "Concat + FC",
         "Early",
@@ -102,6 +140,7 @@ TABLE_1: dict[str, Row] = {
         71.04,
         26.87,
         note="widths 256 and 128 give the paper's count, but others may too",
+        starts_from=ENCODERS,
     ),
     "mcbp": Row(
         "MCBP",
@@ -111,6 +150,7 @@ TABLE_1: dict[str, Row] = {
         51.03,
         note="d = 16,000 as its authors'; the paper's 51.03 M is not reproduced: 26.01 M at full "
         "size",
+        starts_from=ENCODERS,
     ),
     "mmtm": Row(
         "MMTM",
@@ -120,6 +160,7 @@ TABLE_1: dict[str, Row] = {
         31.97,
         note="two modules, ratio 4, mean of both heads; the paper's 31.97 M is not reproduced: "
         "31.50 M at full size",
+        starts_from=ENCODERS,
     ),
     "msaf": Row(
         "MSAF",
@@ -128,6 +169,7 @@ TABLE_1: dict[str, Row] = {
         74.86,
         25.94,
         note="block sizes, places, dropout and summed logits as its authors'",
+        starts_from=ENCODERS,
     ),
     "erann": Row(
         "ERANNs",
@@ -144,7 +186,13 @@ TABLE_1: dict[str, Row] = {
 TABLE_2: dict[str, Row] = {
     "cfn_sr": CFN_SR,
     "no_cross_modal": Row(
-        "w/o Cross-modal Blocks", "Model", "cross_modal.NoCrossModal", 73.50, 25.92
+        "w/o Cross-modal Blocks",
+        "Model",
+        "cross_modal.NoCrossModal",
+        73.50,
+        25.92,
+        starts_from=ENCODERS,
+        group="ablations",
     ),
     "video_to_audio": Row(
         "V->A Cross-modal",
@@ -153,6 +201,8 @@ TABLE_2: dict[str, Row] = {
         74.15,
         25.67,
         note="the paper's 25.67 M is impossible: its two headless trunks alone have 25.89 M",
+        starts_from=ENCODERS,
+        group="ablations",
     ),
     "audio_to_video": Row(
         "A->V Cross-modal",
@@ -166,13 +216,22 @@ TABLE_2: dict[str, Row] = {
     "no_self_attention": Row(
         "w/o self-attention",
         "Model",
-        "cross_modal.CFNSR",
+        CFN_SR.model,
         73.86,
         26.05,
         options={"self_attention": False},
+        starts_from=ENCODERS,
+        group="ablations",
     ),
     "no_residual": Row(
-        "w/o residual", "Model", "cross_modal.CFNSR", 75.33, 26.30, options={"residual": False}
+        "w/o residual",
+        "Model",
+        CFN_SR.model,
+        75.33,
+        26.30,
+        options={"residual": False},
+        starts_from=ENCODERS,
+        group="ablations",
     ),
 }
 
@@ -210,10 +269,87 @@ EXTRA: dict[str, Row] = {
         note="no ReLU after the video stem, and attention maps summed over the batch: a clip's "
         "logits depend on which clips share its batch",
         options={"stem_relu": False, "batch_summed_attention": True},
+        starts_from=ENCODERS,
+    ),
+    "averaging_joint": Row(
+        "Averaging, trained jointly",
+        "Late",
+        "late_fusion.Averaging",
+        note="both encoders go on training, by the loss of their average",
+        starts_from=ENCODERS,
+    ),
+    "multiplication_joint": Row(
+        "Multiplication, trained jointly",
+        "Late",
+        "late_fusion.Multiplication",
+        note="both encoders go on training, by the loss of their product",
+        starts_from=ENCODERS,
     ),
 }
 
+
+def _switched(name: str, label: str, encoder: str | None = None, **changes: Any) -> dict[str, Row]:
+    """CFN-SR with one difference between paper and release switched over.
+
+    Args:
+        encoder: the encoder that the difference concerns, which is trained anew with it.
+        changes: of `Row`.
+    """
+    fused = Row(label, "Model", CFN_SR.model, starts_from=ENCODERS, group="switches", **changes)
+    if encoder is None:
+        return {name: fused}
+    before = replace(ROWS[encoder], label=f"{label}: {encoder}", group="switches", **changes)
+    return {
+        f"{name}_{encoder}": before,
+        name: replace(fused, starts_from=ENCODERS | {encoder: f"{name}_{encoder}"}),
+    }
+
+
 ROWS: dict[str, Row] = TABLE_1 | TABLE_2 | EXTRA
+#: The differences between paper and release that can be measured, and what another seed changes.
+SWITCHES: dict[str, Row] = (
+    _switched("another_seed", "nothing but the seed", "video", seed_step=ANOTHER_SEED)
+    | _switched(
+        "batch_summed_attention",
+        "attention maps summed over the batch (release)",
+        options={"batch_summed_attention": True},
+    )
+    | _switched(
+        "softmax_over_clip",
+        "softmax over the clip, not the slice (paper)",
+        options={"softmax_over": "clip"},
+    )
+    | _switched(
+        "no_stem_relu",
+        "no ReLU after the video stem of the fusion network (release)",
+        options={"stem_relu": False},
+    )
+    | _switched(
+        "consecutive_frames",
+        "consecutive frames (paper)",
+        "video",
+        preprocess={"frame_choice": "consecutive"},
+    )
+    | _switched(
+        "squashed_first",
+        "frames squashed before the crop (release)",
+        "video",
+        preprocess={"crop": "squashed_first"},
+    )
+    | _switched(
+        "augment_per_frame",
+        "crop and flip drawn for each frame (release)",
+        "video",
+        training={"augment_per_frame": True},
+    )
+    | _switched(
+        "unscaled_mfcc",
+        "MFCCs not standardised (release)",
+        "audio",
+        training={"standardise_mfcc": False},
+    )
+)
+ROWS |= SWITCHES
 
 
 def find(name: str) -> Row:
@@ -223,8 +359,45 @@ def find(name: str) -> Row:
         InputError: there is none; the message lists all.
     """
     if name not in ROWS:
-        raise InputError(f"row: expected all or one of {', '.join(ROWS)}; found {name}")
+        asked = ", ".join(row for row in ROWS if row not in SWITCHES)
+        raise InputError(f"row: expected all, switches or one of {asked}; found {name}")
     return ROWS[name]
+
+
+def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
+    """The rows that are trained where params.yaml asks for `row`, each after what it starts from.
+
+    `all` are the systems and ablations (one of several networks only where there are as many
+    seeds), `switches` the differences between paper and release and CFN-SR itself.
+
+    Raises:
+        InputError: there is no such row, or it has more members than there are seeds.
+    """
+    if row == "all":
+        names = [
+            name
+            for name, each in ROWS.items()
+            if each.group != "switches" and each.alias is None and each.n_members <= len(seeds)
+        ]
+    elif row == "switches":
+        names = [REFERENCE, *SWITCHES]
+    else:
+        names = [find(row).alias or row]
+        needs_seeds(names[0], seeds)
+    return list(dict.fromkeys(each for name in names for each in _up_to(name)))
+
+
+def reported(row: str, seeds: Sequence[int]) -> list[str]:
+    """The rows of tables and figures where params.yaml asks for `row`.
+
+    Those that are trained; but with `switches`, which have a notebook of their own, all others.
+    """
+    return asked_for("all" if row == "switches" else row, seeds)
+
+
+def _up_to(name: str) -> list[str]:
+    before = [each for predecessor in find(name).predecessors for each in _up_to(predecessor)]
+    return [*before, name]
 
 
 def needs_seeds(name: str, seeds: Sequence[int]) -> None:

@@ -1,8 +1,8 @@
 """One training as it is asked for: everything that determines its result, except the machine."""
 
 import pickle
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +14,9 @@ from cfnsr.data.clips import Clips
 from cfnsr.data.corpora.ravdess import Split, split_actors
 from cfnsr.errors import InputError
 from cfnsr.models.registry import Row, find, needs_seeds
-from cfnsr.params import Params, Precision, Schedule
+from cfnsr.params import Params, Precision, Schedule, SourceParams
 from cfnsr.training import provenance
+from cfnsr.training.runs import run_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +24,7 @@ class Experiment:
     """A row on a fold with a seed.
 
     `starts_from` are the weights that are not drawn at random, by the module that they belong to
-    (`video`, `audio`, `members.0`); `options` are switches of the model beside those of its row.
+    (`video`, `audio`, `members.0`).
     """
 
     row: str
@@ -32,17 +33,20 @@ class Experiment:
     params: Params
     clips: Clips
     starts_from: Mapping[str, Path] = field(default_factory=dict)
-    options: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def system(self) -> Row:
-        row = find(self.row)
-        return replace(row, options={**row.options, **self.options})
+        return find(self.row)
+
+    @property
+    def source(self) -> SourceParams:
+        """The section of the data source, with what the row changes in it."""
+        return changed_by(self.system, self.params.source)
 
     @property
     def schedule(self) -> Schedule | None:
         """None for a row that is fitted without epochs."""
-        return getattr(self.params.source.training, self.system.schedule, None)
+        return getattr(self.source.training, self.system.schedule, None)
 
     @property
     def precision(self) -> Precision:
@@ -50,7 +54,7 @@ class Experiment:
 
         The small networks of sound alone gain nothing from it.
         """
-        chosen = self.params.source.training.precision
+        chosen = self.source.training.precision
         if chosen != "auto":
             return chosen
         if torch.cuda.is_available():
@@ -65,7 +69,7 @@ class Experiment:
 
     def describe(self) -> dict[str, Any]:
         """The part of run.json that is known before the training."""
-        source = self.params.source
+        source = self.source
         row = self.system
         training = source.training
         pretrained = self.params.pretrained if row.uses_video else None
@@ -90,6 +94,30 @@ class Experiment:
         }
 
 
+def changed_by(row: Row, source: SourceParams) -> SourceParams:
+    """A data source's section of params.yaml with the values that a row changes."""
+    return source.model_copy(
+        update={
+            name: getattr(source, name).model_copy(update=dict(getattr(row, name)))
+            for name in ("training", "preprocess")
+        }
+    )
+
+
+def is_a_change(row: Row, params: Params) -> bool:
+    """Whether what a row changes is not set already, and the data have its subject."""
+    if params.data == "ravdess_landmarks" and "crop" in row.preprocess:
+        return False  # nothing is cropped out of a drawn face
+    return all(
+        getattr(section, name) != value
+        for section, changes in (
+            (params.source.training, row.training),
+            (params.source.preprocess, row.preprocess),
+        )
+        for name, value in changes.items()
+    )
+
+
 def experiments(row: str, fold: int, params: Params, clips: Clips, runs: Path) -> list[Experiment]:
     """A row on a fold, once a seed; a row with members once.
 
@@ -112,24 +140,34 @@ def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path)
     Raises:
         InputError: it is not there yet.
     """
+    if find(row).schedule == "video":
+        return {} if params.pretrained is None else {"video": params.pretrained}
+    return {
+        module: _weights(name, fold, before, runs, row)
+        for module, (name, before) in predecessors(row, seed, params.seeds).items()
+    }
+
+
+def predecessors(row: str, seed: int, seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
+    """The run, as row and seed, whose weights each module of a run's model starts from."""
     system = find(row)
     if system.members is not None:
-        seeds = params.seeds[: system.n_members]
         return {
-            f"members.{i}": _weights(system.members, fold, member_seed, runs, row)
-            for i, member_seed in enumerate(seeds)
+            f"members.{i}": (system.members, member)
+            for i, member in enumerate(seeds[: system.n_members])
         }
-    if system.schedule == "video":
-        return {} if params.pretrained is None else {"video": params.pretrained}
-    return {name: _weights(name, fold, seed, runs, row) for name in system.starts_from}
+    own = seed - system.seed_step
+    return {
+        module: (name, own + find(name).seed_step) for module, name in system.starts_from.items()
+    }
 
 
 def _weights(name: str, fold: int, seed: int, runs: Path, for_row: str) -> Path:
-    path = runs / name / f"fold_{fold}" / f"seed_{seed}" / "weights.pt"
+    path = run_folder(runs, name, fold, seed) / "weights.pt"
     if not path.exists():
         raise InputError(
             f"{for_row} starts from {name} of fold {fold}, but there is no {path}; run "
-            f"`dvc repro encoders@{name}-{fold}` first"
+            f"`dvc repro train@{fold}` first"
         )
     return path
 

@@ -7,12 +7,9 @@ import platform
 import subprocess
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from cfnsr.training import source_code
-
-if TYPE_CHECKING:
-    import torch
 
 PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "librosa", "av", "cfnsr")
 
@@ -22,13 +19,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
-def device(chosen: "torch.device") -> dict[str, Any]:
+def device() -> dict[str, Any]:
     """The device by name, and on a CPU its threads: sums depend on how they are split."""
-    import torch  # not at the top, because hashing a file needs none of it
+    import torch  # not at the top, because most of this module needs none of it
 
-    if chosen.type == "cuda":
-        return {"device": torch.cuda.get_device_name(chosen), "n_threads": None}
-    return {"device": chosen.type, "n_threads": torch.get_num_threads()}
+    if torch.cuda.is_available():
+        return {"device": torch.cuda.get_device_name(), "n_threads": None}
+    return {"device": "cpu", "n_threads": 1}
 
 
 def timing(started_s: float, finished_s: float) -> dict[str, Any]:
@@ -44,10 +41,17 @@ def timing(started_s: float, finished_s: float) -> dict[str, Any]:
 
 
 def fingerprint(description: dict[str, Any]) -> str:
-    """A short name for a training: its description and the code that would run."""
-    code = source_code.hashes(description["model"]["class"])
-    what = {"description": description, "code": code}
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+    """A short name for a training, from all that determines it."""
+    return _sha256(description)[:32]
+
+
+def code_sha256(model: str) -> str:
+    """Of all files that a training of `model` runs."""
+    return _sha256(source_code.hashes(model))
+
+
+def _sha256(what: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

@@ -1,6 +1,6 @@
 """What one training leaves behind, and where: the contract between training and evaluation.
 
-runs/<data>/<protocol>/<row>/fold_<k>/seed_<s>/
+runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>/
     run.json               what determines the result: parameters, actors, versions, device
     epochs.csv             training loss and accuracy of each epoch
     test_logits.npy        float16 (epoch, clip, emotion), every epoch, so that each rule for
@@ -23,6 +23,7 @@ import pandas as pd
 from scipy import special
 
 from cfnsr.errors import InputError
+from cfnsr.models.registry import find
 
 _SEED_FOLDER = re.compile(r"seed_(\d+)")
 CLIP_COLUMNS = ("clip", "actor", "emotion")
@@ -147,19 +148,24 @@ def read_run(folder: Path) -> Run:
         raise InputError(f"{folder} is damaged; remove it and train again") from None
 
 
-def read_runs(folder: Path, rows: Iterable[str], folds: Iterable[int]) -> list[Run]:
-    """All runs below `runs/<data>/<protocol>` of these rows and folds, in row, fold, seed order.
+def run_folder(runs: Path, row: str, fold: int, seed: int) -> Path:
+    """Where below `runs/<data>/<protocol>` a run is."""
+    return runs / find(row).group / f"fold_{fold}" / row / f"seed_{seed}"
 
-    A fold folder without seeds was left out by the plan and is passed over.
-    """
+
+def run_folders(runs: Path, row: str, fold: int) -> list[Path]:
+    """A row's runs of a fold that are there, in the order of their seeds."""
+    seeds = [
+        int(match[1])
+        for path in run_folder(runs, row, fold, 0).parent.glob("seed_*")
+        if (match := _SEED_FOLDER.fullmatch(path.name))
+    ]
+    return [run_folder(runs, row, fold, seed) for seed in sorted(seeds)]
+
+
+def read_runs(folder: Path, rows: Iterable[str], folds: Iterable[int]) -> list[Run]:
+    """All runs below `runs/<data>/<protocol>` of these rows and folds, in row, fold, seed order."""
     folds = tuple(folds)
-    runs = []
-    for row in rows:
-        for fold in folds:
-            seeds = [
-                (int(match[1]), path)
-                for path in (folder / row / f"fold_{fold}").glob("seed_*")
-                if (match := _SEED_FOLDER.fullmatch(path.name))
-            ]
-            runs += [read_run(path) for _, path in sorted(seeds)]
-    return runs
+    return [
+        read_run(path) for row in rows for fold in folds for path in run_folders(folder, row, fold)
+    ]

@@ -1,11 +1,12 @@
-"""Training one row on one fold: epochs, resume, and what a run leaves behind."""
+"""Training one row on one fold with one seed: epochs, resume, and what the run leaves behind."""
 
 import json
 import math
 import os
+import platform
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import nn
-from tqdm import tqdm
 
 from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
-from cfnsr.params import Params, Schedule
-from cfnsr.training import memory, provenance
-from cfnsr.training.experiment import Experiment, experiments, start_from
-from cfnsr.training.runs import CLIP_COLUMNS, Predictions, Run, read_run, write_predictions
+from cfnsr.models.late_fusion import LateFusion
+from cfnsr.params import Schedule
+from cfnsr.training import provenance
+from cfnsr.training.experiment import Experiment, start_from
+from cfnsr.training.runs import CLIP_COLUMNS, Predictions, read_run, write_predictions
 
 #: Saving the state costs about as much as a small epoch, so it is not done after each of them.
 SAVE_EVERY_S = 20.0
@@ -42,39 +43,31 @@ class History:
             self.logits.setdefault(name, []).append(values)
 
 
-def run_fold(
-    row: str, fold: int, params: Params, clips: Clips, runs: Path, output: Path, scratch: Path
-) -> list[Run]:
-    """Train a row on a fold, once a seed; a row with members is put together once.
-
-    Args:
-        runs: `runs/<data>/<protocol>`, where that is found which the row starts from.
-        output: gets one folder `seed_<s>` a seed, as `cfnsr.training.runs` describes.
-        scratch: where the state of unfinished trainings is kept.
-
-    Raises:
-        InputError: unknown row or fold, missing actors, too few seeds, or something that the row
-            starts from is not trained yet.
-    """
-    results = []
-    for experiment in experiments(row, fold, params, clips, runs):
-        folder = output / f"seed_{experiment.seed}"
-        train(experiment, folder, scratch)
-        results.append(read_run(folder))
-    return results
-
-
-def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
-    """Train one model and leave its run in `folder`.
+def train(
+    experiment: Experiment,
+    folder: Path,
+    scratch: Path,
+    report: Callable[[int], None] = lambda epoch: None,
+) -> None:
+    """Train one model and leave its run in `folder`, unless it is there.
 
     The random numbers of an epoch follow from the run's seed and the epoch alone, so a training
     that was killed and goes on gives the same result as one that was not.
+
+    Args:
+        scratch: where the state of unfinished trainings is kept.
+        report: is called after each epoch with its number.
+
+    Raises:
+        InputError: actors are missing, or the training diverges.
     """
     started = time.time()
-    source, system = experiment.params.source, experiment.system
+    source, system = experiment.source, experiment.system
     held_out = _held_out(experiment)
     fabric = _fabric(experiment)
-    info = experiment.describe() | provenance.device(fabric.device)
+    info = wanted_info(experiment)
+    if is_there(folder, info):
+        return
     scratch = scratch / provenance.fingerprint(info)
 
     torch.manual_seed(experiment.seed)
@@ -89,31 +82,52 @@ def train(experiment: Experiment, folder: Path, scratch: Path) -> None:
     )
     info["scaling"] = {"mean": scaling.mean.tolist(), "sd": scaling.sd.tolist()}
 
-    if experiment.schedule is None:
+    if isinstance(model, LateFusion) and system.combines:
+        history = _combined(model, [path.parent for path in experiment.starts_from.values()])
+    elif experiment.schedule is None:
         history = _fit_at_once(experiment, model, loader, held_out)
     else:
         state = scratch / "state.pt"
-        history = _fit(experiment, experiment.schedule, fabric, model, loader, held_out, state)
+        history = _fit(
+            experiment, experiment.schedule, fabric, model, loader, held_out, state, report
+        )
 
-    partial = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(partial, ignore_errors=True)
+    partial = scratch / f"{platform.node()}-{os.getpid()}"
     partial.mkdir(parents=True)
     _write(partial, history, experiment.clips, held_out, model)
     _write_json(partial / "run.json", info)
     _write_json(partial / "timing.json", provenance.timing(started, time.time()))
+    folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
     shutil.rmtree(scratch, ignore_errors=True)
 
 
+def wanted_info(experiment: Experiment) -> dict[str, Any]:
+    """All of run.json that is known before the training: a run that says the same is the same."""
+    return {
+        **experiment.describe(),
+        **provenance.device(),
+        "code_sha256": provenance.code_sha256(experiment.system.model),
+    }
+
+
+def is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
+    """Whether `folder` holds the run that is wanted, see `wanted_info`."""
+    try:
+        info = json.loads((folder / "run.json").read_text())
+    except (OSError, ValueError):
+        return False
+    return all(info.get(name) == value for name, value in json.loads(json.dumps(wanted)).items())
+
+
 def _fabric(experiment: Experiment) -> Fabric:
-    training = experiment.params.source.training
-    memory.keep_freed()
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    if training.n_threads is not None:
-        torch.set_num_threads(training.n_threads)
+    # One training a core is faster than one training on several, and its sums do not depend on
+    # how many there are.
+    torch.set_num_threads(1)
     return Fabric(accelerator="auto", devices=1, precision=experiment.precision)
 
 
@@ -121,7 +135,7 @@ def _loader(
     experiment: Experiment, model: EmotionModel, device: torch.device
 ) -> tuple[Scaling, Loader]:
     """Batches for this model; its sound is scaled by the statistics of training actors alone."""
-    clips, training = experiment.clips, experiment.params.source.training
+    clips, training = experiment.clips, experiment.source.training
     sound = clips.sound(model.audio_input)
     scaling = Scaling.of(sound[clips.of_actors(experiment.split.training)])
     if model.audio_input == "mfcc" and not training.standardise_mfcc:
@@ -144,6 +158,21 @@ def _held_out(experiment: Experiment) -> dict[str, np.ndarray]:
                 f"{', '.join(map(str, sets[name]))} is in the data; add them or choose another fold"
             )
     return {name: found for name, found in positions.items() if name != "training"}
+
+
+def _combined(model: LateFusion, runs: Sequence[Path]) -> History:
+    """The decisions of trained networks, joined as they were kept: a history of one epoch."""
+    history = History()
+    nothing = {"epoch": 1, "train_loss": math.nan, "train_accuracy_pct": math.nan}
+    parts = [read_run(folder) for folder in runs]
+    logits = {}
+    for name in ("test", "validation"):
+        kept = [getattr(part, name) for part in parts]
+        if None not in kept:
+            last = torch.from_numpy(np.stack([predictions.logits[-1] for predictions in kept]))
+            logits[name] = model.combine(last.log_softmax(dim=-1)).numpy().astype(np.float16)
+    history.add(nothing, logits)
+    return history
 
 
 def _fit_at_once(
@@ -183,9 +212,9 @@ def _fit(
     loader: Loader,
     held_out: Mapping[str, np.ndarray],
     state: Path,
+    report: Callable[[int], None],
 ) -> History:
     """All epochs, going on after the last saved one; the model ends with its last weights."""
-    emotion = experiment.clips.emotion
     training = experiment.clips.of_actors(experiment.split.training)
     optimizer = torch.optim.Adam(model.parameters(), lr=schedule.learning_rate, fused=True)
     wrapped, wrapped_optimizer = fabric.setup(model, optimizer)
@@ -193,15 +222,7 @@ def _fit(
     history = _resume(state, model, optimizer)
 
     saved_s = time.time()
-    progress = tqdm(
-        range(len(history.epochs), schedule.n_epochs),
-        desc=f"{experiment.row}, fold {experiment.fold}, seed {experiment.seed}",
-        initial=len(history.epochs),
-        total=schedule.n_epochs,
-        unit="epoch",
-        mininterval=5,
-    )
-    for epoch in progress:
+    for epoch in range(len(history.epochs), schedule.n_epochs):
         # Not seed + epoch: epoch 2 of seed 1 would repeat epoch 1 of seed 2.
         torch.manual_seed(
             int(np.random.SeedSequence([experiment.seed, epoch]).generate_state(1)[0])
@@ -234,8 +255,7 @@ def _fit(
             {"epoch": epoch + 1, "train_loss": mean_loss, "train_accuracy_pct": 100 * share},
             logits_of,
         )
-        tested = 100 * (logits_of["test"].argmax(axis=1) == emotion[held_out["test"]]).mean()
-        progress.set_postfix_str(f"loss {mean_loss:.3f}, test {tested:.1f} %", refresh=False)
+        report(epoch + 1)
         if time.time() - saved_s > SAVE_EVERY_S:
             _save(state, model, optimizer, history)
             saved_s = time.time()
@@ -261,7 +281,7 @@ def predict(model: nn.Module, loader: Loader, positions: np.ndarray, batch_size:
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
     """Write the state beside the old one, then replace that: a kill leaves one of the two."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".part")
+    partial = path.with_suffix(f".{platform.node()}-{os.getpid()}")
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),

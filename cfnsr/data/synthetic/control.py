@@ -119,23 +119,25 @@ def write_clip(root: Path, take: Take, clips: Clips) -> None:
     _write(clip_path, _mp4(frames, waveform))
 
 
-def write_dataset(root: Path, clips: Clips, n_processes: int | None = None) -> None:
+def write_dataset(root: Path, clips: Clips, alone: bool = False) -> None:
     """Write all clips that are missing, in parallel; clips of other settings are replaced.
 
     Args:
         root: gets Actor_XX/, landmarks/ and a file that says how the clips were made.
         clips: what to write.
-        n_processes: all cores if None; 1 stays in this process.
+        alone: in this process, instead of on the workers of `cluster.connect`.
 
     Raises:
-        InputError: `root` holds clips that this module did not write, or a process died.
+        InputError: `root` holds clips that this module did not write.
     """
     _claim(root, clips)
     missing = _missing(root, clips)
     write = partial(write_clip, root, clips=clips)
     progress = tqdm(total=len(missing), desc="synthetic clips", unit="clip", disable=not missing)
     with progress:
-        for _ in cluster.finished(write, missing, n_processes, preload=[__name__]):
+        for _, error in cluster.finished(write, missing, alone):
+            if error is not None:
+                raise error
             progress.update()
 
 
