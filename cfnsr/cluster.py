@@ -6,6 +6,7 @@ end with the process that started them. Where DASK_SCHEDULER_ADDRESS names a sch
 """
 
 import hashlib
+import logging
 import os
 import shlex
 import signal
@@ -45,7 +46,11 @@ SETTINGS = {
     "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
     "distributed.worker.daemon": True,
     "distributed.scheduler.allowed-failures": 3,
-    "distributed.scheduler.worker-ttl": "60 s",
+    # A host that is cut off is noticed by this; a busy worker answers it, but may not show itself
+    # to the scheduler for long.
+    "distributed.comm.timeouts.tcp": "15 s",
+    "distributed.scheduler.worker-ttl": "5 minutes",
+    "logging.distributed": "error",
     "distributed.admin.large-graph-warning-threshold": "100 MB",
 }
 
@@ -83,7 +88,13 @@ def local_cluster(
     gpus = visible_gpus() if gpus is None else gpus
     own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
     own = own or [{} for _ in range(n_workers or n_cores())]
-    common = {"nthreads": 1, "memory_limit": 0, "host": host, "dashboard": False}
+    common = {
+        "nthreads": 1,
+        "memory_limit": 0,
+        "host": host,
+        "dashboard": False,
+        "silence_logs": logging.ERROR,
+    }
     with dask.config.set(SETTINGS):
         return SpecCluster(
             scheduler={
@@ -94,7 +105,7 @@ def local_cluster(
                 i: {"cls": Nanny, "options": common | {"env": ENVIRONMENT | environment}}
                 for i, environment in enumerate(own)
             },
-            silence_logs=50,
+            silence_logs=logging.ERROR,
         )
 
 
@@ -107,16 +118,26 @@ def slurm_cluster(n_workers: int | None = None, host: str | None = None) -> Any:
     Raises:
         InputError: dask-jobqueue is not installed.
     """
+    interrupt = signal.getsignal(signal.SIGINT)
     try:
         from dask_jobqueue.slurm import SLURMCluster
     except ImportError:
         raise InputError("SLURM needs dask-jobqueue: pip install cfnsr[slurm]") from None
+    finally:
+        signal.signal(signal.SIGINT, interrupt)  # which dask-jobqueue replaces
     import dask
 
     exports = [f"export {name}={value}" for name, value in ENVIRONMENT.items()]
     with dask.config.set(SETTINGS):
-        cluster = SLURMCluster(cores=1, processes=1, job_script_prologue=exports)
-    cluster.scale(jobs=n_workers or 1)
+        cluster = SLURMCluster(
+            cores=1,
+            processes=1,
+            memory=dask.config.get("jobqueue.slurm.memory") or "4 GB",
+            walltime=dask.config.get("jobqueue.slurm.walltime") or "24:00:00",
+            job_script_prologue=exports,
+        )
+    # Not `scale`: a job that ends is replaced.
+    cluster.adapt(minimum_jobs=n_workers or 1, maximum_jobs=n_workers or 1)
     return cluster
 
 
@@ -184,6 +205,7 @@ def serve(cluster: Any, command: Sequence[str]) -> int:
     Without a command the address is printed, and the cluster serves until it is interrupted.
     """
     address = cluster.scheduler_address
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without closing the cluster
     if command:
         with subprocess.Popen(command, env=os.environ | {ADDRESS: address}) as process:
             with suppress(KeyboardInterrupt):  # the command has it, too
@@ -191,7 +213,6 @@ def serve(cluster: Any, command: Sequence[str]) -> int:
             return process.wait()
     print(f"export {ADDRESS}={shlex.quote(address)}", flush=True)
     print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     with suppress(KeyboardInterrupt):
         while True:
             time.sleep(3600)

@@ -92,6 +92,21 @@ def random_arrays(tmp_path_factory):
     return folder
 
 
+def train_row(row, fold, params, clips, runs):
+    """Train a row on a fold in this process, once per seed, from what lies in `runs`."""
+    # Not at the top: workers that look a test's function up need no torch.
+    from cfnsr.training.experiment import experiments
+    from cfnsr.training.runs import read_run, run_folder
+    from cfnsr.training.train import train
+
+    found = []
+    for experiment in experiments(row, fold, params, clips, runs):
+        folder = run_folder(runs, row, fold, experiment.seed)
+        train(experiment, folder, runs / "scratch")
+        found.append(read_run(folder))
+    return found
+
+
 @pytest.fixture(scope="session")
 def ravdess_shared():
     """The folder of real RAVDESS data beside the repository."""

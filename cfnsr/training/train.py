@@ -99,7 +99,12 @@ def train(
     _write_json(partial / "timing.json", provenance.timing(started, time.time()))
     folder.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
+    try:
+        partial.rename(folder)
+    except OSError:
+        # A worker that was cut off and taken for lost may have finished the same run meanwhile.
+        if not is_there(folder, wanted_info(experiment)):
+            raise
     shutil.rmtree(scratch, ignore_errors=True)
 
 

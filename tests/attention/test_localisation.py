@@ -34,7 +34,7 @@ from cfnsr.errors import InputError
 from cfnsr.figures import attention, attention_effects, attention_maps
 from cfnsr.models.registry import find
 from cfnsr.params import Clips, Params
-from cfnsr.training import train, trained
+from cfnsr.training import trained
 
 FOUR = np.arange(4).reshape(1, 2, 2).repeat(3, axis=1).repeat(3, axis=2)  # of 1 frame, 6 x 6
 
@@ -268,7 +268,7 @@ def test_the_gates_title_names_the_fold_and_the_clips_that_they_are_of():
 def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):
     folders = []
     for fold, actors in ((1, [1, 2]), (2, [3])):
-        folders.append(run_folder(tmp_path, "video", fold, 5))
+        folders.append(empty_run(tmp_path, "video", fold, 5))
         info = {"row": "video", "fold": fold, "actors": {"test": actors}}
         (folders[-1] / "run.json").write_text(json.dumps(info))
     clips = SimpleNamespace(
@@ -281,7 +281,7 @@ def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):
 
 def test_the_seeds_of_a_fold_look_at_the_same_clips_and_at_no_fewer(tmp_path):
     clips = SimpleNamespace(of_actors=lambda of: np.arange(240))
-    seeds = [run_folder(tmp_path, "video", 1, seed) for seed in (5, 6, 7)]
+    seeds = [empty_run(tmp_path, "video", 1, seed) for seed in (5, 6, 7)]
     info = {"row": "video", "fold": 1, "actors": {"test": [1]}}
     for folder in seeds:
         (folder / "run.json").write_text(json.dumps(info))
@@ -391,16 +391,15 @@ def test_reliance_is_told_beside_the_network_of_the_other_modality():
     assert lines[-1].endswith("the voice wins more often than the face")
 
 
-def run_folder(root, row, fold, seed):
-    folder = root / row / f"fold_{fold}" / f"seed_{seed}"
+def empty_run(root, row, fold, seed):
+    folder = run_folder(root, row, fold, seed)
     folder.mkdir(parents=True)
     return folder
 
 
 def test_the_run_to_draw_is_the_one_asked_for_or_the_next_best(tmp_path):
-    video = run_folder(tmp_path, "video", 2, 1234)
-    cfn_sr = [run_folder(tmp_path, "cfn_sr", fold, 1234) for fold in (2, 4)]
-    (tmp_path / "audio" / "fold_2").mkdir(parents=True)  # left out by the plan
+    video = empty_run(tmp_path, "video", 2, 1234)
+    cfn_sr = [empty_run(tmp_path, "cfn_sr", fold, 1234) for fold in (2, 4)]
     study = Study.open(Params(), None, tmp_path, 0)
     assert list(study.folders) == ["video", "cfn_sr"]
     assert study.choose("", 0, 0) == cfn_sr[0]
@@ -424,7 +423,7 @@ def test_with_16_positions_the_maps_lie_on_the_cue_better_than_chance_and_untrai
     source = settings.synthetic
     finer = source.preprocess.model_copy(update={"frame_size": 112, "n_frames": 4})
     schedules = {"fusion": source.training.fusion.model_copy(update={"n_epochs": 6})}
-    quiet = source.training.model_copy(update=schedules | {"n_threads": 1})
+    quiet = source.training.model_copy(update=schedules)
     source = source.model_copy(update={"preprocess": finer, "training": quiet, "root": None})
     settings = settings.model_copy(update={"data": "synthetic", "synthetic": source, "fold": 1})
     root = sources.provide(settings, tmp_path)
@@ -439,8 +438,7 @@ def test_with_16_positions_the_maps_lie_on_the_cue_better_than_chance_and_untrai
     clips = load_clips(tmp_path / "arrays", source.drawing)
     runs = tmp_path / "runs"
     for row in ("audio", "video", "cfn_sr", "video_to_audio"):
-        folder = runs / row / "fold_1"
-        train.run_fold(row, 1, settings, clips, runs, folder, tmp_path / "scratch")
+        train_row(row, 1, settings, clips, runs)
     lifts = _lifts(clips, root, runs, settings)
     for name in ("cross-modal, face", "Grad-CAM, face", "Grad-CAM, voice"):
         found, fresh = lifts["cfn_sr", name], lifts["cfn_sr, untrained", name]
@@ -454,7 +452,7 @@ def _lifts(clips, root, runs, settings):
     cues = _Cues(Study(settings, clips, {}, 0), root)
     found = {}
     for row in ("cfn_sr", "video_to_audio"):
-        network = trained.load(runs / row / "fold_1" / f"seed_{settings.seeds[0]}", "cpu")
+        network = trained.load(run_folder(runs, row, 1, settings.seeds[0]), "cpu")
         test = network.test_positions(clips)
         actor = clips.index["actor"].to_numpy()[test]
         for name, model in ((row, network), (f"{row}, untrained", network.untrained())):

@@ -21,11 +21,11 @@ SKIPPING = SMALL.model_copy(update={"rejected": "skip"})
 STEMS = [take.stem() for take in TAKES]
 
 
-def run(root, folder, settings=SMALL, source="synthetic", n_processes=1):
+def run(root, folder, settings=SMALL, source="synthetic", alone=True):
     """Preprocess all clips of `root` into `folder/arrays`; the index."""
     manifest = sources.manifest(root, source)
     return preprocess.preprocess(
-        manifest, root, folder / "arrays", source, settings, folder / "scratch", n_processes
+        manifest, root, folder / "arrays", source, settings, folder / "scratch", alone
     )
 
 
@@ -275,12 +275,12 @@ def test_a_broken_wav_is_one_clear_line(one_clip, tmp_path, make, expected):
 RUN = """
 import sys
 from pathlib import Path
-from cfnsr import preprocess, sources
+from cfnsr.data import preprocess, sources
 from cfnsr.params import Preprocess
 root, folder = map(Path, sys.argv[1:3])
 preprocess.preprocess(
     sources.manifest(root, "synthetic"), root, folder / "arrays", "synthetic",
-    Preprocess.model_validate_json(sys.argv[3]), folder / "scratch", 2,
+    Preprocess.model_validate_json(sys.argv[3]), folder / "scratch",
 )
 """
 
@@ -302,14 +302,17 @@ def work_or_die(job):
     """Stands for `_work`; one clip takes all memory."""
     if job.media.stem == STEMS[5]:
         os.kill(os.getpid(), signal.SIGKILL)
-    job.result.touch()
+    else:
+        _work(job)
 
 
-def test_what_was_done_before_a_worker_died_is_kept(synthetic_root, tmp_path, monkeypatch):
+def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(
+    synthetic_root, tmp_path, monkeypatch
+):
     monkeypatch.setattr(preprocess, "_work", work_or_die)
-    with pytest.raises(InputError, match="one of 2 worker processes died"):
-        run(synthetic_root, tmp_path, n_processes=2)
-    assert len(list((tmp_path / "scratch").glob("*.npz"))) >= 1
+    with pytest.raises(InputError, match=f"{STEMS[5]}.mp4 ended its worker"):
+        run(synthetic_root, tmp_path, alone=False)
+    assert len((tmp_path / "arrays/index.csv").read_text().splitlines()) == 8
 
 
 def test_drawn_landmarks_keep_the_chosen_frames_points_in_pixels(clips_root, tmp_path):

@@ -275,7 +275,7 @@ def project(tmp_path):
     """A repository with one run of audio, fold 2, on disk."""
     (tmp_path / "params.yaml").write_text(SETTINGS)
     run = trained(all_folds("audio", seeds=(1,))[1])
-    folder = tmp_path / "runs/ravdess/paper/audio/fold_2/seed_1"
+    folder = tmp_path / "runs/ravdess/paper/systems/fold_2/audio/seed_1"
     folder.mkdir(parents=True)
     keys = {"row": "audio", "fold": 2, "seed": 1}
     (folder / "run.json").write_text(json.dumps(run.info | keys))

@@ -20,7 +20,6 @@ from cfnsr.data.synthetic import control
 from cfnsr.models.registry import find
 from cfnsr.own_clip import face_detection, predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training
-from cfnsr.training import train
 
 SCHEDULE = Schedule(n_epochs=2, batch_size=8)
 SOURCE = SyntheticParams(
@@ -69,9 +68,8 @@ def trained_runs(root, folder, data, rows):
     for row in rows:
         seeds = (1, 2, 3) if row.startswith("motion_voice") else (1,)
         wanted = params.model_copy(update={"seeds": seeds})
-        output = runs / row / "fold_1"
-        train.run_fold(row, 1, wanted, clips, runs, output, folder / "scratch")
-    return {row: runs / row / "fold_1" / f"seed_{find(row).seeds((1,))[0]}" for row in rows}
+        train_row(row, 1, wanted, clips, runs)
+    return {row: run_folder(runs, row, 1, find(row).seeds((1,))[0]) for row in rows}
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ from cfnsr.training.runs import (
     read_predictions,
     read_run,
     read_runs,
+    run_folder,
     write_predictions,
 )
 
@@ -88,12 +89,11 @@ def test_logits_of_other_clips_than_the_table_lists_are_refused(tmp_path):
         read_run(folder)
 
 
-def test_runs_come_in_row_fold_seed_order_and_left_out_folds_are_passed_over(tmp_path):
-    for row, fold, seed in [("b", 1, 10), ("b", 1, 9), ("a", 2, 1), ("a", 1, 1)]:
-        folder = tmp_path / "runs/synthetic/paper" / row / f"fold_{fold}" / f"seed_{seed}"
-        write_run(folder, row=row, fold=fold, seed=seed)
+def test_runs_come_in_row_fold_seed_order_and_what_is_not_there_is_passed_over(tmp_path):
     below = tmp_path / "runs" / "synthetic" / "paper"
-    (below / "a" / "fold_3").mkdir()  # left out by the plan
-    (below / "b" / "fold_1" / "seed_10.part").mkdir()  # nobody's run
-    found = [(run.row, run.fold, run.seed) for run in read_runs(below, ["b", "a"], range(1, 7))]
-    assert found == [("b", 1, 9), ("b", 1, 10), ("a", 1, 1), ("a", 2, 1)]
+    for row, fold, seed in [("mmtm", 1, 10), ("mmtm", 1, 9), ("audio", 2, 1), ("audio", 1, 1)]:
+        write_run(run_folder(below, row, fold, seed), row=row, fold=fold, seed=seed)
+    (run_folder(below, "mmtm", 1, 10).parent / "seed_10.part").mkdir()  # nobody's run
+    rows = ["mmtm", "audio"]
+    found = [(run.row, run.fold, run.seed) for run in read_runs(below, rows, range(1, 7))]
+    assert found == [("mmtm", 1, 9), ("mmtm", 1, 10), ("audio", 1, 1), ("audio", 2, 1)]

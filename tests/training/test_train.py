@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import train_row
 from scipy.special import softmax
 
 from cfnsr.data.clips import Clips, Loader, Scaling, load_clips
@@ -15,7 +16,7 @@ from cfnsr.models.registry import find
 from cfnsr.params import Drawing, Model, Params, Schedule, SyntheticParams, Training
 from cfnsr.training import train
 from cfnsr.training.experiment import Experiment
-from cfnsr.training.runs import read_run
+from cfnsr.training.runs import read_run, run_folder
 
 SCHEDULE = Schedule(n_epochs=3, batch_size=32)
 
@@ -37,15 +38,7 @@ def clips(random_arrays):
 
 
 def run(clips, folder: Path, row="audio", fold=1, params=None):
-    return train.run_fold(
-        row,
-        fold,
-        params or settings(),
-        clips,
-        runs=folder,
-        output=folder / row / f"fold_{fold}",
-        scratch=folder / "scratch",
-    )[0]
+    return train_row(row, fold, params or settings(), clips, folder)[0]
 
 
 def contents(folder: Path):
@@ -61,7 +54,7 @@ def test_a_run_leaves_what_the_contract_lists(clips, tmp_path):
     assert trained.info["device"] == "cpu"
     assert trained.info["n_parameters"] == find("audio").n_parameters(Sizes.of(settings().source))
     assert trained.info["versions"]["torch"] == torch.__version__.split("+")[0]
-    timing = json.loads((tmp_path / "audio/fold_1/seed_1/timing.json").read_text())
+    timing = json.loads((run_folder(tmp_path, "audio", 1, 1) / "timing.json").read_text())
     assert set(timing) == {"seconds", "finished", "host", "git_commit", "git_dirty"}
     assert not list(tmp_path.glob("scratch/*"))
 
@@ -115,17 +108,45 @@ def test_bfloat16_and_float32_train_to_nearly_the_same_loss(clips, tmp_path):
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
 
 
-def test_a_switch_changes_the_model_and_is_told(clips, tmp_path):
-    switched = Experiment("video", 1, 1, settings(), clips, options={"stem_relu": False})
-    assert switched.describe()["model"]["stem_relu"] is False
-    train.train(switched, tmp_path / "switched/seed_1", tmp_path / "scratch")
-    plain = run(clips, tmp_path, "video")
-    assert not np.array_equal(read_run(tmp_path / "switched/seed_1").test.logits, plain.test.logits)
+def test_a_row_that_changes_its_settings_tells_them_and_trains_with_them(clips, tmp_path):
+    run(clips, tmp_path, "audio")
+    unscaled = run(clips, tmp_path, "unscaled_mfcc_audio")
+    assert unscaled.info["training"]["standardise_mfcc"] is False
+    assert set(unscaled.info["scaling"]["sd"]) == {1.0}
+
+
+def test_late_fusion_joins_the_kept_decisions_of_its_fold_and_trains_nothing(clips, tmp_path):
+    parts = [run(clips, tmp_path, row).test.logits[-1] for row in ("video", "audio")]
+    probabilities = np.stack([softmax(logits.astype(float), axis=1) for logits in parts])
+    product = probabilities.prod(axis=0)
+    for row, expected in {
+        "averaging": probabilities.mean(axis=0),
+        "multiplication": product / product.sum(axis=1, keepdims=True),
+    }.items():
+        found = run(clips, tmp_path, row)
+        np.testing.assert_allclose(softmax(found.test.logits[0], axis=1), expected, atol=1e-3)
+        np.testing.assert_array_equal(found.test.predicted[0], expected.argmax(axis=1))
+        assert found.epochs["train_loss"].isna().all()
+
+
+def test_a_run_that_is_there_as_asked_for_is_not_trained_again(clips, tmp_path, monkeypatch):
+    before = run(clips, tmp_path)
+
+    def fail(*arguments):
+        raise AssertionError("trained again")
+
+    monkeypatch.setattr(train, "_fit", fail)
+    assert run(clips, tmp_path).info == before.info
+    with pytest.raises(AssertionError, match="trained again"):
+        run(clips, tmp_path, params=settings(audio=Schedule(n_epochs=1, batch_size=32)))
+    monkeypatch.setattr(train.provenance, "code_sha256", lambda model: "edited")
+    with pytest.raises(AssertionError, match="trained again"):
+        run(clips, tmp_path)
 
 
 def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, tmp_path):
     first = run(clips, tmp_path / "first", "video")
-    path = tmp_path / "first/video/fold_1/seed_1/weights.pt"
+    path = run_folder(tmp_path / "first", "video", 1, 1) / "weights.pt"
     again = run(clips, tmp_path / "again", "video", params=settings(pretrained=path))
     assert again.epochs["train_loss"].iloc[0] < first.epochs["train_loss"].iloc[0]
 
@@ -133,12 +154,8 @@ def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, tmp_path
 def test_the_averaged_row_is_the_mean_probability_of_its_members(clips, tmp_path):
     brief = Schedule(n_epochs=1, batch_size=32)
     params = settings(ours=brief).model_copy(update={"seeds": (1, 2, 3)})
-    members = train.run_fold(
-        "motion_voice", 1, params, clips, tmp_path, tmp_path / "motion_voice/fold_1", tmp_path
-    )
-    (averaged,) = train.run_fold(
-        "motion_voice_averaged", 1, params, clips, tmp_path, tmp_path / "averaged", tmp_path
-    )
+    members = train_row("motion_voice", 1, params, clips, tmp_path)
+    (averaged,) = train_row("motion_voice_averaged", 1, params, clips, tmp_path)
     mean = np.mean([softmax(run.test.logits[0], axis=1) for run in members], axis=0)
     np.testing.assert_allclose(softmax(averaged.test.logits[0], axis=1), mean, atol=1e-3)
     assert averaged.seed == 0
@@ -148,7 +165,7 @@ def test_the_averaged_row_is_the_mean_probability_of_its_members(clips, tmp_path
 def test_equal_trainings_leave_equal_bytes(clips, tmp_path):
     for name in ("one", "two"):
         run(clips, tmp_path / name, row="video")
-    one, two = (contents(tmp_path / name / "video/fold_1/seed_1") for name in ("one", "two"))
+    one, two = (contents(run_folder(tmp_path / name, "video", 1, 1)) for name in ("one", "two"))
     assert one == two
 
 
@@ -183,7 +200,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
 
     assert len(n_calls) == 4  # two epochs, the one that died, and that one again
     whole, killed = (
-        contents(tmp_path / name / row / "fold_1/seed_1") for name in ("whole", "killed")
+        contents(run_folder(tmp_path / name, row, 1, 1)) for name in ("whole", "killed")
     )
     assert whole == killed
 
@@ -232,7 +249,7 @@ def test_an_annealed_rate_falls_from_the_whole_over_the_half_towards_nothing():
 def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):
     trained = run(clips, tmp_path, row="video")
     model = find("video").build(Sizes.of(settings().source))
-    weights = tmp_path / "video/fold_1/seed_1/weights.pt"
+    weights = run_folder(tmp_path, "video", 1, 1) / "weights.pt"
     model.load_state_dict(torch.load(weights, weights_only=True))
     sound = Scaling.of(clips.mfcc)(clips.mfcc)
     loader = Loader(clips, sound, True, False, torch.nn.Identity(), torch.device("cpu"))
@@ -246,7 +263,7 @@ def test_fusion_starts_from_the_encoders_of_its_fold(clips, tmp_path):
     frozen = settings(fusion=Schedule(n_epochs=1, batch_size=32, learning_rate=1e-12))
     run(clips, tmp_path, row="cfn_sr", params=frozen)
     weights = {
-        row: torch.load(tmp_path / row / "fold_1/seed_1/weights.pt", weights_only=True)
+        row: torch.load(run_folder(tmp_path, row, 1, 1) / "weights.pt", weights_only=True)
         for row in ("video", "audio", "cfn_sr")
     }
     for key in ("video.layer4.0.conv2.weight", "audio.conv3.weight"):
@@ -254,7 +271,7 @@ def test_fusion_starts_from_the_encoders_of_its_fold(clips, tmp_path):
 
 
 def test_fusion_without_encoders_says_which_stage_to_run(clips, tmp_path):
-    with pytest.raises(InputError, match=r"dvc repro encoders@video-2"):
+    with pytest.raises(InputError, match=r"dvc repro train@2"):
         run(clips, tmp_path, row="cfn_sr", fold=2)
 
 
@@ -306,4 +323,4 @@ def test_a_run_folder_is_complete_or_absent(clips, tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         run(clips, tmp_path)
     with pytest.raises(InputError, match=r"no run\.json"):
-        read_run(tmp_path / "audio/fold_1/seed_1")
+        read_run(run_folder(tmp_path, "audio", 1, 1))

@@ -12,7 +12,7 @@ from test_train import clips, settings  # noqa: F401  `clips` is a fixture
 from cfnsr.errors import InputError
 from cfnsr.models.registry import find
 from cfnsr.params import Schedule
-from cfnsr.training import train, trained
+from cfnsr.training import trained
 from cfnsr.training.runs import read_run
 
 ONE_EPOCH = Schedule(n_epochs=1, batch_size=16)
@@ -37,15 +37,14 @@ def runs(clips, tmp_path_factory):  # noqa: F811
     params = settings(**schedules)
     for row in ROWS:
         seeds = (1, 2, 3) if row.startswith("motion_voice") else (1,)
-        output = root / row / "fold_1"
         wanted = params.model_copy(update={"seeds": seeds})
-        train.run_fold(row, 1, wanted, clips, root, output, root / "scratch")
+        train_row(row, 1, wanted, clips, root)
     return root
 
 
 @pytest.mark.parametrize("row", ROWS)
 def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  # noqa: F811
-    folder = runs / row / "fold_1" / f"seed_{find(row).seeds((1,))[0]}"
+    folder = run_folder(runs, row, 1, find(row).seeds((1,))[0])
     found = trained.load(folder)
     test = found.test_positions(clips)
     logits = found.logits(clips.frames[test], found.sound_of(clips)[test])
@@ -56,20 +55,20 @@ def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  #
 
 
 def test_the_switches_of_the_run_are_kept_and_not_those_of_today(runs):
-    assert trained.load(runs / "no_residual/fold_1/seed_1").model.residual is False
-    assert trained.load(runs / "cfn_sr/fold_1/seed_1").model.residual is True
-    assert trained.load(runs / "cfn_sr_released/fold_1/seed_1").model.batch_summed_attention
+    assert trained.load(run_folder(runs, "no_residual", 1, 1)).model.residual is False
+    assert trained.load(run_folder(runs, "cfn_sr", 1, 1)).model.residual is True
+    assert trained.load(run_folder(runs, "cfn_sr_released", 1, 1)).model.batch_summed_attention
 
 
 def test_other_clips_than_those_it_was_trained_on_are_refused(runs, clips):  # noqa: F811
-    found = trained.load(runs / "audio/fold_1/seed_1")
+    found = trained.load(run_folder(runs, "audio", 1, 1))
     with pytest.raises(InputError, match="trained on other clips"):
         found.test_positions(replace(clips, sha256="others"))
 
 
 def test_silence_is_the_mean_of_all_test_clips_in_the_clips_own_types(runs, clips):  # noqa: F811
     for row in ("cfn_sr", "erann"):
-        found = trained.load(runs / row / "fold_1" / "seed_1")
+        found = trained.load(run_folder(runs, row, 1, 1))
         silence = found.silence(clips)
         test = clips.index["actor"].isin([1, 2, 3, 4]).to_numpy()
         sound = found.sound_of(clips)[test]
@@ -127,7 +126,7 @@ def code_in_weights(folder):
 )
 def test_a_damaged_run_is_refused_with_one_message(spoil, message, runs, tmp_path):
     folder = tmp_path / "seed_1"
-    shutil.copytree(runs / "audio/fold_1/seed_1", folder)
+    shutil.copytree(run_folder(runs, "audio", 1, 1), folder)
     spoil(folder)
     with pytest.raises(InputError, match=message):
         trained.load(folder)
@@ -135,13 +134,13 @@ def test_a_damaged_run_is_refused_with_one_message(spoil, message, runs, tmp_pat
 
 def test_a_folder_without_a_run_is_refused_and_the_right_one_is_named(runs, tmp_path):
     with pytest.raises(InputError, match=r"holds no run\.json.*did you mean .*seed_1\?"):
-        trained.load(runs / "audio" / "fold_1")
+        trained.load(run_folder(runs, "audio", 1, 1).parent)
     with pytest.raises(InputError, match=r"holds no run\.json; expected a trained run"):
         trained.load(tmp_path / "nowhere")
 
 
 def test_an_untrained_copy_is_what_the_training_began_with_every_time(runs):
-    found = trained.load(runs / "video/fold_1/seed_1")
+    found = trained.load(run_folder(runs, "video", 1, 1))
     before = found.model.video.conv1.weight.clone()
     first, second = (found.untrained().model.video.conv1.weight for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)

@@ -1,0 +1,146 @@
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+from conftest import REPOSITORY
+from distributed import KilledWorker
+
+from cfnsr import cluster
+from cfnsr.errors import InputError
+
+
+@pytest.fixture(scope="module")
+def workers():
+    with cluster.local_cluster(gpus=[], n_workers=2) as started:
+        yield started
+
+
+@pytest.fixture
+def connected(workers, monkeypatch):
+    monkeypatch.setenv(cluster.ADDRESS, workers.scheduler_address)
+
+
+def square(number):
+    if number == 3:
+        raise InputError("three is refused")
+    return number**2
+
+
+def square_or_die(number):
+    if number == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.05)
+    return number**2
+
+
+def environment(name):
+    return os.environ.get(name)
+
+
+def process_id(_):
+    time.sleep(0.2)
+    return os.getpid()
+
+
+def test_each_job_has_its_result_or_its_own_error(connected):
+    found = dict(cluster.finished(square, range(6)))
+    assert str(found.pop(3)) == "three is refused"
+    assert found == {0: 0, 1: 1, 2: 4, 4: 16, 5: 25}
+
+
+def test_alone_jobs_are_done_here_and_in_order():
+    assert list(cluster.finished(process_id, range(2), alone=True)) == [
+        (0, os.getpid()),
+        (1, os.getpid()),
+    ]
+
+
+def test_jobs_are_spread_over_all_workers(connected):
+    assert len({result for _, result in cluster.finished(process_id, range(8))}) == 2
+
+
+def test_a_job_that_kills_its_workers_is_told_and_costs_no_other(connected):
+    found = dict(cluster.finished(square_or_die, range(8)))
+    assert isinstance(found.pop(5), KilledWorker)
+    assert found == {number: number**2 for number in range(8) if number != 5}
+
+
+def test_a_worker_has_one_thread_and_its_environment_before_any_library_is_loaded(connected):
+    with cluster.connect() as client:
+        assert set(client.nthreads().values()) == {1}
+        for name, value in cluster.ENVIRONMENT.items():
+            assert set(client.run(environment, name).values()) == {value}
+
+
+def test_a_worker_that_has_imported_older_code_is_started_anew(connected, monkeypatch):
+    with cluster.connect() as client:
+        before = set(client.run(os.getpid).values())
+    with cluster.connect() as client:
+        assert set(client.run(os.getpid).values()) == before
+    monkeypatch.setattr(cluster, "code_sha256", lambda: "edited")
+    with cluster.connect() as client:
+        assert not set(client.run(os.getpid).values()) & before
+
+
+def test_each_of_eight_gpus_has_a_worker_that_sees_no_other():
+    gpus = [str(i) for i in range(8)]
+    with cluster.local_cluster(gpus) as started, started.get_client() as client:
+        client.wait_for_workers(8)
+        assert sorted(client.run(environment, "CUDA_VISIBLE_DEVICES").values()) == gpus
+
+
+def test_gpus_are_those_that_this_process_may_use(monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1,3")
+    assert cluster.visible_gpus() == ["1", "3"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert cluster.visible_gpus() == []
+
+
+def test_an_address_without_a_scheduler_is_one_line(monkeypatch):
+    monkeypatch.setenv(cluster.ADDRESS, "tcp://127.0.0.1:9")
+    with pytest.raises(InputError, match="no scheduler answers there; start one with"):
+        cluster.connect().__enter__()
+
+
+def started(*command):
+    program = [sys.executable, "-m", "cfnsr", "cluster", "--workers", "1", *command]
+    return subprocess.Popen(program, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+
+
+def test_a_command_is_given_the_address_and_its_status_is_returned():
+    asks = f"import os, sys; print(os.environ['{cluster.ADDRESS}']); sys.exit(3)"
+    process = started("--", sys.executable, "-c", asks)
+    printed, _ = process.communicate(timeout=60)
+    assert process.returncode == 3
+    assert printed.startswith("tcp://127.0.0.1:")
+
+
+def kill_and_see_all_end(process):
+    """SIGKILL for a process; whatever it has started must end within ten seconds."""
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    process.communicate()
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
+    return children
+
+
+def kill_at_work(code, arguments, is_under_way):
+    """Kill a program that works on a cluster of its own, once it is under way."""
+    program = [sys.executable, "-c", code, *map(str, arguments)]
+    process = subprocess.Popen(program, cwd=REPOSITORY, stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while not is_under_way() and process.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert len(kill_and_see_all_end(process)) >= 2
+
+
+def test_workers_end_with_the_process_that_started_them():
+    process = started()
+    assert process.stdout.readline().startswith(f"export {cluster.ADDRESS}=tcp://127.0.0.1:")
+    assert kill_and_see_all_end(process)
