@@ -148,11 +148,11 @@ def _architecture(options: argparse.Namespace) -> None:
 
     chosen = params.load()
     source = params.SourceParams() if options.full_size else chosen.source
-    network = network.read("cfn_sr", source)
-    title = architecture.title(network, None if options.full_size else chosen.data)
+    built = network.read("cfn_sr", source)
+    title = architecture.title(built, None if options.full_size else chosen.data)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "architecture_full_size" if options.full_size else "architecture"
-    save(architecture.architecture(network, title), options.output / name)
+    save(architecture.architecture(built, title), options.output / name)
     print(f"written: {options.output / name}.svg, .png")
 
 
