@@ -52,41 +52,6 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
     )
 
 
-def findings(tests: pd.DataFrame) -> list[str]:
-    """Sentences on which rows differ from CFN-SR beyond chance under which rule.
-
-    Args:
-        tests: `tables.paired_tests`.
-    """
-    if tests.empty:
-        return ["There is no CFN-SR, or nothing to compare with it."]
-    lines = []
-    tests = tests.assign(verdict=[verdict(test) for test in tests.to_dict("records")])
-    for names, group in tests.groupby(["protocol", "rule"], sort=False):
-        protocol, rule = map(str, names)
-        of = {sign: group[group["verdict"] == sign].to_dict("records") for sign in (1, -1, 0)}
-        lines += [
-            f"{rule}, protocol {protocol}",
-            f"  better than CFN-SR beyond chance: {', '.join(map(_named, of[1])) or 'none'}",
-            f"  worse beyond chance: {', '.join(map(_named, of[-1])) or 'none'}",
-            f"  not told apart from CFN-SR: {len(of[0])} of {len(group)}",
-        ]
-    for protocol in dict.fromkeys(tests["protocol"]):
-        group = tests[tests["protocol"] == protocol]
-        n_verdicts = group.groupby("row", sort=False)["verdict"].nunique()
-        moved = [find(str(row)).label for row in n_verdicts.index[n_verdicts > 1]]
-        lines.append(
-            f"Protocol {protocol}: the rule decides the verdict on {', '.join(moved)}."
-            if moved
-            else f"Protocol {protocol}: every rule gives the same verdicts."
-        )
-    return lines
-
-
-def _named(test: Mapping[Any, Any]) -> str:
-    return f"{find(test['row']).label} {_difference(test)}"
-
-
 @dataclass(frozen=True, eq=False)
 class Printed:
     """A table as it is printed, one line a row and protocol, with notes below.

@@ -5,6 +5,7 @@ The arrows are drawn here; every shape, size and count is the network's own.
 
 import textwrap
 from collections.abc import Iterable, Sequence
+from math import prod
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -18,7 +19,7 @@ from cfnsr.params import Source
 from cfnsr.evaluation.tables import DATA_LABELS
 
 if TYPE_CHECKING:  # reading needs torch, drawing does not
-    from cfnsr.figures.network import Architecture, Shape
+    from cfnsr.figures.network import Network
 
 # A unit is a tenth of an inch; y falls from 0.
 _WIDTH, _COLUMN = 104.0, 22.0
@@ -43,20 +44,19 @@ PARTS = {
 }
 
 
-def title(network: "Architecture", data: Source | None) -> str:
+def title(network: "Network", data: Source | None) -> str:
     """What is drawn, at which sizes; `data` is None for the paper's own."""
-    _, n_frames, height, width = network.frames_shape
-    n_mfcc, n_times = network.sound_shape
+    _, n_frames, *size = network[_STEM[0]].input_shape
+    mfccs = network[_SOUND[0][0]].input_shape
     where = "at the paper's size" if data is None else f"as built ({DATA_LABELS[data]})"
     return (
-        f"CFN-SR {where}: {n_frames} frames of {_text((height, width))}, "
-        f"{_text((n_mfcc, n_times))} MFCCs\n"
+        f"CFN-SR {where}: {n_frames} frames of {_text(size)}, {_text(mfccs)} MFCCs\n"
         "in a box, right: its trainable parameters; beside an arrow: the shape for one clip"
     )
 
 
 @drawn
-def architecture(network: "Architecture", title: str) -> Figure:
+def architecture(network: "Network", title: str) -> Figure:
     """The whole of CFN-SR on the left, its cross-modal blocks on the right, counts below."""
     figure = plt.figure()
     axis = figure.add_axes((0, 0, 1, 1))
@@ -71,108 +71,107 @@ def architecture(network: "Architecture", title: str) -> Figure:
     return figure
 
 
-def _whole_network(axis: Axes, network: "Architecture") -> float:
+def _whole_network(axis: Axes, network: "Network") -> float:
     axis.text(1, -1.2, "a   the network", fontweight="bold", va="center")
-    own = network[""].functions
     picture, sound = _Column(axis, 1, _COLUMN, -3), _Column(axis, 27, _COLUMN, -3)
 
-    n_colours, n_frames, height, width = network.frames_shape
-    picture.box(
-        "face",
-        [f"{n_frames} frames of {_text((height, width))}, {n_colours} colours"],
-        GREY,
-    )
-    picture.arrow(network.frames_shape)
+    frames, mfccs = network[_STEM[0]].input_shape, network[_SOUND[0][0]].input_shape
+    n_colours, n_frames, *size = frames
+    picture.box("face", f"{n_frames} frames of {_text(size)}, {n_colours} colours", GREY)
+    picture.arrow(frames)
     picture.modules(network, "stem", _STEM, BLUE)
-    picture.arrow(network.output_shape(_STEM[-1]))
     for i, stage in enumerate(_STAGES, start=1):
+        picture.arrow(network[stage].input_shape)
         picture.modules(network, f"stage {i}", [stage], BLUE)
-        name = r"$\hat X_V$, eq. 4" if stage == _STAGES[-1] else ""
-        picture.arrow(network.output_shape(stage), name)
+    x_v = network[_STAGES[-1]].output_shape
+    picture.arrow(x_v, r"$\hat X_V$, eq. 4")
 
-    n_mfcc, n_times = shape = network.sound_shape
-    sound.box("voice", [f"{n_mfcc} MFCCs at {n_times} times"], GREY)
+    sound.box("voice", f"{mfccs[0]} MFCCs at {mfccs[1]} times", GREY)
     for i, modules in enumerate(_SOUND, start=1):
-        sound.arrow(shape)
+        sound.arrow(network[modules[0]].input_shape)
         sound.modules(network, f"convolution, eq. {i}", modules, ORANGE)
-        shape = network.output_shape(modules[-1])
     crossing = picture.y
-    sound.arrow(shape, r"$\hat X_A$", until=crossing)
+    x_a = network[_SOUND[-1][-1]].output_shape
+    sound.arrow(x_a, r"$\hat X_A$", until=crossing)
 
     n_parameters = network["encoder"].n_parameters + network["attention"].n_parameters
     blocks = _Column(axis, 1, 41, crossing)
-    blocks.box("cross-modal blocks, eqs. 5 to 8", ["drawn on the right"], PURPLE, n_parameters)
+    blocks.box("cross-modal blocks, eqs. 5 to 8", "drawn on the right", PURPLE, n_parameters)
     picture.y = blocks.y
-    picture.arrow(own["add"][-1], r"$\hat X_o$")
-    picture.box("average pool", [], GREY)
-    picture.arrow(own["mean"][-1])
+    picture.arrow(x_v, r"$\hat X_o$")
+    picture.box("average pool", "", GREY)
+    picture.arrow(x_v[:1])
     # The flattened X_A passes the blocks by.
     x, branch = 45.5, crossing + 1.3
     axis.plot([sound.middle, x, x], [branch, branch, crossing], color=ORANGE, lw=1.2)
     _arrow(axis, (x, crossing), (x, picture.y), ORANGE)
-    _label(axis, x - 1, picture.y + _GAP / 2, f"flattened  {_text(own['flatten'][-1])}", "right")
+    _label(axis, x - 1, picture.y + _GAP / 2, f"flattened  {prod(x_a)}", "right")
 
     both = _Column(axis, 1, 48, picture.y)
-    both.box("splice", [], GREY)
-    both.arrow(own["cat"][-1])
+    both.box("splice", "", GREY)
+    both.arrow(network["head"].input_shape)
     both.modules(network, "classifier, eq. 9", ["head"], VERMILLION)
-    both.arrow(network.output_shape("head"), "emotions")
+    both.arrow(network["head"].output_shape, "emotions")
     return both.y
 
 
-def _cross_modal_blocks(axis: Axes, network: "Architecture") -> float:
+def _cross_modal_blocks(axis: Axes, network: "Network") -> float:
     axis.text(54, -1.2, "b   the cross-modal blocks", fontweight="bold", va="center")
-    own, attention = network[""].functions, network["attention"]
     picture, sound = _Column(axis, 57, _COLUMN, -3), _Column(axis, 81, _COLUMN, -3)
+    position, summary, score = (
+        network[f"attention.{name}"] for name in ("position_affine", "summary_affine", "score")
+    )
+    x_v, x_a = network[_STAGES[-1]].output_shape, network[_SOUND[-1][-1]].output_shape
 
-    sound.box(r"$\hat X_A$", [_text(network.output_shape(_SOUND[-1][-1]))], ORANGE)
-    sound.arrow(None)
+    sound.box(r"$\hat X_A$", _text(x_a), ORANGE)
+    sound.arrow()
     sound.modules(network, "self-attention, eqs. 5, 6", ["encoder"], GREEN)
-    sound.arrow(network.output_shape("encoder"))
-    sound.box("last token", [], GREY)
-    sound.arrow(own["getitem"][0])
+    sound.arrow(network["encoder"].output_shape)
+    sound.box("last token", "", GREY)
+    sound.arrow(summary.input_shape)
     beside = sound.y
     sound.modules(network, r"$W_a$", ["attention.summary_affine"], PURPLE)
-    sound.arrow(network.output_shape("attention.summary_affine"))
+    sound.arrow(summary.output_shape)
 
-    picture.box(r"$\hat X_V$", [_text(network.output_shape(_STAGES[-1]))], BLUE)
+    picture.box(r"$\hat X_V$", _text(x_v), BLUE)
     start = picture.y / 2 - 1.5
-    picture.arrow(None, until=beside)
+    picture.arrow(until=beside)
     picture.modules(network, r"$W_v,\ b_v$", ["attention.position_affine"], PURPLE)
-    picture.arrow(network.output_shape("attention.position_affine"), until=sound.y)
+    picture.arrow(position.output_shape, until=sound.y)
 
     both = _Column(axis, 57, 46, sound.y)
-    both.box("add, tanh, eq. 7", [], PURPLE)
-    both.arrow(attention.functions["tanh"][-1], r"$\hat X_q$")
+    both.box("add, tanh, eq. 7", "", PURPLE)
+    both.arrow(score.input_shape, r"$\hat X_q$")
     both.modules(network, "score", ["attention.score"], PURPLE)
-    both.arrow(network.output_shape("attention.score"))
-    n_slices, n_positions = attention.functions["softmax"][-1]
+    both.arrow(score.output_shape)
+    n_slices, *positions = network["attention"].output_shape
     slices = "time slice" if n_slices == 1 else "time slices"
-    both.box("softmax", [f"over {n_positions} positions in each of {n_slices} {slices}"], PURPLE)
-    both.arrow(network.output_shape("attention"), "the map")
+    both.box("softmax", f"over {prod(positions)} positions in each of {n_slices} {slices}", PURPLE)
+    both.arrow(network["attention"].output_shape, "the map")
     heights = []
-    for name, function, result in (
-        (r"times $\hat X_V$, eq. 8", "mul", ""),
-        (r"plus $\hat X_V$, eq. 8: the residual structure", "add", r"$\hat X_o$"),
+    for name, result in (
+        (r"times $\hat X_V$, eq. 8", ""),
+        (r"plus $\hat X_V$, eq. 8: the residual structure", r"$\hat X_o$"),
     ):
         above = both.y
-        both.box(name, [], PURPLE)
+        both.box(name, "", PURPLE)
         heights.append((above + both.y) / 2)
-        both.arrow(own[function][-1], result)
+        both.arrow(x_v, result)
     axis.plot([57, 54.5, 54.5], [start, start, heights[-1]], color=BLUE, lw=1.2)
     for y in heights:
         _arrow(axis, (54.5, y), (57, y), BLUE)
     return both.y
 
 
-def _counts(axis: Axes, network: "Architecture", top: float) -> float:
+def _counts(axis: Axes, network: "Network", top: float) -> float:
     """Parameters by part, as a bar and in words; where it ends."""
     y = top - 4.5
-    axis.text(1, y + 1.6, f"{network.n_parameters:,} parameters", fontweight="bold", va="bottom")
+    total = network[""].n_parameters
+    axis.text(1, y + 1.6, f"{total:,} parameters", fontweight="bold", va="bottom")
     left, whole = 1.0, _WIDTH - 2
     for i, (part, (label, colour)) in enumerate(PARTS.items()):
         n = network[part].n_parameters
-        length = whole * n / network.n_parameters
+        length = whole * n / total
         axis.barh(y, length, 1.6, left, color=colour)
         left += length
         x = 1 + i * whole / len(PARTS)
@@ -191,11 +190,13 @@ class _Column:
     def middle(self) -> float:
         return self.x + self.width / 2
 
-    def box(
-        self, name: str, lines: Sequence[str], colour: str, n_parameters: int | None = None
-    ) -> None:
-        n_characters = int((self.width - 2) / _CHARACTER)
-        lines = [part for line in lines for part in _wrap(line, n_characters)]
+    def box(self, name: str, text: str, colour: str, n_parameters: int | None = None) -> None:
+        lines = textwrap.wrap(
+            text,
+            int((self.width - 2) / _CHARACTER),
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
         height = 2 * _PADDING + _LINE * (1 + len(lines))
         patch = FancyBboxPatch(
             (self.x + 0.3, self.y - height + 0.3),
@@ -216,21 +217,19 @@ class _Column:
         self.y -= height
 
     def modules(
-        self, network: "Architecture", name: str, modules: Sequence[str], colour: str
+        self, network: "Network", name: str, modules: Sequence[str], colour: str
     ) -> None:
         """A box of modules: what each computes, and their parameters together."""
         # Lines break between modules only, after the point.
         words = [network[module].words.replace(" ", "\u00a0") for module in modules]
         n_parameters = sum(network[module].n_parameters for module in modules)
-        self.box(name, ["\u00a0· ".join(words)], colour, n_parameters)
+        self.box(name, "\u00a0· ".join(words), colour, n_parameters)
 
-    def arrow(self, shape: "Shape | None", name: str = "", until: float | None = None) -> None:
+    def arrow(self, shape: Sequence[int] = (), name: str = "", until: float | None = None) -> None:
         """An arrow down with what flows along it."""
         end = self.y - _GAP if until is None else until
         _arrow(self.axis, (self.middle, self.y), (self.middle, end), GREY)
-        if shape is not None:
-            words = f"{name}  {_text(shape)}".strip()
-            _label(self.axis, self.middle + 1, (self.y + end) / 2, words)
+        _label(self.axis, self.middle + 1, (self.y + end) / 2, f"{name}  {_text(shape)}".strip())
         self.y = end
 
 
@@ -241,10 +240,6 @@ def _arrow(axis: Axes, start: tuple[float, float], end: tuple[float, float], col
 
 def _label(axis: Axes, x: float, y: float, text: str, ha: str = "left") -> None:
     axis.text(x, y, text, va="center", ha=ha, fontsize=_SMALL, color=GREY)
-
-
-def _wrap(line: str, n_characters: int) -> list[str]:
-    return textwrap.wrap(line, n_characters, break_long_words=False, break_on_hyphens=False)
 
 
 def _text(shape: Iterable[int]) -> str:

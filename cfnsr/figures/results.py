@@ -13,7 +13,6 @@ import pandas as pd
 import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import EngFormatter, NullFormatter
 
@@ -22,7 +21,6 @@ from cfnsr.evaluation.scores import per_epoch
 from cfnsr.evaluation.typeset import MINUS
 from cfnsr.figures.style import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PURPLE, VERMILLION, count_epochs, drawn, entitle, ink_cells
 from cfnsr.models.registry import find
-from cfnsr.figures.numbering import number_points
 from cfnsr.training.runs import Run
 from cfnsr.evaluation.selection import RULES, Rule, best_epoch, with_epochs
 from cfnsr.evaluation.tables import PAPER_RULE, TEST_RULE, reduced_size, row_ceilings
@@ -30,8 +28,8 @@ from cfnsr.evaluation.tables import PAPER_RULE, TEST_RULE, reduced_size, row_cei
 RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
 _RULE_MARKS: dict[Rule, str] = dict(zip(RULES, "os^v", strict=True))
 _SIZES = {
-    "n_parameters": "parameters of the model trained here",
-    "forward_flops": "operations of one clip's forward pass",
+    "n_parameters": "parameters\nof the model trained here",
+    "forward_flops": "operations\nof one clip's forward pass",
 }
 _STAGES = {"-": ("o", GREY), "Early": ("s", GREEN), "Late": ("^", PURPLE), "Model": ("D", BLUE)}
 #: Of `evaluation.win_matrix`: sign, colour and words.
@@ -189,57 +187,45 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
 
 @drawn
 def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
-    """Accuracy after the last epoch against parameters and against operations, numbered points.
+    """Accuracy after the last epoch, parameters and operations, side by side, the best row first.
 
     A size that no run has recorded has no panel.
     """
     lines = table[table["rule"] == TEST_RULE].sort_values(
-        "accuracy_pct", ascending=False, kind="stable"
+        "accuracy_pct", ascending=False, kind="stable", ignore_index=True
     )
-    lines = lines.assign(
-        number=range(1, len(lines) + 1), forward_flops=1e9 * lines["forward_gflops"].astype(float)
-    )
+    lines = lines.assign(forward_flops=1e9 * lines["forward_gflops"].astype(float))
     sizes = {column: label for column, label in _SIZES.items() if (lines[column] > 0).any()}
     figure, panels = plt.subplots(
         1,
-        len(sizes),
-        figsize=(3.4 * len(sizes) + 2.2, 0.13 * len(lines) + 2.8),
+        1 + len(sizes),
+        figsize=(2.6 * (1 + len(sizes)) + 1.8, 0.22 * len(lines) + 1.9),
         sharey=True,
-        squeeze=False,
         layout="constrained",
     )
-    axes = panels[0]
-    for axis, (column, label) in zip(axes, sizes.items(), strict=True):
-        known = lines.loc[lines[column] > 0, column]
-        axis.set(xscale="log", xlabel=label, xlim=(known.min() / 4, known.max() * 4))
+    for stage, (shape, colour) in _STAGES.items():
+        of_stage = lines[lines["fusion_stage"] == stage]
+        mark = {"fmt": shape, "color": colour, "markersize": 4.5, "elinewidth": 1}
+        label = "one modality" if stage == "-" else f"{stage.lower()} fusion"
+        accuracy_pct = of_stage["accuracy_pct"]
+        panels[0].errorbar(
+            accuracy_pct, of_stage.index, xerr=_to_ends(of_stage), label=label, **mark
+        )
+        for axis, column in zip(panels[1:], sizes, strict=True):
+            known = of_stage[of_stage[column] > 0]
+            axis.errorbar(known[column], known.index, **mark)
+    panels[0].set_xlabel("accuracy after the last epoch, % of clips\n(95 % interval by actor)")
+    panels[0].set_yticks(lines.index, lines["label"])
+    panels[0].invert_yaxis()
+    for axis, label in zip(panels[1:], sizes.values(), strict=True):
+        axis.set(xscale="log", xlabel=label)
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.xaxis.set_minor_formatter(NullFormatter())
-        for stage, (shape, colour) in _STAGES.items():
-            of_stage = lines[(lines["fusion_stage"] == stage) & (lines[column] > 0)]
-            axis.errorbar(
-                of_stage[column],
-                of_stage["accuracy_pct"],
-                yerr=_to_ends(of_stage),
-                fmt=shape,
-                color=colour,
-                markersize=4.5,
-                elinewidth=0.7,
-                label="one modality" if stage == "-" else f"{stage.lower()} fusion",
-            )
-    axes[0].set_ylabel("accuracy after the last epoch, % of clips\n(95 % interval by actor)")
-    names = [
-        Line2D([], [], linestyle="none", label=f"{number:\N{FIGURE SPACE}>2}  {label}")
-        for number, label in zip(lines["number"], lines["label"], strict=True)
-    ]
-    figure.legend(
-        handles=names, loc="outside right center", handlelength=0, handletextpad=0, fontsize=7.5
-    )
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    for axis in panels:
+        axis.grid(axis="y", color=LIGHT_GREY, linewidth=0.6)
+        axis.tick_params(axis="y", length=0)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
     entitle(figure, title)
-    figure.draw_without_rendering()  # the places of the numbers depend on the layout
-    for axis, column in zip(axes, sizes, strict=True):
-        shown = lines[lines[column] > 0]
-        number_points(axis, shown[column], shown["accuracy_pct"], shown["number"])
     return figure
 
 

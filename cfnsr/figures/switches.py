@@ -7,7 +7,6 @@ from matplotlib.figure import Figure
 
 from cfnsr.evaluation.typeset import signed
 from cfnsr.figures.style import BLUE, GREY, LIGHT_GREY, drawn, entitle
-from cfnsr.evaluation.uncertainty import LEVEL
 
 _SEED = "another_seed"
 
@@ -53,40 +52,3 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
         figure.legend(loc="outside lower right")
     entitle(figure, title)
     return figure
-
-
-def findings(effects: pd.DataFrame) -> list[str]:
-    """Sentences on which switches matter beyond chance, and beyond another seed.
-
-    Args:
-        effects: `switches.effects`.
-    """
-    is_seed = effects["switch"] == _SEED
-    switched = effects[~is_seed]
-    if switched.empty:
-        return ["No switch was trained."]
-    beyond = switched[switched["p_holm"] < LEVEL]
-    largest = switched.iloc[int(switched["difference_pct"].abs().to_numpy().argmax())]
-    half_pct = (switched["ci_high_pct"] - switched["ci_low_pct"]).max() / 2
-    lines = [
-        f"Beyond chance, the accuracy is changed by {len(beyond) or 'none'} of {len(switched)} "
-        "switches" + (f": {'; '.join(beyond['label'])}." if len(beyond) else "."),
-        f"The largest change is that of: {largest['label']}, {_effect(largest)} points.",
-    ]
-    if is_seed.any():
-        seed = effects[is_seed].iloc[0]
-        inside = switched["difference_pct"].between(seed["ci_low_pct"], seed["ci_high_pct"])
-        lines.append(
-            f"Another seed alone: {_effect(seed)} points, and {inside.sum()} of {len(switched)} "
-            "switches lie within that interval."
-        )
-    lines.append(
-        f"The intervals reach up to {half_pct:.1f} points to each side: smaller effects are "
-        "neither shown nor excluded."
-    )
-    return lines
-
-
-def _effect(line: pd.Series) -> str:
-    ends = ", ".join(signed(line[f"ci_{end}_pct"], 1) for end in ("low", "high"))
-    return f"{signed(line['difference_pct'], 1)} [{ends}]"

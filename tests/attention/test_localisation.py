@@ -8,12 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import REPOSITORY, SMALL, TAKES
+from conftest import REPOSITORY, SMALL, TAKES, train_row
 from test_maps import N_CLIPS, made
 from test_results import is_cut
 
 from cfnsr import params
-from cfnsr.attention import findings
 from cfnsr.attention.deletion import Curves
 from cfnsr.attention.localisation import (
     Overlap,
@@ -23,7 +22,7 @@ from cfnsr.attention.localisation import (
     voice_cues,
     voice_overlap,
 )
-from cfnsr.attention.maps import Gate, read_maps
+from cfnsr.attention.maps import read_maps
 from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_maps
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
@@ -35,6 +34,7 @@ from cfnsr.figures import attention, attention_effects, attention_maps
 from cfnsr.models.registry import find
 from cfnsr.params import Clips, Params
 from cfnsr.training import trained
+from cfnsr.training.runs import run_folder
 
 FOUR = np.arange(4).reshape(1, 2, 2).repeat(3, axis=1).repeat(3, axis=2)  # of 1 frame, 6 x 6
 
@@ -317,80 +317,6 @@ def test_the_ends_of_a_colour_bar_say_what_they_stand_for():
     assert [label.get_text() for label in flat.get_yticklabels()] == ["≤ 0.8", "1", "≥ 1.2"]
 
 
-def gain(name, area, mean, low, high):
-    return {"map": name, "area": area, "mean": mean, "ci_low": low, "ci_high": high}
-
-
-def test_the_conclusion_follows_the_numbers():
-    located = pd.DataFrame(
-        [
-            {
-                "row": "cfn_sr",
-                "label": label,
-                "map": "a",
-                "lift": lift,
-                "ci_low": low,
-                "ci_high": high,
-            }
-            | {"against_chance": verdict}
-            for label, lift, low, high, verdict in (
-                ("CFN-SR", 0.9, 0.8, 0.95, "below"),
-                ("CFN-SR, untrained", 1.1, 1.05, 1.2, "above"),
-            )
-        ]
-    )
-    table = pd.DataFrame(
-        [
-            gain("a", "deletion", 0.1, 0.05, 0.2),
-            gain("a", "insertion", 0.1, 0.05, 0.2),
-            gain("b", "deletion", 0.1, -0.05, 0.2),
-            gain("b", "insertion", -0.1, -0.2, -0.05),
-            gain("c", "deletion", 0.1, -0.05, 0.2),
-            gain("c", "insertion", 0.1, -0.05, 0.2),
-        ]
-    )
-    a, b, c, together = findings.conclusion(located, table, "cfn_sr")
-    assert "off the cue (lift 0.90" in a
-    assert "matters to the network (deletion +0.10 [+0.05, +0.20]" in a
-    assert "misleads: by insertion" in b
-    assert "explains nothing" in c
-    assert "(a) is no contradiction" in together
-    assert "cue" not in " ".join(findings.conclusion(located[:0], table, "cfn_sr"))
-    assert [line.split(", ")[-1] for line in findings.gains(table)] == [
-        f"{word} hiding at random"
-        for word in (*["better than"] * 2, "no better than", "worse than", *["no better than"] * 2)
-    ]
-    assert len(findings.lifts(located, "cfn_sr")) == 2
-    assert findings.lifts(located, "video") == []
-
-
-def test_a_gate_that_is_the_same_for_every_clip_is_said_to_be_a_constant():
-    same = np.tile(np.linspace(0.2, 0.8, 5), (6, 1))
-    gates = {"MMTM": [Gate("top", "video", same, 0.5), Gate("top", "audio", same.T[:6], 0.5)]}
-    constant, chosen = findings.gates(gates)
-    assert "from 0.20 to 0.80; 0 % of the variance" in constant
-    assert "; 100 % of the variance" in chosen
-
-
-def test_reliance_is_told_beside_the_network_of_the_other_modality():
-    table = reliance_table(["video", "audio", "cfn_sr"]).assign(follows_pct=np.nan)
-    silenced = table["condition"].str.endswith(("silenced", "swapped"))
-    extra = table[(table["row"] == "cfn_sr") & silenced]
-    extra = pd.concat(
-        [
-            extra,
-            extra.replace({"video silenced": "audio silenced", "audio swapped": "video swapped"}),
-        ]
-    )
-    table = pd.concat([table[(table["row"] != "cfn_sr") | ~silenced], extra])
-    table.loc[table["condition"] == "video swapped", "follows_pct"] = 10.0
-    table.loc[table["condition"] == "audio swapped", "follows_pct"] = 40.0
-    table.loc[table["row"] == "audio", "accuracy_pct"] = 60.0
-    lines = findings.reliance(table, "cfn_sr")
-    assert "face silenced: 50 % [50, 50] (1D CNN (Aud.) alone: 60 % [50, 50])" in lines
-    assert lines[-1].endswith("the voice wins more often than the face")
-
-
 def empty_run(root, row, fold, seed):
     folder = run_folder(root, row, fold, seed)
     folder.mkdir(parents=True)
@@ -410,7 +336,7 @@ def test_the_run_to_draw_is_the_one_asked_for_or_the_next_best(tmp_path):
     assert alone.choose("", 0, 0) == video
     with pytest.raises(InputError, match=r"cfn_sr has no run of fold 3.*fold_2/seed_1234"):
         study.choose("cfn_sr", 3, 0)
-    with pytest.raises(InputError, match="expected all or one of"):
+    with pytest.raises(InputError, match="expected all, switches or one of"):
         study.choose("cfnsr", 0, 0)
     with pytest.raises(InputError, match="no runs in"):
         Study.open(Params(row="erann"), None, tmp_path, 0)
@@ -452,7 +378,7 @@ def _lifts(clips, root, runs, settings):
     cues = _Cues(Study(settings, clips, {}, 0), root)
     found = {}
     for row in ("cfn_sr", "video_to_audio"):
-        network = trained.load(run_folder(runs, row, 1, settings.seeds[0]), "cpu")
+        network = trained.load_trained(run_folder(runs, row, 1, settings.seeds[0]), "cpu")
         test = network.test_positions(clips)
         actor = clips.index["actor"].to_numpy()[test]
         for name, model in ((row, network), (f"{row}, untrained", network.untrained())):

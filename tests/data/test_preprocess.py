@@ -298,12 +298,15 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_bytes(
     assert contents(tmp_path) == contents(arrays)
 
 
+preprocess_work = preprocess._work
+
+
 def work_or_die(job):
     """Stands for `_work`; one clip takes all memory."""
     if job.media.stem == STEMS[5]:
         os.kill(os.getpid(), signal.SIGKILL)
     else:
-        _work(job)
+        preprocess_work(job)
 
 
 def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(

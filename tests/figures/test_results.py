@@ -18,7 +18,7 @@ from matplotlib.text import Text
 from PIL import Image
 from test_tables import CONTROL, REAL, by_row, every_row, paper, run
 
-from cfnsr.figures import results, style, numbering
+from cfnsr.figures import examples, results, style
 from cfnsr.evaluation import scores, tables
 from cfnsr.models.registry import ROWS, find
 from cfnsr.params import Preprocess
@@ -178,52 +178,28 @@ def sizes(*accuracies, gflops=1.0):
 
 
 def boxes(figure, axis):
-    """Of the numbers beside an axis's points: left, bottom, right, top, in pixels."""
+    """Of an axis's own texts: left, bottom, right, top, in pixels."""
     renderer = FigureCanvasAgg(figure).get_renderer()
-    return [Text.get_window_extent(text, renderer).extents for text in axis.texts]  # without lines
+    return [text.get_window_extent(renderer).extents for text in axis.texts]
 
 
-def test_numbers_beside_points_in_one_place_do_not_overlap_and_name_every_system():
-    table = sizes(*[6, 6, 6, 7, 7, 7, 7, 8, 8, 8])
-    figure = results.accuracy_against_size(table, "title")
-    labels = [text.get_text().strip() for text in figure.legends[0].get_texts()]
-    assert len(labels) == 10
-    assert [label.split("  ")[0] for label in labels] == [str(k) for k in range(1, 11)]
-    for axis in figure.axes:
-        assert sorted(int(text.get_text()) for text in axis.texts) == list(range(1, 11))
-        found = boxes(figure, axis)
-        for a, b in combinations(found, 2):
-            apart_x = a[2] <= b[0] or b[2] <= a[0]
-            assert apart_x or a[3] <= b[1] or b[3] <= a[1]
+def test_accuracy_and_sizes_stand_beside_every_system_s_name():
+    figure = results.accuracy_against_size(sizes(6, 8, 7).assign(forward_gflops=7.7e-6), "title")
+    names = [find(name).label for name in ("audio", "averaging", "video")]  # 8, 7, 6 clips right
+    assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == names
+    assert [axis.get_xlabel().split("\n")[0] for axis in figure.axes] == [
+        "accuracy after the last epoch, % of clips",
+        "parameters",
+        "operations",
+    ]
+    heights = [line.get_ydata() for line in figure.axes[1].lines if len(line.get_ydata())]
+    assert sorted(np.concatenate(heights)) == [0, 1, 2]
+    assert {"1 k", "10 k"} & {label.get_text() for label in figure.axes[2].get_xticklabels()}
     assert not is_cut(figure)
 
 
-def test_accuracy_against_size_has_both_sizes_on_axes_with_units():
-    labels = [axis.get_xlabel() for axis in results.accuracy_against_size(sizes(6), "").axes]
-    assert labels == [
-        "parameters of the model trained here",
-        "operations of one clip's forward pass",
-    ]
-    right = results.accuracy_against_size(sizes(6, gflops=7.7e-6), "").axes[1]
-    assert {"1 k", "10 k"} & {label.get_text() for label in right.get_xticklabels()}
-    older = results.accuracy_against_size(sizes(6, 7, gflops=np.nan), "")
-    assert [axis.get_xlabel() for axis in older.axes] == labels[:1]
-
-
-@given(
-    st.lists(st.floats(0, 100), max_size=12),
-    st.floats(0.1, 5),
-)
-def test_spaced_heights_keep_their_order_their_gap_and_their_place(values, gap):
-    heights = numbering.spaced(values, gap, 0, 100)
-    order = np.argsort(values, kind="stable")
-    assert (np.diff(heights[order]) >= gap - 1e-9).all()
-    assert (heights >= 0).all()
-    assert (heights <= 100).all()
-    if len(values) == 1 or (len(values) and np.diff(np.sort(values)).min() >= gap):
-        inside = (np.array(values) > gap) & (np.array(values) < 100 - gap)
-        if inside.all():
-            np.testing.assert_allclose(heights, values, atol=1e-9)
+def test_a_size_that_no_run_recorded_has_no_panel():
+    assert len(results.accuracy_against_size(sizes(6, 7, gflops=np.nan), "").axes) == 2
 
 
 def test_wins_are_signs_and_colours_and_words():
@@ -352,10 +328,11 @@ def test_another_process_writes_the_same_bytes(tmp_path):
     (here := tmp_path / "here").mkdir()
     (there := tmp_path / "there").mkdir()
     code = (
-        "import json, pathlib, sys; sys.path.insert(0, sys.argv[1]); import test_figures;"
-        "print(json.dumps(test_figures.write_all(pathlib.Path(sys.argv[2]))))"
+        "import json, pathlib, sys; sys.path[:0] = sys.argv[2:]; import test_results;"
+        "print(json.dumps(test_results.write_all(pathlib.Path(sys.argv[1]))))"
     )
-    command = [sys.executable, "-c", code, str(Path(__file__).parent), str(there)]
+    here_and_beside = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "evaluation")]
+    command = [sys.executable, "-c", code, str(there), *here_and_beside]
     found = subprocess.run(command, capture_output=True, check=True).stdout
     expected = write_all(here)
     assert len(expected) == 16

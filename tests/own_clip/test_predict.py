@@ -9,7 +9,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, cut, remux
+from conftest import REPOSITORY, cut, remux, train_row
 
 from cfnsr import notebook
 from cfnsr.__main__ import main
@@ -20,6 +20,7 @@ from cfnsr.data.synthetic import control
 from cfnsr.models.registry import find
 from cfnsr.own_clip import face_detection, predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training
+from cfnsr.training.runs import run_folder
 
 SCHEDULE = Schedule(n_epochs=2, batch_size=8)
 SOURCE = SyntheticParams(

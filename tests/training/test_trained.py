@@ -7,13 +7,14 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from conftest import train_row
 from test_train import clips, settings  # noqa: F401  `clips` is a fixture
 
 from cfnsr.errors import InputError
 from cfnsr.models.registry import find
 from cfnsr.params import Schedule
 from cfnsr.training import trained
-from cfnsr.training.runs import read_run
+from cfnsr.training.runs import read_run, run_folder
 
 ONE_EPOCH = Schedule(n_epochs=1, batch_size=16)
 ROWS = (
@@ -45,7 +46,7 @@ def runs(clips, tmp_path_factory):  # noqa: F811
 @pytest.mark.parametrize("row", ROWS)
 def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  # noqa: F811
     folder = run_folder(runs, row, 1, find(row).seeds((1,))[0])
-    found = trained.load(folder)
+    found = trained.load_trained(folder)
     test = found.test_positions(clips)
     logits = found.logits(clips.frames[test], found.sound_of(clips)[test])
     kept = read_run(folder).test
@@ -55,20 +56,22 @@ def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  #
 
 
 def test_the_switches_of_the_run_are_kept_and_not_those_of_today(runs):
-    assert trained.load(run_folder(runs, "no_residual", 1, 1)).model.residual is False
-    assert trained.load(run_folder(runs, "cfn_sr", 1, 1)).model.residual is True
-    assert trained.load(run_folder(runs, "cfn_sr_released", 1, 1)).model.batch_summed_attention
+    assert trained.load_trained(run_folder(runs, "no_residual", 1, 1)).model.residual is False
+    assert trained.load_trained(run_folder(runs, "cfn_sr", 1, 1)).model.residual is True
+    assert trained.load_trained(
+        run_folder(runs, "cfn_sr_released", 1, 1)
+    ).model.batch_summed_attention
 
 
 def test_other_clips_than_those_it_was_trained_on_are_refused(runs, clips):  # noqa: F811
-    found = trained.load(run_folder(runs, "audio", 1, 1))
+    found = trained.load_trained(run_folder(runs, "audio", 1, 1))
     with pytest.raises(InputError, match="trained on other clips"):
         found.test_positions(replace(clips, sha256="others"))
 
 
 def test_silence_is_the_mean_of_all_test_clips_in_the_clips_own_types(runs, clips):  # noqa: F811
     for row in ("cfn_sr", "erann"):
-        found = trained.load(run_folder(runs, row, 1, 1))
+        found = trained.load_trained(run_folder(runs, row, 1, 1))
         silence = found.silence(clips)
         test = clips.index["actor"].isin([1, 2, 3, 4]).to_numpy()
         sound = found.sound_of(clips)[test]
@@ -129,18 +132,18 @@ def test_a_damaged_run_is_refused_with_one_message(spoil, message, runs, tmp_pat
     shutil.copytree(run_folder(runs, "audio", 1, 1), folder)
     spoil(folder)
     with pytest.raises(InputError, match=message):
-        trained.load(folder)
+        trained.load_trained(folder)
 
 
 def test_a_folder_without_a_run_is_refused_and_the_right_one_is_named(runs, tmp_path):
     with pytest.raises(InputError, match=r"holds no run\.json.*did you mean .*seed_1\?"):
-        trained.load(run_folder(runs, "audio", 1, 1).parent)
+        trained.load_trained(run_folder(runs, "audio", 1, 1).parent)
     with pytest.raises(InputError, match=r"holds no run\.json; expected a trained run"):
-        trained.load(tmp_path / "nowhere")
+        trained.load_trained(tmp_path / "nowhere")
 
 
 def test_an_untrained_copy_is_what_the_training_began_with_every_time(runs):
-    found = trained.load(run_folder(runs, "video", 1, 1))
+    found = trained.load_trained(run_folder(runs, "video", 1, 1))
     before = found.model.video.conv1.weight.clone()
     first, second = (found.untrained().model.video.conv1.weight for _ in range(2))
     torch.testing.assert_close(first, second, rtol=0, atol=0)
