@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# Shows that what trains on a host that loses its network is finished on another: two network namespaces
-# are the hosts, each with one Dask worker, and a third is the head node with the scheduler and the client.
-# Run as root on Debian: tests/cluster/two_hosts.sh. It installs iproute2 if missing and removes the namespaces.
+# Shows that what a host was computing when it lost its network is finished by another: two network namespaces
+# are the hosts, each with one Dask worker; a third is the head node with the scheduler and COMMAND, in the repository.
+# Run as root on Debian: tests/cluster/two_hosts.sh [COMMAND ...], such as dvc repro train@1; without one, ten tasks run.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python=$(readlink -m "$(dirname "${PYTHON:-.venv/bin/python}")")/python
@@ -55,17 +55,20 @@ done
 ip -n cfnsr-a address add 10.77.0.2/24 dev eth0
 ip -n cfnsr-b address add 10.77.0.3/24 dev eth0
 
-export DASK_DISTRIBUTED__SCHEDULER__WORKER_TTL=${TTL:-10s}
-export DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=${TCP:-15s}
-export DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT=${CONNECT:-10s}
+# The kernel answers for a worker that is busy, so a short TCP timeout finds hosts that are gone and no others.
+# A short worker-ttl would also end workers that are only busy.
+export DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=15s
 export DASK_SCHEDULER_ADDRESS=tcp://10.77.0.1:8786
-on head dask scheduler --host 10.77.0.1 --port 8786 --no-dashboard \
+on head "$python" -m distributed.cli.dask_scheduler --host 10.77.0.1 --port 8786 --no-dashboard \
     >"$work/scheduler.log" 2>&1 &
-for host in a b; do
-    on $host dask worker "$DASK_SCHEDULER_ADDRESS" --name $host --nthreads 1 --nworkers 1 --no-dashboard \
-        --local-directory "$work/$host" ${NANNY:---nanny} >"$work/$host.log" 2>&1 &
-    eval "worker_$host=$!"
-done
+# Unlike `dask worker`, `python -m` finds the package of this folder.
+start_worker() {  # start_worker HOST
+    on "$1" "$python" -m distributed.cli.dask_worker "$DASK_SCHEDULER_ADDRESS" --name "$1" --nthreads 1 \
+        --nworkers 1 --memory-limit 0 --no-dashboard --local-directory "$work/$1" >>"$work/$1.log" 2>&1 &
+}
+start_worker a
+start_worker b
+worker_b=$!
 
 cat >"$work/program.py" <<'PYTHON'
 import sys, time
@@ -73,47 +76,55 @@ from pathlib import Path
 
 from distributed import Client, as_completed, get_worker
 
+
+def sleep_and_write(i, folder):
+    address = get_worker().address
+    (folder / f"begun-{i}-{address[6:]}").touch()
+    time.sleep(3)
+    (folder / f"ended-{i}-{address[6:]}").touch()
+    return address
+
+
 folder = Path(sys.argv[1])
-seconds = float(sys.argv[2])
-
-
-def sleep_and_write(i, folder, seconds):
-    host = get_worker().address
-    begun = time.time()
-    with open(folder / "begun", "a") as f:
-        f.write(f"{begun:.1f} {i} {host}\n")
-    time.sleep(seconds)
-    (folder / f"task-{i}").write_text(host)
-    with open(folder / "ended", "a") as f:
-        f.write(f"{time.time():.1f} {i} {host}\n")
-    return i, host
-
-
+start = time.time()
 with Client() as client:
-    client.wait_for_workers(2, timeout=30)
-    for future in as_completed(client.map(sleep_and_write, range(10), folder=folder, seconds=seconds)):
-        print(f"{time.time():.1f}", *future.result(), flush=True)
+    client.wait_for_workers(2, timeout=60)
+    futures = client.map(sleep_and_write, range(10), folder=folder)
+    # Of the tasks of the lost host, those that are still held would be computed again.
+    position = {future.key: i for i, future in enumerate(futures)}
+    waiting = as_completed(futures)
+    del futures
+    for future in waiting:
+        print(f"{time.time() - start:5.1f} s: task {position[future.key]} by {future.result()}", flush=True)
 PYTHON
-mkdir "$work/results"
-on head "$python" "$work/program.py" "$work/results" "${SECONDS_A_TASK:-3}" &
-program=$!
 
-finished() { [ "$(ls "$work/results" | grep -c task-)" -ge "$1" ]; }
-wait_for 60 finished 4
-echo "$(date +%s.%N | cut -c-12) the link of host b goes down"
-ip -n cfnsr-head link set port-b down
-wait $program
-echo "$(date +%s.%N | cut -c-12) all tasks are finished"
-
-gone() { ! kill -0 "$1" 2>/dev/null; }
-if [ -n "${BACK:-1}" ]; then
-    echo "$(date +%s.%N | cut -c-12) worker b is $(gone $worker_b && echo gone || echo alive); its link comes back"
-    ip -n cfnsr-head link set port-b up
-    for _ in $(seq "${WATCH:-30}"); do sleep 1; gone $worker_b && break; done
-    echo "$(date +%s.%N | cut -c-12) worker b is $(gone $worker_b && echo gone || echo alive)"
-    on head "$python" -c "
-from distributed import Client
-print('workers of the scheduler:', [w['name'] for w in Client().scheduler_info()['workers'].values()])"
+registered() { [ "$(grep -c 'Register worker addr' "$work/scheduler.log")" -ge "$1" ]; }
+wait_for 60 registered 2
+if [ $# -gt 0 ]; then
+    under_way() { [ "$(ls build/scratch/train/*/state.pt 2>/dev/null | wc -l)" -ge 2 ]; }
+    on head "$@" &
+else
+    mkdir "$work/results"
+    under_way() { [ "$(ls "$work"/results/begun-*-10.77.0.3:* 2>/dev/null | wc -l)" -ge 2 ]; }
+    on head "$python" "$work/program.py" "$work/results" &
 fi
-echo "== begun"; cat "$work/results/begun"; echo "== ended"; cat "$work/results/ended"
-for f in scheduler a b; do echo "== $f.log"; tail -n "${TAIL:-40}" "$work/$f.log"; done
+command=$!
+wait_for 600 under_way
+
+cut=$(date +%s.%N)
+since() { awk -v cut="$cut" -v now="$(date +%s.%N)" 'BEGIN { printf "%.1f s after the cut: ", now - cut }'; }
+ip -n cfnsr-head link set port-b down
+echo "the link of host b is down"
+noticed() { grep -q 'Remove worker addr: tcp://10.77.0.3' "$work/scheduler.log"; }
+wait_for 60 noticed
+echo "$(since)the scheduler has noticed"
+ended() { ! kill -0 "$worker_b" 2>/dev/null; }
+wait_for 90 ended
+echo "$(since)the worker of host b has ended"
+wait "$command"
+echo "$(since)the command has ended"
+
+ip -n cfnsr-head link set port-b up
+echo "the link of host b is up again; a new worker joins"
+start_worker b
+wait_for 60 registered 3
