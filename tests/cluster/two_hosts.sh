@@ -101,7 +101,7 @@ PYTHON
 registered() { [ "$(grep -c 'Register worker addr' "$work/scheduler.log")" -ge "$1" ]; }
 wait_for 60 registered 2
 if [ $# -gt 0 ]; then
-    under_way() { [ "$(ls build/scratch/train/*/state.pt 2>/dev/null | wc -l)" -ge 2 ]; }
+    under_way() { compgen -G 'build/scratch/train/*/state.pt' >/dev/null; }
     on head "$@" &
 else
     mkdir "$work/results"
@@ -109,7 +109,9 @@ else
     on head "$python" "$work/program.py" "$work/results" &
 fi
 command=$!
-wait_for 600 under_way
+under_way_or_ended() { under_way || ! kill -0 "$command" 2>/dev/null; }
+wait_for 600 under_way_or_ended
+under_way
 
 cut=$(date +%s.%N)
 since() { awk -v cut="$cut" -v now="$(date +%s.%N)" 'BEGIN { printf "%.1f s after the cut: ", now - cut }'; }
