@@ -27,6 +27,10 @@ stop() {
         kill "${daemons[i]}" 2>/dev/null || true
         wait "${daemons[i]}" 2>/dev/null || true
     done
+    # What a job started may outlive it: only a cgroup would hold it.
+    for environment in $(grep -lsF "SLURM_CONF=$SLURM_CONF" /proc/[0-9]*/environ); do
+        kill -KILL "$(basename "$(dirname "$environment")")" 2>/dev/null || true
+    done
     if [ "$status" = 0 ]; then rm -r "$work"; else echo "error: the logs are in $work" >&2; fi
     exit "$status"
 }
@@ -101,16 +105,14 @@ def job_id(i):
     return os.environ["SLURM_JOB_ID"]
 
 
-options = eval(os.environ.get("OPTIONS", "dict(interface='lo')"))
 with SLURMCluster(
     cores=1,
     processes=1,
     memory="2GB",
     log_directory=sys.argv[1],
     local_directory=sys.argv[1],
-    **options,
+    interface="lo",
 ) as cluster, Client(cluster) as client:
-    print(cluster.job_script())
     start = time.time()
     cluster.scale(2)
     client.wait_for_workers(2, timeout=60)
