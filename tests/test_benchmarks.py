@@ -239,6 +239,15 @@ def test_the_step_of_another_row_and_of_chosen_cases_is_timed(release, tmp_path)
     assert "fp32" in table["case"].tolist()
 
 
+def test_the_cost_of_the_same_bits_is_that_of_a_step_in_a_process_of_its_own(tmp_path):
+    sizes = ["--rows", "audio", "motion_voice", "--repetitions", 1, "--steps", 1]
+    _, tables = run("same_bits", tmp_path, *sizes)
+    table = tables["same_bits"].set_index("row")
+    assert list(table.index) == ["audio", "motion_voice"]
+    ratio = table["same_bits_median_ms"] / table["default_median_ms"]
+    np.testing.assert_allclose(table["cost_pct"], 100 * (ratio - 1), atol=5)
+
+
 @pytest.fixture
 def pipeline(monkeypatch):
     monkeypatch.syspath_prepend(str(BENCHMARKS))

@@ -1,9 +1,13 @@
 """Early fusion: the encoders' features are joined, one classifier decides (section 3.3, item 1)."""
 
+from typing import Any
+
 import numpy as np
+import scipy.fft
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import FunctionCtx, once_differentiable
 
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 from cfnsr.models.mfcc_cnn import MFCCNet
@@ -67,15 +71,58 @@ class CompactBilinear(nn.Module):
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         """Video (clip, n_video) and audio (clip, n_audio) to float32 (clip, n_sketch)."""
         # Mixed precision must not reach the FFT: it has no bfloat16, and float16 overflows.
-        spectra = torch.fft.rfft(
-            self.sketch(video.float(), self.video_hash, self.video_sign)
-        ) * torch.fft.rfft(self.sketch(audio.float(), self.audio_hash, self.audio_sign))
-        return torch.fft.irfft(spectra, n=self.n_sketch)
+        convolved: Tensor = CircularConvolution.apply(
+            self.sketch(video.float(), self.video_hash, self.video_sign),
+            self.sketch(audio.float(), self.audio_hash, self.audio_sign),
+        )
+        return convolved
 
     def sketch(self, features: Tensor, hashes: Tensor, signs: Tensor) -> Tensor:
         """The count sketch, (clip, feature) to (clip, n_sketch)."""
         empty = features.new_zeros(len(features), self.n_sketch)
         return empty.index_add(1, hashes, signs * features)
+
+
+class CircularConvolution(torch.autograd.Function):
+    r"""The circular convolution of x and y, both (clip, n), by the FFT.
+
+    With g the gradient of the result, those of x and y are its circular correlations with the
+    other factor:
+
+    .. math::
+        \mathrm{FFT}(\nabla x) = \mathrm{FFT}(g) \odot \overline{\mathrm{FFT}(y)}, \qquad
+        \mathrm{FFT}(\nabla y) = \mathrm{FFT}(g) \odot \overline{\mathrm{FFT}(x)}
+
+    On a CPU the FFT is SciPy's, which computes the same bits on every make of processor. PyTorch's
+    own, MKL's, does not.
+    """
+
+    @staticmethod
+    def forward(ctx: FunctionCtx, x: Tensor, y: Tensor) -> Tensor:
+        of_x, of_y = rfft(x), rfft(y)
+        ctx.save_for_backward(of_x, of_y)
+        return irfft(of_x * of_y, x.shape[1])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        of_x, of_y = ctx.saved_tensors
+        of_gradient, n = rfft(gradient), gradient.shape[1]
+        return irfft(of_gradient * of_y.conj(), n), irfft(of_gradient * of_x.conj(), n)
+
+
+def rfft(x: Tensor) -> Tensor:
+    """The spectrum (clip, n // 2 + 1) of real values (clip, n)."""
+    if x.device.type == "cpu":
+        return torch.from_numpy(scipy.fft.rfft(x.detach().numpy()))
+    return torch.fft.rfft(x)
+
+
+def irfft(spectrum: Tensor, n: int) -> Tensor:
+    """The n real values of which `rfft` gives this spectrum."""
+    if spectrum.device.type == "cpu":
+        return torch.from_numpy(scipy.fft.irfft(spectrum.numpy(), n))
+    return torch.fft.irfft(spectrum, n)
 
 
 class MCBP(EmotionModel):

@@ -19,7 +19,7 @@ from cfnsr.models import motion_voice, registry
 from cfnsr.models.base import FULL_SIZE, N_EMOTIONS, Sizes
 from cfnsr.models.convert import from_release
 from cfnsr.models.cross_modal import CFNSR, CrossModalAttention
-from cfnsr.models.early_fusion import MCBP, CompactBilinear, signed_sqrt
+from cfnsr.models.early_fusion import MCBP, CircularConvolution, CompactBilinear, signed_sqrt
 from cfnsr.models.encoder import SelfAttention, sinusoidal_positions
 from cfnsr.models.erann import ERANN
 from cfnsr.models.late_fusion import Averaging, Multiplication, Multiplicative
@@ -341,6 +341,24 @@ def test_compact_bilinear_pooling_is_the_sketch_of_the_outer_product():
             sign = pooling.video_sign[i] * pooling.audio_sign[j]
             expected[:, sum_index] += sign * video[:, i] * audio[:, j]
     torch.testing.assert_close(pooling(video, audio), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("n", [7, 8])
+def test_the_gradient_of_a_circular_convolution_is_that_of_finite_differences(n):
+    x, y = (torch.randn(3, n, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    assert torch.autograd.gradcheck(CircularConvolution.apply, (x, y))
+
+
+def test_a_circular_convolution_agrees_with_torchs_fft_at_full_length():
+    x, y = (torch.randn(2, 16_000, requires_grad=True) for _ in range(2))
+    g = torch.randn(2, 16_000)
+    ours = CircularConvolution.apply(x, y)
+    theirs = torch.fft.irfft(torch.fft.rfft(x) * torch.fft.rfft(y), n=16_000)
+    torch.testing.assert_close(ours, theirs, atol=1e-3, rtol=1e-5)
+    for found, expected in zip(
+        torch.autograd.grad(ours, (x, y), g), torch.autograd.grad(theirs, (x, y), g), strict=True
+    ):
+        torch.testing.assert_close(found, expected, atol=1e-3, rtol=1e-5)
 
 
 def test_the_hashes_are_the_same_in_every_model_and_are_saved_with_it():

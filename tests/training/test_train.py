@@ -1,6 +1,10 @@
 """Tests of `cfnsr.training.train` on random clips: the bookkeeping, not the accuracy."""
 
 import json
+import os
+import subprocess
+import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +170,29 @@ def test_equal_trainings_leave_equal_bytes(clips, tmp_path):
     for name in ("one", "two"):
         run(clips, tmp_path / name, row="video")
     one, two = (contents(run_folder(tmp_path / name, "video", 1, 1)) for name in ("one", "two"))
+    assert one == two
+
+
+def one_epoch(arrays, output, n_cores=None, **environment):
+    """The files of two rows that a process of its own trains, but for their seconds and dates."""
+    cores = sorted(os.sched_getaffinity(0))[:n_cores]
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("one_epoch.py"), arrays, output],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), **environment},
+        preexec_fn=partial(os.sched_setaffinity, 0, cores),
+        check=True,
+    )
+    files = [path for path in output.rglob("*") if path.is_file() and path.name != "timing.json"]
+    return {path.relative_to(output): path.read_bytes() for path in files}
+
+
+def test_no_byte_depends_on_the_surroundings(random_arrays, tmp_path):
+    plain = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
+    odd = {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "2", "TZ": "Asia/Kolkata"}
+    odd |= {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}
+    one = one_epoch(random_arrays, tmp_path / "plain", **plain)
+    two = one_epoch(random_arrays, tmp_path / "odd", n_cores=1, **odd)
+    assert {path.parts[0] for path in one} == {"audio", "video"}
     assert one == two
 
 

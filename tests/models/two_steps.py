@@ -1,0 +1,106 @@
+"""Two training steps of each row at the control's size, on random clips; prints a sha256 per row.
+
+    python tests/models/two_steps.py [ROW ...]
+
+Which kernels compute is chosen by the environment that it is started with.
+"""
+
+import hashlib
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from cfnsr import params
+from cfnsr.data.audio import N_MELS
+from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
+from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.motion import N_TRACKS, n_moments
+from cfnsr.data.summary import N_LANDMARK_STATISTICS
+from cfnsr.models.base import Sizes
+from cfnsr.models.registry import ROWS
+from cfnsr.params import SourceParams
+
+BATCH_SIZE = 8
+N_CLIPS = 2 * BATCH_SIZE
+#: A row for each network, of those that are trained; only one row without epochs is fitted.
+TRAINED = list(
+    {
+        (row.model, str(row.options)): name
+        for name, row in reversed(ROWS.items())
+        if row.schedule != "none" or name == "linear"
+    }.values()
+)[::-1]
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    source = params.load(Path(__file__).parents[2] / "params.yaml").synthetic
+    clips = random_clips(source)
+    for name in sys.argv[1:] or TRAINED:
+        print(name, sha256(train(name, source, clips)), flush=True)
+
+
+def random_clips(source: SourceParams) -> Clips:
+    """Uniform numbers, because drawing those takes no function of a mathematical library."""
+    rng = np.random.Generator(np.random.PCG64(0))
+    settings, sizes = source.preprocess, Sizes.of(source)
+    n_heard = sizes.n_mfcc_frames
+    index = pd.DataFrame(
+        {
+            "emotion": [EMOTIONS[i % len(EMOTIONS)] for i in range(N_CLIPS)],
+            "actor": [1 + i // 4 for i in range(N_CLIPS)],
+        }
+    )
+    frames_shape = (N_CLIPS, settings.n_frames, settings.frame_size, settings.frame_size, 3)
+
+    def uniform(*shape: int) -> np.ndarray:
+        return rng.random((N_CLIPS, *shape), np.float32) - 0.5
+
+    return Clips(
+        index,
+        rng.integers(0, 256, frames_shape, dtype=np.uint8),
+        mfcc=uniform(sizes.n_mfcc, n_heard),
+        log_mel=uniform(N_MELS, n_heard).astype(np.float16),
+        landmark_statistics=uniform(N_LANDMARK_STATISTICS),
+        motion=uniform(N_TRACKS, n_moments(n_heard)),
+        sha256="",
+    )
+
+
+def train(name: str, source: SourceParams, clips: Clips) -> dict[str, torch.Tensor]:
+    """The weights after an epoch of two batches, and the logits that they give."""
+    torch.manual_seed(1)
+    model = ROWS[name].build(Sizes.of(source))
+    sound = clips.sound(model.audio_input)
+    sound = Scaling.of(sound)(sound)
+    augment = augmentation(clips.frame_size)
+    loader = Loader(clips, sound, model.uses_video, model.uses_audio, augment, torch.device("cpu"))
+    everyone = np.arange(N_CLIPS)
+    if ROWS[name].schedule == "none":
+        model.fit(sound, clips.emotion, clips.index["actor"].to_numpy())
+    else:
+        optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
+        for batch in loader.batches(everyone, BATCH_SIZE, augmented=True):
+            loss, _ = model.loss(batch.frames, batch.sound, batch.emotion)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+    model.eval()
+    with torch.no_grad():
+        logits = [model(batch.frames, batch.sound) for batch in loader.batches(everyone, N_CLIPS)]
+    return {**model.state_dict(), "logits": torch.cat(logits)}
+
+
+def sha256(tensors: dict[str, torch.Tensor]) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in tensors.items():
+        digest.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    main()
