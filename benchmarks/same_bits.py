@@ -3,8 +3,8 @@
     python benchmarks/same_bits.py [--rows ROW ...] [--repetitions 3]
 
 A training step of the control in float32 and one thread: forward, backward, Adam, with the
-kernels that PyTorch chooses for this processor, and with those of `SETTINGS`, which it reads when
-it starts. So each of the two is a process of its own, which times all rows; they take turns.
+kernels that PyTorch chooses for this processor, and with those of `cfnsr.cluster.SAME_BITS`, which
+it reads when it starts. So each of the two is a process of its own, which times all rows; they take turns.
 """
 
 import argparse
@@ -18,14 +18,10 @@ import report
 import torch
 
 from cfnsr import params
+from cfnsr.cluster import SAME_BITS
 from cfnsr.models.base import N_EMOTIONS, Sizes
 from cfnsr.models.registry import ROWS
 
-SETTINGS = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",
-}
 BATCH_SIZE = 32
 
 
@@ -42,10 +38,10 @@ def main() -> None:
         print(json.dumps({row: step_s(row, options.steps) for row in options.rows}))
         return
 
-    chosen_here = {name: value for name, value in os.environ.items() if name not in SETTINGS}
+    chosen_here = {name: value for name, value in os.environ.items() if name not in SAME_BITS}
     environments = {
         "default": chosen_here | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
-        "same_bits": chosen_here | SETTINGS | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
+        "same_bits": chosen_here | SAME_BITS | {"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""},
     }
     command = [sys.executable, __file__, "--in-this-process", "--steps", str(options.steps)]
     command += ["--rows", *options.rows]

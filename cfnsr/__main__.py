@@ -2,10 +2,11 @@
 
 import argparse
 import csv
+import os
 import sys
 from pathlib import Path
 
-from cfnsr import params
+from cfnsr import cluster, params
 from cfnsr.errors import InputError
 
 
@@ -151,17 +152,17 @@ def _architecture(options: argparse.Namespace) -> None:
 
 
 def _cluster(options: argparse.Namespace) -> int:
-    from cfnsr import cluster
-
     start = cluster.slurm_cluster if options.slurm else cluster.local_cluster
-    with start(n_workers=options.workers, host=options.host) as started:
+    same_bits = params.load().source.training.same_bits
+    with start(same_bits, n_workers=options.workers, host=options.host) as started:
         return cluster.serve(started, options.command)
 
 
 def _predict(options: argparse.Namespace) -> None:
+    chosen = params.load()
+    os.environ.update(cluster.environment(chosen.source.training.same_bits))
     from cfnsr.own_clip import predict
 
-    chosen = params.load()
     run = options.trained or predict.default_run(chosen, params.repository_root())
     prediction = predict.predict(options.clip, run, options.landmarks)
     print(predict.report(prediction))

@@ -41,9 +41,16 @@ ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "-1",
 }
+#: With these, set before torch and numpy are first used, a training in float32 gives the same bits
+#: on every x86-64 processor with AVX2: else each library chooses its kernels by the processor.
+SAME_BITS = {
+    "ATEN_CPU_CAPABILITY": "avx2",
+    "ONEDNN_MAX_CPU_ISA": "AVX2",
+    "MKL_CBWR": "COMPATIBLE",
+    "OPENBLAS_CORETYPE": "Haswell",
+}
 #: Of Dask. A worker that dies may take others' tasks with it, and these are tried again.
 SETTINGS = {
-    "distributed.nanny.pre-spawn-environ": ENVIRONMENT,
     "distributed.worker.daemon": True,
     "distributed.scheduler.allowed-failures": 3,
     # A host that is cut off is noticed by this; a busy worker answers it, but may not show itself
@@ -53,6 +60,16 @@ SETTINGS = {
     "logging.distributed": "error",
     "distributed.admin.large-graph-warning-threshold": "100 MB",
 }
+
+
+def environment(same_bits: bool) -> dict[str, str]:
+    """The environment of a process that trains, see `SAME_BITS`."""
+    return ENVIRONMENT | (SAME_BITS if same_bits else {})
+
+
+def has_same_bits() -> bool:
+    """Whether this process was started with `SAME_BITS`."""
+    return SAME_BITS.items() <= os.environ.items()
 
 
 def n_cores() -> int:
@@ -72,11 +89,15 @@ def visible_gpus() -> list[str]:
 
 
 def local_cluster(
-    gpus: Sequence[str] | None = None, n_workers: int | None = None, host: str = "127.0.0.1"
+    same_bits: bool,
+    gpus: Sequence[str] | None = None,
+    n_workers: int | None = None,
+    host: str = "127.0.0.1",
 ) -> "SpecCluster":
     """Workers of this machine: one per GPU, which sees no other, or one per core.
 
     Args:
+        same_bits: whether they have `SAME_BITS`.
         gpus: as CUDA_VISIBLE_DEVICES names them; None are those that there are.
         n_workers: where there is no GPU; None is one per core.
         host: where scheduler, workers and dashboard listen.
@@ -95,21 +116,22 @@ def local_cluster(
         "dashboard": False,
         "silence_logs": logging.ERROR,
     }
-    with dask.config.set(SETTINGS):
+    inherited = environment(same_bits)
+    with dask.config.set(SETTINGS | {"distributed.nanny.pre-spawn-environ": inherited}):
         return SpecCluster(
             scheduler={
                 "cls": Scheduler,
                 "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"},
             },
             workers={
-                i: {"cls": Nanny, "options": common | {"env": ENVIRONMENT | environment}}
-                for i, environment in enumerate(own)
+                i: {"cls": Nanny, "options": common | {"env": inherited | of_one}}
+                for i, of_one in enumerate(own)
             },
             silence_logs=logging.ERROR,
         )
 
 
-def slurm_cluster(n_workers: int | None = None, host: str | None = None) -> Any:
+def slurm_cluster(same_bits: bool, n_workers: int | None = None, host: str | None = None) -> Any:
     """Workers as jobs of SLURM, one single-threaded process each.
 
     Partition, time, memory and what else a site asks for are set as dask-jobqueue documents it, in
@@ -127,7 +149,7 @@ def slurm_cluster(n_workers: int | None = None, host: str | None = None) -> Any:
         signal.signal(signal.SIGINT, interrupt)  # which dask-jobqueue replaces
     import dask
 
-    exports = [f"export {name}={value}" for name, value in ENVIRONMENT.items()]
+    exports = [f"export {name}={value}" for name, value in environment(same_bits).items()]
     with dask.config.set(SETTINGS):
         cluster = SLURMCluster(
             cores=1,
@@ -142,8 +164,11 @@ def slurm_cluster(n_workers: int | None = None, host: str | None = None) -> Any:
 
 
 @contextmanager
-def connect() -> Iterator["Client"]:
+def connect(same_bits: bool = True) -> Iterator["Client"]:
     """A client of the cluster that DASK_SCHEDULER_ADDRESS names, or of one of this machine's own.
+
+    Args:
+        same_bits: whether workers of its own have `SAME_BITS`.
 
     Workers that have imported an older state of this package are restarted.
 
@@ -154,7 +179,7 @@ def connect() -> Iterator["Client"]:
 
     address = os.environ.get(ADDRESS)
     if address is None:
-        with local_cluster() as cluster, Client(cluster) as client:
+        with local_cluster(same_bits) as cluster, Client(cluster) as client:
             yield client
         return
     try:

@@ -22,6 +22,7 @@ from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
+    from traitlets.config import Config
 
 Scalar = int | str
 
@@ -37,9 +38,11 @@ def main(arguments: list[str] | None = None) -> int:
     values = {name: _scalar(value) for name, value in options.p}
     try:
         os.chdir(params.repository_root())
-        if options.if_asked and not is_asked_for(params.load(), values):
+        settings = params.load()
+        if options.if_asked and not is_asked_for(settings, values):
             options.executed.parent.mkdir(parents=True, exist_ok=True)
             return 0
+        os.environ.update(cluster.environment(settings.source.training.same_bits))
         _end_with_dvc()
         os.environ[cluster.TERMINAL] = str(int(cluster.on_a_terminal()))
         run(options.source, options.executed, values)
@@ -112,6 +115,7 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
             progress_bar=False,
             stdout_file=sys.stdout,
             stderr_file=sys.stderr,
+            config=_sockets(),
         )
     except papermill.PapermillExecutionError as error:
         if error.ename == InputError.__name__:
@@ -167,6 +171,14 @@ def strip(sources: list[Path], output: Path) -> None:
         )
         normalise(notebook)
         nbformat.write(notebook, output / path.name)
+
+
+def _sockets() -> "Config":
+    """The kernel is reached by sockets that nobody else on the machine can open."""
+    from traitlets.config import Config
+
+    transport = "ipc" if os.name == "posix" else "tcp"
+    return Config({"KernelManager": {"transport": transport}})
 
 
 def _scalar(text: str) -> Scalar:

@@ -84,6 +84,8 @@ class Schedule(_Section):
 class Training(_Section):
     """Schedules of the two encoders, of ERANN, of rows that start from the encoders, and of ours.
 
+    `same_bits`: results do not depend on the make of an x86-64 processor, see
+    `cfnsr.cluster.SAME_BITS`; `precision` auto is then float32.
     `standardise_mfcc` and `augment_per_frame` are where this project departs from the release
     (false and true there). `precision` auto is bfloat16 where the device computes with it, and
     the network sees a video. `pretrained` is a checkpoint with the names of the public 3D-ResNets,
@@ -98,6 +100,7 @@ class Training(_Section):
     standardise_mfcc: bool = True
     augment_per_frame: bool = False
     precision: Precision | Literal["auto"] = "auto"
+    same_bits: bool = False
     pretrained: Path | None = None
 
     @property

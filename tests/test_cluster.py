@@ -15,7 +15,7 @@ from cfnsr.errors import InputError
 
 @pytest.fixture(scope="module")
 def workers():
-    with cluster.local_cluster(gpus=[], n_workers=2) as started:
+    with cluster.local_cluster(True, gpus=[], n_workers=2) as started:
         yield started
 
 
@@ -72,7 +72,7 @@ def test_a_job_that_kills_its_workers_is_told_and_costs_no_other(connected):
 def test_a_worker_has_one_thread_and_its_environment_before_any_library_is_loaded(connected):
     with cluster.connect() as client:
         assert set(client.nthreads().values()) == {1}
-        for name, value in cluster.ENVIRONMENT.items():
+        for name, value in cluster.environment(same_bits=True).items():
             assert set(client.run(environment, name).values()) == {value}
 
 
@@ -88,7 +88,7 @@ def test_a_worker_that_has_imported_older_code_is_started_anew(connected, monkey
 
 def test_each_of_eight_gpus_has_a_worker_that_sees_no_other():
     gpus = [str(i) for i in range(8)]
-    with cluster.local_cluster(gpus) as started, started.get_client() as client:
+    with cluster.local_cluster(False, gpus) as started, started.get_client() as client:
         client.wait_for_workers(8)
         assert sorted(client.run(environment, "CUDA_VISIBLE_DEVICES").values()) == gpus
 

@@ -213,13 +213,14 @@ def _run_line(run: Run, kept: list[int]) -> dict[str, Any]:
         "kept_epochs": " ".join(map(str, kept)),
         **{name: run.info[name] for name in INFO},
         "torch": run.info["versions"]["torch"],
+        "same_bits": run.info["training"].get("same_bits", False),
         "settings": _settings(run.info),
     }
 
 
 def _settings(info: dict[str, Any]) -> str:
     """A short name for what a run was asked to do, whatever the protocol and the machine."""
-    machine = ("n_threads", "precision")
+    machine = ("n_threads", "precision", "same_bits")
     asked = {
         "model": info["model"],
         "schedule": info["schedule"],

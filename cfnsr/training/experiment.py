@@ -52,11 +52,15 @@ class Experiment:
     def precision(self) -> Precision:
         """What `auto` stands for: bfloat16 where the device computes with it.
 
+        Not where the same bits are wanted on every processor.
+
         The small networks of sound alone gain nothing from it.
         """
         chosen = self.source.training.precision
         if chosen != "auto":
             return chosen
+        if self.source.training.same_bits:
+            return "32-true"
         if torch.cuda.is_available():
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         else:

@@ -139,7 +139,7 @@ def run_all(wanted: Sequence[Task]) -> None:
         if waits or not task.is_done():
             todo.append(task)
     if todo:
-        with cluster.connect() as client:
+        with cluster.connect(todo[0].params.source.training.same_bits) as client:
             _train_on(client, todo, len(wanted))
 
 

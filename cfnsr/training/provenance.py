@@ -20,12 +20,16 @@ def versions() -> dict[str, str]:
 
 
 def device() -> dict[str, Any]:
-    """The device by name, and on a CPU its threads: sums depend on how they are split."""
+    """The device by name; of a CPU its threads and the instructions that torch uses.
+
+    Sums depend on how they are split.
+    """
     import torch  # not at the top, because most of this module needs none of it
 
     if torch.cuda.is_available():
-        return {"device": torch.cuda.get_device_name(), "n_threads": None}
-    return {"device": "cpu", "n_threads": 1}
+        return {"device": torch.cuda.get_device_name(), "n_threads": None, "capability": None}
+    capability = torch.backends.cpu.get_cpu_capability()
+    return {"device": "cpu", "n_threads": 1, "capability": capability}
 
 
 def timing(started_s: float, finished_s: float) -> dict[str, Any]:

@@ -15,8 +15,10 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment
 from torch import nn
 
+from cfnsr import cluster
 from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
@@ -127,13 +129,20 @@ def is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
 
 
 def _fabric(experiment: Experiment) -> Fabric:
+    if experiment.source.training.same_bits and not cluster.has_same_bits():
+        raise InputError(
+            "same_bits is set, but this process was started without it; train with `dvc repro`, on "
+            "the workers of `python -m cfnsr cluster`, or set same_bits: false"
+        )
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # else cuBLAS is not deterministic
     torch.use_deterministic_algorithms(True, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     # One training a core is faster than one training on several, and its sums do not depend on
     # how many there are.
     torch.set_num_threads(1)
-    return Fabric(accelerator="auto", devices=1, precision=experiment.precision)
+    # It is one of Dask's tasks, whatever else starts processes on this machine.
+    alone = [LightningEnvironment()]
+    return Fabric("auto", devices=1, precision=experiment.precision, plugins=alone)
 
 
 def _loader(

@@ -14,14 +14,10 @@ import pytest
 from conftest import REPOSITORY
 from two_steps import TRAINED
 
+from cfnsr.cluster import environment
+
 HARNESS = Path(__file__).with_name("two_steps.py")
-SETTINGS = {
-    "ATEN_CPU_CAPABILITY": "avx2",
-    "ONEDNN_MAX_CPU_ISA": "AVX2",
-    "MKL_CBWR": "COMPATIBLE",
-    "OMP_NUM_THREADS": "1",
-    "PYTHONPATH": str(REPOSITORY),
-}
+SETTINGS = environment(same_bits=True) | {"PYTHONPATH": str(REPOSITORY)}
 QEMU = shutil.which("qemu-x86_64")
 
 pytestmark = [

@@ -19,7 +19,7 @@ ROWS = ("video", "audio", "averaging", "mmtm")
 
 @pytest.fixture(scope="module")
 def workers():
-    with cluster.local_cluster(gpus=[], n_workers=2) as started:
+    with cluster.local_cluster(True, gpus=[], n_workers=2) as started:
         yield started
 
 
@@ -54,7 +54,7 @@ def test_one_row_brings_its_encoders_and_is_there_the_next_time(repository, monk
     assert "fold 2: 3 of 3 runs to train" in capsys.readouterr().err
     before = contents(repository)
 
-    def fail():
+    def fail(same_bits):
         raise AssertionError("no cluster is needed")
 
     monkeypatch.setattr(cluster, "connect", fail)
