@@ -40,22 +40,9 @@ def test_torch_is_not_loaded_for_what_needs_no_model():
     assert "torch" not in found
 
 
-def test_the_commands_and_the_plan_load_no_heavy_library():
-    found = loaded("cfnsr.__main__", "cfnsr.training.plan")
+def test_the_commands_and_the_runner_of_notebooks_load_no_heavy_library():
+    found = loaded("cfnsr.__main__", "cfnsr.notebook")
     assert not found & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}
-
-
-def test_what_workers_share_is_all_that_reading_a_sound_loads():
-    program = (
-        "import sys\nfrom importlib import import_module\nimport numpy as np\n"
-        "from cfnsr import audio\n"
-        "for name in audio.HEAVY_MODULES: import_module(name)\n"
-        "before = set(sys.modules)\n"
-        "sound = audio.resample(np.ones(4800, np.float32), 48_000, 44_100)\n"
-        "audio.mfcc(audio.log_mel(sound, 44_100), 13)\n"
-        "print(*(set(sys.modules) - before))"
-    )
-    assert subprocess.check_output([sys.executable, "-c", program], text=True).split() == []
 
 
 @pytest.mark.skipif(find_spec("ipywidgets") is not None, reason="ipywidgets is installed")

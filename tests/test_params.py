@@ -92,7 +92,7 @@ def test_all_mistakes_are_reported_at_once(written):
 
 def test_a_command_prints_the_line_alone_and_exits_with_1(written, monkeypatch, capsys):
     monkeypatch.chdir(written("colour: red").parent)
-    assert main(["plan"]) == 1
+    assert main(["predictions"]) == 1
     printed = capsys.readouterr()
     assert printed.err.startswith("error: params.yaml: unknown parameter colour")
     assert printed.err.count("\n") == 1

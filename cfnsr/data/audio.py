@@ -13,8 +13,6 @@ N_MELS = 128  # librosa's default
 #: By how much a whole file may be shorter than it says: encoders pad, writers miscount headers.
 TOLERANCE_S = 0.1
 RIFF_TOLERANCE_BYTES = 1024
-#: librosa's modules that are used here; they load numba and scipy.signal, in two seconds.
-HEAVY_MODULES = ("librosa.core.audio", "librosa.feature.spectral")
 
 
 def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
