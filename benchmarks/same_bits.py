@@ -4,7 +4,8 @@
 
 A training step of the control in float32 and one thread: forward, backward, Adam, with the
 kernels that PyTorch chooses for this processor, and with those of `cfnsr.cluster.SAME_BITS`, which
-it reads when it starts. So each of the two is a process of its own, which times all rows; they take turns.
+it reads when it starts. So each of the two is a process of its own, which times all rows; they
+take turns.
 """
 
 import argparse

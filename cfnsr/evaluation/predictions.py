@@ -6,7 +6,9 @@ reads the runs that params.yaml asks for, and writes figures/<data>/predictions/
 
     clips.csv.gz  one line a clip and run: the predicted emotion after each epoch, one digit an
                   epoch (the index, 0 to 7), and its softmax probability in the epochs that any
-                  rule of `selection` reports, since calibration is asked of no other
+                  rule of `selection` reports, since calibration is asked of no other; of rows
+                  whose decisions others combine, the logits of the last epoch too, as float16
+                  in hexadecimal digits
     runs.csv      one line a run: what it was and what it cost
     epochs.csv    one line a run and epoch: loss and accuracies, of the validation actors too,
                   who only choose the epoch; `dvc plots show` draws it
@@ -30,9 +32,9 @@ import pandas as pd
 from cfnsr.data.corpora.ravdess import Protocol
 from cfnsr.errors import InputError
 from cfnsr.evaluation.selection import RULES, with_epochs
-from cfnsr.models.registry import find, reported
+from cfnsr.models.registry import ROWS, find, reported
 from cfnsr.params import Params
-from cfnsr.training.runs import CLIP_COLUMNS, Accuracies, Decisions, Run, read_runs
+from cfnsr.training.runs import CLIP_COLUMNS, Accuracies, Decisions, Predictions, Run, read_runs
 
 #: What identifies a run within its protocol.
 KEYS = ("row", "fold", "seed")
@@ -47,6 +49,8 @@ INFO = (
     "data_sha256",
     "pretrained_sha256",
 )
+#: Rows whose decisions other rows combine, see `cfnsr.models.registry`.
+_COMBINED = {name for row in ROWS.values() if row.combines for name in row.predecessors}
 _ZERO = ord("0")
 
 
@@ -75,7 +79,7 @@ def read(folder: Path) -> list[Run]:
     """
     try:
         packed = gzip.decompress((folder / "clips.csv.gz").read_bytes())
-        columns = ("clip", "predicted", "confidence", "kept_epochs", "settings")
+        columns = ("clip", "predicted", "confidence", "logits", "kept_epochs", "settings")
         text = dict.fromkeys(columns, str)
         lines = pd.read_csv(io.BytesIO(packed), dtype=text, keep_default_na=False)
         clips = dict(iter(lines.groupby(list(KEYS), sort=False)))
@@ -242,7 +246,13 @@ def _clip_lines(run: Run, kept: list[int]) -> pd.DataFrame:
         seed=run.seed,
         predicted=[line.tobytes().decode() for line in digits],
         confidence=[" ".join(map("{:.3f}".format, line)) for line in confidence],
+        logits=_hexadecimal(run) if run.row in _COMBINED else "",
     )
+
+
+def _hexadecimal(run: Run) -> list[str]:
+    assert isinstance(run.test, Predictions)
+    return [line.astype("<f2").tobytes().hex() for line in run.test.logits[-1]]
 
 
 def _decisions(lines: pd.DataFrame, kept: list[int]) -> Decisions:
@@ -251,7 +261,12 @@ def _decisions(lines: pd.DataFrame, kept: list[int]) -> Decisions:
     confidence = np.full(predicted.shape, np.nan)
     values = [line.split() for line in lines["confidence"]]
     confidence[np.array(kept) - 1] = np.array(values, dtype=float).T
-    return Decisions(predicted, confidence, lines[list(CLIP_COLUMNS)].reset_index(drop=True))
+    logits = None
+    if "logits" in lines and lines["logits"].all():
+        halves = np.frombuffer(bytes.fromhex("".join(lines["logits"])), "<f2")
+        logits = halves.astype(np.float32).reshape(len(lines), -1)
+    clips = lines[list(CLIP_COLUMNS)].reset_index(drop=True)
+    return Decisions(predicted, confidence, clips, logits)
 
 
 def _write_csv(table: pd.DataFrame, path: Path) -> None:

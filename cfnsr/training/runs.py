@@ -70,12 +70,13 @@ class Decisions(_Classified):
     """What `cfnsr.evaluation.predictions` keeps of test `Predictions`; all scores follow from it.
 
     `predicted` and `confidence` (epoch, clip) as there; the confidence is nan in epochs that no
-    rule reports.
+    rule reports. `last_logits` (clip, emotion) of rows whose decisions others combine.
     """
 
     predicted: np.ndarray
     confidence: np.ndarray
     clips: pd.DataFrame
+    last_logits: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments import LightningEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import nn
 
 from cfnsr import cluster
@@ -141,8 +141,12 @@ def _fabric(experiment: Experiment) -> Fabric:
     # how many there are.
     torch.set_num_threads(1)
     # It is one of Dask's tasks, whatever else starts processes on this machine.
-    alone = [LightningEnvironment()]
-    return Fabric("auto", devices=1, precision=experiment.precision, plugins=alone)
+    return Fabric(
+        accelerator="auto",
+        devices=1,
+        precision=experiment.precision,
+        plugins=LightningEnvironment(),
+    )
 
 
 def _loader(

@@ -10,13 +10,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.special import softmax
 from test_scores import all_folds, run
 
 from cfnsr import params
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores, tables, typeset
 from cfnsr.evaluation.selection import RULES, with_epochs
-from cfnsr.models.registry import EXTRA, TABLE_1, TABLE_2
+from cfnsr.models.registry import EXTRA, ROWS, TABLE_1, TABLE_2
 from cfnsr.training.runs import Accuracies, Decisions, write_predictions
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -331,3 +332,16 @@ def test_committed_tables_follow_from_committed_predictions(folder, name, rows, 
     # Which protocol was the one in params.yaml when the table was made, the folder does not say.
     possible = [derived(folder, protocol, rows | EXTRA, tmp_path / name) for protocol in protocols]
     assert (folder / f"{name}.csv").read_text() in possible
+
+
+@pytest.mark.parametrize(("row", "join"), [("averaging", np.mean), ("multiplication", np.prod)])
+def test_late_fusion_follows_from_what_git_keeps_of_the_encoders(row, join):
+    runs = predictions.read(REPOSITORY / "figures/synthetic/predictions/paper")
+    of = {name: {run.fold: run.test for run in runs if run.row == name} for name in ROWS}
+    assert len(of[row]) == 5
+    for fold, fused in of[row].items():
+        parts = [softmax(of[name][fold].last_logits, axis=1) for name in ("video", "audio")]
+        joined = join(parts, axis=0)
+        joined /= joined.sum(axis=1, keepdims=True)
+        np.testing.assert_array_equal(fused.predicted[0], joined.argmax(axis=1))
+        np.testing.assert_allclose(fused.confidence[0], joined.max(axis=1), atol=0.0011)
