@@ -30,6 +30,13 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_notebooks)
 
     command = commands.add_parser(
+        "train", help="train what params.yaml asks for of a group on a fold (a pipeline stage)"
+    )
+    command.add_argument("group", choices=["systems", "ablations"])
+    command.add_argument("fold", type=int)
+    command.set_defaults(run=_train)
+
+    command = commands.add_parser(
         "predictions", help="keep what the runs said of each clip (a pipeline stage)"
     )
     command.set_defaults(run=_predictions)
@@ -128,6 +135,18 @@ def _notebooks(options: argparse.Namespace) -> None:
 
     root = params.repository_root()
     strip(sorted((root / "notebooks").glob("*.ipynb")), root / "build" / "notebooks")
+
+
+def _train(options: argparse.Namespace) -> int:
+    from cfnsr import notebook
+
+    chosen = params.load()
+    runs = Path("runs") / chosen.data / chosen.protocol
+    executed = runs / options.group / f"fold_{options.fold}" / "02_train.ipynb"
+    parameters = ["-p", "group", options.group, "-p", "fold", str(options.fold)]
+    return notebook.main(
+        ["build/notebooks/02_train.ipynb", str(executed), "--if-asked", *parameters]
+    )
 
 
 def _predictions(options: argparse.Namespace) -> None:
