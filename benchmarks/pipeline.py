@@ -1,17 +1,14 @@
 """The pipeline on the control: from nothing, once more, and one fold.
 
-    python benchmarks/pipeline.py [--set row=cfn_sr ...]
+    python benchmarks/pipeline.py [--workers 1 2] [--set row=cfn_sr ...]
 
-In a temporary clone of this repository's last commit, without its DVC cache: `dvc repro`, then the
-same again, which should run nothing, then `dvc exp run -S fold=4`. Seconds of a stage are from its
-"Running stage" to the next one's, as DVC prints them. What a training stage takes beyond the
-training itself (`timing.json` of its run) is its start-up, DVC's own work included.
-
-From nothing it takes about ten minutes on two cores; `--set row=audio` makes it shorter.
+For each number of Dask workers, in a temporary clone of this repository's last commit without its
+DVC cache: what `make repro` runs, the same again, which should run nothing, `dvc exp run -S fold=4`
+after it, which should train nothing, and in another clone one row on one fold. Seconds of a stage
+are from its "Running stage" to the next one's, as DVC prints them.
 """
 
 import argparse
-import json
 import os
 import re
 import subprocess
@@ -31,40 +28,48 @@ _RUNNING = re.compile(r"Running stage '([^']+)'")
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workers", nargs="+", type=int, default=[2, 1])
     parser.add_argument("--set", nargs="*", default=[], help="as of `dvc exp run -S`")
     parser.add_argument("--repository", type=Path, default=REPOSITORY)
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
-    packages = ("dvc", "papermill", "torch")
-    with tempfile.TemporaryDirectory() as folder:
-        clone = Path(folder) / "clone"
-        run(
-            ["git", "clone", "--quiet", str(arguments.repository.resolve()), str(clone)], REPOSITORY
-        )
-        settings = [word for change in arguments.set for word in ("-S", change)]
-        commands = {
-            "from nothing": ["dvc", "exp", "run", *settings] if settings else ["dvc", "repro"],
-            "once more": ["dvc", "repro"],
-            "fold=4": ["dvc", "exp", "run", "-S", "fold=4"],
-        }
-        rows, stages, trained = [], [], {}
-        for name, command in commands.items():
-            idle_pct = report.idle_pct()
-            total_s, of_stage = timed_stages(command, clone)
-            rows.append(
-                {
-                    "case": name,
-                    "command": " ".join(command),
-                    "seconds": round(total_s, 1),
-                    "n_stages_run": len(of_stage),
-                    "idle_before_pct": idle_pct,
-                }
-            )
-            stages += [{"case": name, "stage": stage, "seconds": s} for stage, s in of_stage]
-            # After the first command: what DVC checks out later has no timing.json.
-            trained = trained or training_seconds(clone)
+    settings = [word for change in arguments.set for word in ("-S", change)]
+    one_row = ["dvc", "exp", "run", "-S", "fold=4", "-S", "row=mmtm"]
+    rows: list[dict[str, Any]] = []
+    stages: list[dict[str, Any]] = []
+    for n_workers in arguments.workers:
+        cluster = [sys.executable, "-m", "cfnsr", "cluster", "--workers", str(n_workers), "--"]
+        everything = ["dvc", "exp", "run", *settings] if settings else ["dvc", "repro"]
+        with tempfile.TemporaryDirectory() as folder:
+            clones = [Path(folder) / name for name in ("whole", "part")]
+            for clone in clones:
+                source = str(arguments.repository.resolve())
+                run(["git", "clone", "--quiet", source, str(clone)], REPOSITORY)
+            for name, clone, command in (
+                ("from nothing", clones[0], [*cluster, *everything]),
+                ("once more", clones[0], [*cluster, "dvc", "repro"]),
+                ("fold=4 after it", clones[0], ["dvc", "exp", "run", "-S", "fold=4"]),
+                (
+                    "fold=4, row=mmtm",
+                    clones[1],
+                    [*cluster, *["dvc", "exp", "run", "-S", "fold=4", "-S", "row=mmtm"]],
+                ),
+            ):
+                idle_pct = report.idle_pct()
+                total_s, of_stage = timed_stages(command, clone)
+                case = {"n_workers": n_workers, "case": name}
+                rows.append(
+                    case
+                    | {
+                        "seconds": round(total_s, 1),
+                        "n_stages_run": len(of_stage),
+                        "idle_before_pct": idle_pct,
+                    }
+                )
+                stages += [case | {"stage": stage, "seconds": s} for stage, s in of_stage]
+    packages = ("dvc", "distributed", "papermill", "torch")
     report.write("pipeline", rows, packages, arguments.output)
-    report.write("pipeline_stages", by_kind(stages, trained), packages, arguments.output)
+    report.write("pipeline_stages", by_kind(stages), packages, arguments.output)
 
 
 def run(command: list[str], folder: Path) -> None:
@@ -100,36 +105,17 @@ def stage_seconds(lines: Iterable[tuple[float, str]], total_s: float) -> list[tu
     return [(stage, end - at) for (at, stage), end in zip(starts, ends, strict=True)]
 
 
-def training_seconds(clone: Path) -> dict[str, float]:
-    """Seconds of training, all seeds, by the stage that did it."""
-    seconds: dict[str, float] = {}
-    for path in sorted(clone.glob("runs/synthetic/*/*/fold_*/seed_*/timing.json")):
-        row, fold = path.parts[-4], path.parts[-3].removeprefix("fold_")
-        name = f"{row}-{fold}"
-        seconds[name] = seconds.get(name, 0.0) + json.loads(path.read_text())["seconds"]
-    return seconds
-
-
-def by_kind(stages: list[dict[str, Any]], trained: dict[str, float]) -> list[dict[str, Any]]:
-    """One line a kind of stage (`fusion@cfn_sr`, all folds) of the first command."""
+def by_kind(stages: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """One line per kind of stage (all folds of `train`) and number of workers, from nothing."""
     if not stages:
         return []
     table = pd.DataFrame(stages)
-    table = table[table["case"] == table["case"].iloc[0]]
-    table["training_s"] = table["stage"].str.partition("@")[2].map(trained)
-    table["start_up_s"] = table["seconds"] - table["training_s"]
-    table["kind"] = table["stage"].str.replace(r"-\d+$", "", regex=True)
-    kinds = table.groupby("kind", sort=False).agg(
-        n=("stage", "size"),
-        seconds=("seconds", "sum"),
-        training_s=("training_s", "sum"),
-        n_trained=("training_s", "count"),
-        start_up_s_median=("start_up_s", "median"),
-        start_up_s_max=("start_up_s", "max"),
+    table = table[table["case"] == "from nothing"]
+    table["kind"] = table["stage"].str.replace(r"@.*", "", regex=True)
+    kinds = table.groupby(["n_workers", "kind"], sort=False).agg(
+        n=("stage", "size"), seconds=("seconds", "sum")
     )
-    share = 100 * kinds["seconds"] / kinds["seconds"].sum()
-    kinds.insert(2, "share_pct", share)
-    return kinds.round(2).reset_index().to_dict("records")
+    return kinds.round(1).reset_index().to_dict("records")
 
 
 if __name__ == "__main__":

@@ -30,6 +30,7 @@ import argparse
 import contextlib
 import gc
 import io
+import os
 import sys
 import types
 from collections.abc import Callable
@@ -41,10 +42,10 @@ import report
 import torch
 from torch import Tensor, nn
 
+from cfnsr.cluster import ENVIRONMENT
 from cfnsr.models.base import N_EMOTIONS, Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model
-from cfnsr.training.memory import keep_freed
 
 #: Dense TFLOP/s of bfloat16, of TF32, in which cuDNN convolves float32 by default, of float32.
 PEAK_TFLOPS = {"H100": (989, 495, 67), "H200": (989, 495, 67), "A100": (312, 156, 19.5)}
@@ -77,8 +78,8 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     arguments = parser.parse_args()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if arguments.keep_memory:
-        keep_freed()
+    if arguments.keep_memory and not ENVIRONMENT.items() <= os.environ.items():
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | ENVIRONMENT)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(1)

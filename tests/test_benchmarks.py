@@ -269,28 +269,32 @@ def test_stages_are_timed_by_what_dvc_prints(pipeline):
     assert pipeline.stage_seconds(lines[:1], 2.0) == []
 
 
-def test_start_up_is_what_a_stage_takes_beyond_its_training(pipeline):
+def test_stages_of_a_kind_are_added_up(pipeline):
     stages = [
-        {"case": "a", "stage": "dataset", "seconds": 2.0},
-        {"case": "a", "stage": "fusion@cfn_sr-1", "seconds": 6.0},
-        {"case": "a", "stage": "fusion@cfn_sr-2", "seconds": 5.0},
-        {"case": "b", "stage": "fusion@cfn_sr-2", "seconds": 50.0},
+        {"n_workers": 2, "case": "from nothing", "stage": "dataset", "seconds": 2.0},
+        {"n_workers": 2, "case": "from nothing", "stage": "train@1", "seconds": 6.0},
+        {"n_workers": 2, "case": "from nothing", "stage": "train@2", "seconds": 5.0},
+        {"n_workers": 2, "case": "once more", "stage": "train@2", "seconds": 50.0},
     ]
-    dataset, fusion = pipeline.by_kind(stages, {"cfn_sr-1": 4.0, "cfn_sr-2": 3.5})
-    assert (dataset["kind"], dataset["n_trained"], dataset["seconds"]) == ("dataset", 0, 2.0)
-    assert (fusion["kind"], fusion["n"], fusion["seconds"]) == ("fusion@cfn_sr", 2, 11.0)
-    assert (fusion["start_up_s_median"], fusion["start_up_s_max"]) == (1.75, 2.0)
-    assert fusion["share_pct"] == pytest.approx(84.62)
+    dataset, train = pipeline.by_kind(stages)
+    assert (dataset["kind"], dataset["n"], dataset["seconds"]) == ("dataset", 1, 2.0)
+    assert (train["kind"], train["n"], train["seconds"]) == ("train", 2, 11.0)
 
 
 def test_a_clone_is_timed_from_nothing_and_once_more(tmp_path):
     program = tmp_path / "bin" / "dvc"
     program.parent.mkdir()
-    program.write_text("#!/bin/sh\n[ -e ran ] || echo \"Running stage 'plan':\"\ntouch ran\n")
+    program.write_text("#!/bin/sh\n[ -e ran ] || echo \"Running stage 'dataset':\"\ntouch ran\n")
     program.chmod(0o755)
     path = f"{program.parent}{os.pathsep}{os.environ['PATH']}"
     command = [sys.executable, str(BENCHMARKS / "pipeline.py"), "--output", str(tmp_path)]
+    command += ["--workers", "1"]
     subprocess.run(command, check=True, env=os.environ | {"PATH": path}, capture_output=True)
     table = pd.read_csv(tmp_path / "pipeline.csv").set_index("case")
-    assert table["n_stages_run"].to_dict() == {"from nothing": 1, "once more": 0, "fold=4": 0}
-    assert pd.read_csv(tmp_path / "pipeline_stages.csv")["kind"].tolist() == ["plan"]
+    assert table["n_stages_run"].to_dict() == {
+        "from nothing": 1,
+        "once more": 0,
+        "fold=4 after it": 0,
+        "fold=4, row=mmtm": 1,
+    }
+    assert pd.read_csv(tmp_path / "pipeline_stages.csv")["kind"].tolist() == ["dataset"]
