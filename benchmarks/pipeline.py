@@ -49,11 +49,7 @@ def main() -> None:
                 ("from nothing", clones[0], [*cluster, *everything]),
                 ("once more", clones[0], [*cluster, "dvc", "repro"]),
                 ("fold=4 after it", clones[0], ["dvc", "exp", "run", "-S", "fold=4"]),
-                (
-                    "fold=4, row=mmtm",
-                    clones[1],
-                    [*cluster, *["dvc", "exp", "run", "-S", "fold=4", "-S", "row=mmtm"]],
-                ),
+                ("fold=4, row=mmtm", clones[1], [*cluster, *one_row]),
             ):
                 idle_pct = report.idle_pct()
                 total_s, of_stage = timed_stages(command, clone)
