@@ -9,6 +9,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 repro: .git $(STAMP)
 	python -m cfnsr cluster -- dvc repro
+	@python -m cfnsr compare | tail -n 1
 
 test: $(STAMP)
 	pytest -m "not slow"

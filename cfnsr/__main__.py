@@ -2,6 +2,7 @@
 
 import argparse
 import csv
+import json
 import os
 import sys
 from pathlib import Path
@@ -40,6 +41,24 @@ def main(arguments: list[str] | None = None) -> int:
         "predictions", help="keep what the runs said of each clip (a pipeline stage)"
     )
     command.set_defaults(run=_predictions)
+
+    command = commands.add_parser(
+        "compare",
+        help="compare the predictions here with published ones",
+        description="Exit status: 0 reproduced, 1 bad input, 2 wrong usage, 3 not reproduced.",
+    )
+    command.add_argument(
+        "revision", nargs="?", default="HEAD", metavar="REVISION", help="of git; default: HEAD"
+    )
+    command.add_argument(
+        "--against", type=Path, metavar="FOLDER", help="predictions in place of a revision's"
+    )
+    command.add_argument("--data", help="default: of params.yaml")
+    command.add_argument("--protocol", help="default: of params.yaml")
+    form = command.add_mutually_exclusive_group()
+    form.add_argument("--all", action="store_true", help="every rule, not the worst of each row")
+    form.add_argument("--json", action="store_true", help="print json instead of a table")
+    command.set_defaults(run=_compare)
 
     command = commands.add_parser(
         "architecture", help="draw CFN-SR from the built network (a pipeline stage)"
@@ -154,6 +173,34 @@ def _predictions(options: argparse.Namespace) -> None:
 
     runs = predictions.keep(params.load(), params.repository_root())
     print(f"{len(runs)} runs of {len({run.row for run in runs})} systems kept")
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from cfnsr.evaluation import predictions, reproduction
+
+    chosen, repository = params.load(), params.repository_root()
+    data, protocol = options.data or chosen.data, options.protocol or chosen.protocol
+    folder = repository / "figures" / data / "predictions" / protocol
+    for needed in filter(None, (folder, options.against)):
+        if not needed.is_dir():
+            raise InputError(
+                f"no {needed}; make it with `dvc repro`, or take other --data or --protocol"
+            )
+    if options.against:
+        there = predictions.read(options.against)
+    else:
+        there = reproduction.published(repository, options.revision, data, protocol)
+    found = reproduction.compare(predictions.read(folder), there)
+    if not options.against and (files := reproduction.changed_code(repository, options.revision)):
+        found.explanations.append(f"code: {len(files)} files differ, {files[0]} first")
+    against = str(options.against or options.revision)
+    if options.json:
+        about = {"data": data, "protocol": protocol, "against": against}
+        print(json.dumps(about | found.as_dict(), indent=1))
+    else:
+        print(reproduction.report(found, options.all))
+        print(f"figures/{data}, {protocol}, against {against}: {reproduction.summary(found)}")
+    return 0 if found.reproduced else 3
 
 
 def _architecture(options: argparse.Namespace) -> None:

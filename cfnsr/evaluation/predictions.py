@@ -246,13 +246,15 @@ def _clip_lines(run: Run, kept: list[int]) -> pd.DataFrame:
         seed=run.seed,
         predicted=[line.tobytes().decode() for line in digits],
         confidence=[" ".join(map("{:.3f}".format, line)) for line in confidence],
-        logits=_hexadecimal(run) if run.row in _COMBINED else "",
+        logits=_last_logits(run) if run.row in _COMBINED else "",
     )
 
 
-def _hexadecimal(run: Run) -> list[str]:
-    assert isinstance(run.test, Predictions)
-    return [line.astype("<f2").tobytes().hex() for line in run.test.logits[-1]]
+def _last_logits(run: Run) -> list[str] | str:
+    """Of each clip, in hexadecimal digits; empty where an older file did not keep them."""
+    said = run.test
+    logits = said.logits[-1] if isinstance(said, Predictions) else said.last_logits
+    return "" if logits is None else [line.astype("<f2").tobytes().hex() for line in logits]
 
 
 def _decisions(lines: pd.DataFrame, kept: list[int]) -> Decisions:
