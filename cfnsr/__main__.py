@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         dest="trained",
         type=Path,
         metavar="FOLDER",
-        help="runs/<data>/<protocol>/<row>/fold_<k>/seed_<s>; CFN-SR of params.yaml's first fold",
+        help="a run's folder, runs/…/seed_<s>; default: CFN-SR of params.yaml's first fold",
     )
     command.add_argument(
         "--landmarks",

@@ -204,8 +204,9 @@ def finished(
 ) -> Iterator[tuple[int, Result | Exception]]:
     """Each job's position and what `work` returns for it, or the error that it raises.
 
-    They come as they finish, spread over the workers of `connect`. A job whose workers die has
-    a `distributed.KilledWorker`; the others are not concerned.
+    They come as they finish, spread over the workers of `connect`. A job whose workers die is tried
+    again alone, since a worker has several; if that worker dies too, its error is a
+    `distributed.KilledWorker`.
 
     Args:
         work: a function of a module, since workers find it by its name.
@@ -214,14 +215,21 @@ def finished(
     if alone or len(jobs) < 2:
         yield from enumerate(map(work, jobs))
         return
-    from distributed import as_completed
+    from distributed import KilledWorker, as_completed
 
     with connect() as client:
-        futures = client.map(work, jobs, pure=False)
-        position = {future: i for i, future in enumerate(futures)}
-        for future in as_completed(futures):
+        position = {client.submit(work, job, pure=False): i for i, job in enumerate(jobs)}
+        suspects = []
+        for future in as_completed(position):
             error = future.exception()
-            yield position[future], future.result() if error is None else error
+            if isinstance(error, KilledWorker):
+                suspects.append(position[future])
+            else:
+                yield position[future], future.result() if error is None else error
+        for i in suspects:
+            future = client.submit(work, jobs[i], pure=False)
+            error = future.exception()
+            yield i, future.result() if error is None else error
 
 
 def serve(cluster: Any, command: Sequence[str]) -> int:

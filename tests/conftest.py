@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+from cfnsr.cluster import environment
+
+# As workers have it, so that equal work gives equal bytes here; before numpy is loaded.
+os.environ.update(environment(same_bits=True))
+
 import av
 import numpy as np
 import pandas as pd

@@ -261,11 +261,11 @@ def test_stages_are_timed_by_what_dvc_prints(pipeline):
         (0.5, "'plan' didn't change, skipping\n"),
         (1.0, "Running stage 'dataset':\n"),
         (1.1, "> python -m cfnsr dataset\n"),
-        (3.0, "Running stage 'encoders@video-1':\n"),
-        (9.0, "Running stage 'fusion@cfn_sr-1':\n"),
+        (3.0, "Running stage 'train@1':\n"),
+        (9.0, "Running stage 'ablations@1':\n"),
     ]
     stages = pipeline.stage_seconds(lines, 12.5)
-    assert stages == [("dataset", 2.0), ("encoders@video-1", 6.0), ("fusion@cfn_sr-1", 3.5)]
+    assert stages == [("dataset", 2.0), ("train@1", 6.0), ("ablations@1", 3.5)]
     assert pipeline.stage_seconds(lines[:1], 2.0) == []
 
 

@@ -16,7 +16,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -169,6 +169,8 @@ def preprocess(
         raise InputError(_complaint(rejected, len(files), output))
     for job in jobs:
         job.result.unlink(missing_ok=True)
+    with suppress(OSError):  # another source may be under way
+        scratch.rmdir()
     return index
 
 

@@ -26,7 +26,7 @@ from cfnsr.figures.style import save
 from cfnsr.models.registry import REFERENCE
 from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
 from cfnsr.params import Params
-from cfnsr.training.runs import read_run
+from cfnsr.training.runs import read_run, run_folder
 from cfnsr.training.trained import Trained, Viewed, load_trained
 
 FIGURES = ("attention", "timeline")
@@ -94,14 +94,13 @@ def default_run(params: Params, repository: Path) -> Path:
         InputError: it is not trained.
     """
     fold, seed = params.folds[0], params.seeds[0]
-    folder = Path("runs") / params.data / params.protocol / REFERENCE / f"fold_{fold}"
-    if not (repository / folder / f"seed_{seed}").is_dir():
+    folder = run_folder(Path("runs") / params.data / params.protocol, REFERENCE, fold, seed)
+    if not (repository / folder).is_dir():
         raise InputError(
-            f"no trained network: {folder / f'seed_{seed}'} is not there; train it with "
-            f"`dvc repro fusion@cfn_sr-{fold}` (or all with `make repro`), or name another with "
-            "--run"
+            f"no trained network: {folder} is not there; train it with `dvc repro train@{fold}`, or "
+            "all with `make repro`, or name another with --run"
         )
-    return repository / folder / f"seed_{seed}"
+    return repository / folder
 
 
 def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
@@ -109,7 +108,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
 
     Args:
         clip: a video with sound, of any length.
-        run: `runs/<data>/<protocol>/<row>/fold_<k>/seed_<s>`.
+        run: `runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>`.
         landmarks: OpenFace's csv of the clip's 68 points; without it the face is looked for.
 
     Raises:

@@ -196,7 +196,8 @@ def _train(task: Task, before: Sequence[None]) -> None:
 
 def _cost(task: Task) -> int:
     """How long a training takes, roughly: those that see take ten times as long an epoch."""
-    return task.n_epochs * (10 if find(task.row).uses_video else 1)
+    system = find(task.row)
+    return task.n_epochs * (10 if system.uses_video and not system.combines else 1)
 
 
 class _Progress:

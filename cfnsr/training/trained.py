@@ -191,7 +191,7 @@ class Viewed:
 
 
 def load_trained(folder: Path, device: torch.device | str | None = None) -> Trained:
-    """Rebuild the model of one run, `runs/<data>/<protocol>/<row>/fold_<k>/seed_<s>`.
+    """Rebuild the model of one run, see `cfnsr.training.runs`.
 
     Its size, switches, preprocessing and scaling are those of run.json, not of params.yaml.
 
@@ -266,5 +266,5 @@ def _no_run(folder: Path, missing: str) -> InputError:
     hint = f"; did you mean {seeds[0]}?" if seeds else ", as `dvc repro` leaves it"
     return InputError(
         f"{folder} holds no {missing}; expected a trained run, "
-        f"runs/<data>/<protocol>/<row>/fold_<k>/seed_<s>{hint}"
+        f"runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>{hint}"
     )

@@ -191,10 +191,10 @@ def test_every_actor_and_emotion_stays_inside_the_frame():
         look, rng = control._look(take.actor, CLIPS), np.random.default_rng(take.actor)
         time_s = np.arange(48) / control.FRAME_RATE_HZ
         expression = control._expression(cue(take, CLIPS), time_s, rng)
-        faces = control.synthetic_face.landmarks(look, expression)
+        faces = control.faces.landmarks(look, expression)
         poses = control._poses(look, time_s, rng)
         for face, pose in zip(faces, poses, strict=True):
-            pixels = control.synthetic_face.place(face, look, pose)
+            pixels = control.faces.place(face, look, pose)
             assert np.all((pixels >= 0) & (pixels < (FRAME_WIDTH, FRAME_HEIGHT)))
 
 

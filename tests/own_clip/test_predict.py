@@ -90,7 +90,7 @@ def drawn_runs(clips_root, tmp_path_factory):
 
 @pytest.fixture
 def repository(runs, monkeypatch):
-    folder = runs["cfn_sr"].parents[5]
+    folder = runs["cfn_sr"].parents[6]
     assert (folder / "params.yaml").exists()
     monkeypatch.chdir(folder)
     return folder
@@ -344,7 +344,7 @@ def test_without_a_trained_network_the_command_that_trains_one_is_named(
     (tmp_path / "params.yaml").write_text("fold: 3\nsynthetic: {clips: {}}\n")
     monkeypatch.chdir(tmp_path)
     assert main(["predict", str(clip[0])]) == 1
-    assert "`dvc repro fusion@cfn_sr-3`" in capsys.readouterr().err
+    assert "`dvc repro train@3`" in capsys.readouterr().err
 
 
 def test_a_real_clip_gets_probabilities_from_its_found_face(

@@ -192,7 +192,7 @@ def test_no_byte_depends_on_the_surroundings(random_arrays, tmp_path):
     odd |= {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}
     one = one_epoch(random_arrays, tmp_path / "plain", **plain)
     two = one_epoch(random_arrays, tmp_path / "odd", n_cores=1, **odd)
-    assert {path.parts[0] for path in one} == {"audio", "video"}
+    assert {path.parts[2] for path in one} == {"audio", "video"}
     assert one == two
 
 
@@ -207,7 +207,7 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
     clips, tmp_path, monkeypatch, row
 ):
     for name in ("whole", "killed"):
-        for encoder in ("video", "audio"):
+        for encoder in {"video", "audio"} - {row}:
             run(clips, tmp_path / name, row=encoder)
     run(clips, tmp_path / "whole", row=row)
 

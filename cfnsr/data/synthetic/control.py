@@ -46,7 +46,7 @@ class Cue:
 
     `strength`, 1 or 2, is the take's intensity. Neutral takes, which RAVDESS has in one intensity
     only, draw one, so that strength tells nothing about the emotion. The face shows its emotion in
-    `synthetic_face.CUE_LANDMARKS`.
+    `faces.CUE_LANDMARKS`.
     """
 
     face: int
