@@ -97,8 +97,8 @@ def default_run(params: Params, repository: Path) -> Path:
     folder = run_folder(Path("runs") / params.data / params.protocol, REFERENCE, fold, seed)
     if not (repository / folder).is_dir():
         raise InputError(
-            f"no trained network: {folder} is not there; train it with `dvc repro train@{fold}`, or "
-            "all with `make repro`, or name another with --run"
+            f"no trained network: {folder} is not there; train it with `dvc repro train@{fold}` "
+            "(or all with `make repro`), or name another with --run"
         )
     return repository / folder
 

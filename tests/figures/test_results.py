@@ -126,7 +126,7 @@ def test_rows_of_several_seeds_say_so_and_those_of_one_do_not():
 
 
 def test_long_names_of_rows_with_several_seeds_do_not_run_into_each_other():
-    names = [name for name, row in ROWS.items() if row.alias is None]
+    names = [name for name, row in ROWS.items() if row.alias is None and row.group != "switches"]
     runs = by_row(*[run([4, 6], name, 1, seed) for name in names for seed in (1, 2, 3)])
     figure = results.curves(runs, "title")
     renderer = FigureCanvasAgg(figure).get_renderer()
