@@ -151,4 +151,6 @@ def signed_sqrt(x: Tensor, softness: float = 1e-4) -> Tensor:
 
     At most :math:`\sqrt{\epsilon}` = 0.01 away from the true one; its slope is at most 50.
     """
-    return x.sign() * ((x.abs() + softness).sqrt() - softness**0.5)
+    # torch.sqrt gives other bits on other makes of processor, torch.rsqrt does not.
+    softened = x.abs() + softness
+    return x.sign() * (softened * softened.rsqrt() - softness**0.5)
