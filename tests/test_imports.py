@@ -45,6 +45,10 @@ def test_the_commands_and_the_runner_of_notebooks_load_no_heavy_library():
     assert not found & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}
 
 
+def test_a_fold_whose_runs_are_there_loads_no_library_of_training():
+    assert not loaded("cfnsr.training.grid") & {"torchvision", "lightning_fabric", "av", "librosa"}
+
+
 @pytest.mark.skipif(find_spec("ipywidgets") is not None, reason="ipywidgets is installed")
 def test_no_library_asks_for_ipywidgets_in_a_notebook():
     def printed(*modules):

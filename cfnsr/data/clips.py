@@ -15,7 +15,6 @@ import pandas as pd
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchvision.transforms import v2
 
 from cfnsr.data import motion, summary
 from cfnsr.data.corpora.ravdess import EMOTIONS
@@ -260,6 +259,8 @@ def augmentation(frame_size: int, per_frame: bool = False) -> Augment:
 
     One draw a clip, so that its motion stays the actor's; the release draws anew for every frame.
     """
+    from torchvision.transforms import v2  # 2.5 s that only a training need pay
+
     crop = v2.RandomResizedCrop((frame_size, frame_size), scale=CROP_SCALE)
     whole = torch.empty(1, frame_size, frame_size)
 
@@ -286,6 +287,8 @@ def crop_one_by_one(pictures: Tensor, draws: Tensor) -> Tensor:
         pictures: uint8 (clip, frame, channel, S, S).
         draws: (clip, 1 or frame, 5): a box's top, left, height and width, and whether to flip.
     """
+    from torchvision.transforms.v2 import functional
+
     size = list(pictures.shape[-2:])
     cropped = torch.empty_like(pictures)
     n_draws = draws.shape[1]
@@ -293,7 +296,7 @@ def crop_one_by_one(pictures: Tensor, draws: Tensor) -> Tensor:
         for part, into, (*box, flipped) in zip(
             source.chunk(n_draws), target.chunk(n_draws), of_clip, strict=True
         ):
-            found = v2.functional.resized_crop(part, *box, size=size, antialias=False)
+            found = functional.resized_crop(part, *box, size=size, antialias=False)
             into.copy_(found.flip(-1) if flipped else found)
     return cropped
 

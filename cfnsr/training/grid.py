@@ -13,7 +13,6 @@ from distributed import Client, Future, KilledWorker, as_completed, get_worker
 from tqdm import tqdm
 
 from cfnsr import cluster
-from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import Clips, load_clips
 from cfnsr.errors import InputError
 from cfnsr.models.registry import Group, asked_for, find
@@ -268,6 +267,8 @@ def _make_arrays(row: str, params: Params, repository: Path) -> None:
     """Preprocess anew for a row that changes its settings, unless that is done."""
     if not find(row).preprocess or not is_a_change(find(row), params):
         return
+    from cfnsr.data import preprocess, sources  # 2 s that few rows need
+
     build = repository / "build" / params.data
     output = arrays_folder(row, params, repository)
     settings = changed_by(find(row), params.source).preprocess

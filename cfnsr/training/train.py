@@ -9,13 +9,11 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import torch
-from lightning_fabric import Fabric
-from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from torch import nn
 
 from cfnsr import cluster
@@ -27,6 +25,9 @@ from cfnsr.params import Schedule
 from cfnsr.training import provenance
 from cfnsr.training.experiment import Experiment, start_from
 from cfnsr.training.runs import CLIP_COLUMNS, Predictions, read_run, write_predictions
+
+if TYPE_CHECKING:
+    from lightning_fabric import Fabric
 
 #: Saving the state costs about as much as a small epoch, so it is not done after each of them.
 SAVE_EVERY_S = 20.0
@@ -128,7 +129,11 @@ def is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
     return all(info.get(name) == value for name, value in json.loads(json.dumps(wanted)).items())
 
 
-def _fabric(experiment: Experiment) -> Fabric:
+def _fabric(experiment: Experiment) -> "Fabric":
+    # 1.5 s that a run which is there already need not pay.
+    from lightning_fabric import Fabric
+    from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+
     if experiment.source.training.same_bits and not cluster.has_same_bits():
         raise InputError(
             "same_bits is set, but this process was started without it; train with `dvc repro`, on "
@@ -225,7 +230,7 @@ def _fit_at_once(
 def _fit(
     experiment: Experiment,
     schedule: Schedule,
-    fabric: Fabric,
+    fabric: "Fabric",
     model: EmotionModel,
     loader: Loader,
     held_out: Mapping[str, np.ndarray],
