@@ -46,7 +46,7 @@ def test_the_commands_and_the_runner_of_notebooks_load_no_heavy_library():
 
 
 def test_a_fold_whose_runs_are_there_loads_no_library_of_training():
-    assert not loaded("cfnsr.training.grid") & {"torchvision", "lightning_fabric", "av", "librosa"}
+    assert not loaded("cfnsr.training.grid") & {"torchvision", "lightning_fabric", "librosa"}
 
 
 @pytest.mark.skipif(find_spec("ipywidgets") is not None, reason="ipywidgets is installed")
