@@ -3,14 +3,12 @@
 import sys
 from pathlib import Path
 
-import torch
 from test_train import run, settings
 
 from cfnsr.data.clips import load_clips
 from cfnsr.params import Drawing, Schedule
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
     arrays, output = map(Path, sys.argv[1:])
     brief = Schedule(n_epochs=1, batch_size=32)
     params = settings(video=brief, audio=brief)
