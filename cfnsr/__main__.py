@@ -218,9 +218,12 @@ def _architecture(options: argparse.Namespace) -> None:
 
 
 def _cluster(options: argparse.Namespace) -> int:
-    start = cluster.slurm_cluster if options.slurm else cluster.local_cluster
     same_bits = params.load().source.training.same_bits
-    with start(same_bits, n_workers=options.workers, host=options.host) as started:
+    with (
+        cluster.slurm_cluster(same_bits, options.workers)
+        if options.slurm
+        else cluster.local_cluster(same_bits, n_workers=options.workers, host=options.host)
+    ) as started:
         return cluster.serve(started, options.command)
 
 

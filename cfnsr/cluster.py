@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from cfnsr.errors import InputError
 
 if TYPE_CHECKING:
-    from distributed import Client
+    from distributed import Client, Future
     from distributed.deploy.spec import SpecCluster
 
 Job = TypeVar("Job")
@@ -29,7 +29,7 @@ Result = TypeVar("Result")
 
 ADDRESS = "DASK_SCHEDULER_ADDRESS"
 TERMINAL = "CFNSR_TERMINAL"
-#: How long a cluster may take to give the first worker.
+#: How long a cluster may be without any worker.
 PATIENCE_S = 600
 #: Of each worker. One thread each: several would wait for each other. glibc returns each freed
 #: block to the kernel, which clears its pages anew: at the paper's size a fifth of a training step.
@@ -49,10 +49,16 @@ SAME_BITS = {
     "MKL_CBWR": "COMPATIBLE",
     "OPENBLAS_CORETYPE": "Haswell",
 }
+#: How long a scheduler may take to answer.
+ANSWER_S = 20.0
+NO_WORKERS = "the cluster was left without workers; what is done is kept, so start this again"
 #: Of Dask. A worker that dies may take others' tasks with it, and these are tried again.
 SETTINGS = {
     "distributed.worker.daemon": True,
     "distributed.scheduler.allowed-failures": 3,
+    # Else a worker that takes longer than 15 s to be started again is given up, and no other comes.
+    "distributed.deploy.lost-worker-timeout": "30 days",
+    "distributed.scheduler.no-workers-timeout": f"{PATIENCE_S} s",
     # A host that is cut off is noticed by this; a busy worker answers it, but may not show itself
     # to the scheduler for long.
     "distributed.comm.timeouts.tcp": "15 s",
@@ -117,21 +123,22 @@ def local_cluster(
         "silence_logs": logging.ERROR,
     }
     inherited = environment(same_bits)
-    with dask.config.set(SETTINGS | {"distributed.nanny.pre-spawn-environ": inherited}):
-        return SpecCluster(
-            scheduler={
-                "cls": Scheduler,
-                "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"},
-            },
-            workers={
-                i: {"cls": Nanny, "options": common | {"env": inherited | of_one}}
-                for i, of_one in enumerate(own)
-            },
-            silence_logs=logging.ERROR,
-        )
+    # For good: some are read only when a worker dies.
+    dask.config.set(SETTINGS | {"distributed.nanny.pre-spawn-environ": inherited})
+    return SpecCluster(
+        scheduler={
+            "cls": Scheduler,
+            "options": {"host": host, "port": 0, "dashboard_address": f"{host}:0"},
+        },
+        workers={
+            i: {"cls": Nanny, "options": common | {"env": inherited | of_one}}
+            for i, of_one in enumerate(own)
+        },
+        silence_logs=logging.ERROR,
+    )
 
 
-def slurm_cluster(same_bits: bool, n_workers: int | None = None, host: str | None = None) -> Any:
+def slurm_cluster(same_bits: bool, n_workers: int | None = None) -> Any:
     """Workers as jobs of SLURM, one single-threaded process each.
 
     Partition, time, memory and what else a site asks for are set as dask-jobqueue documents it, in
@@ -150,14 +157,14 @@ def slurm_cluster(same_bits: bool, n_workers: int | None = None, host: str | Non
     import dask
 
     exports = [f"export {name}={value}" for name, value in environment(same_bits).items()]
-    with dask.config.set(SETTINGS):
-        cluster = SLURMCluster(
-            cores=1,
-            processes=1,
-            memory=dask.config.get("jobqueue.slurm.memory") or "4 GB",
-            walltime=dask.config.get("jobqueue.slurm.walltime") or "24:00:00",
-            job_script_prologue=exports,
-        )
+    dask.config.set(SETTINGS)
+    cluster = SLURMCluster(
+        cores=1,
+        processes=1,
+        memory=dask.config.get("jobqueue.slurm.memory") or "4 GB",
+        walltime=dask.config.get("jobqueue.slurm.walltime") or "24:00:00",
+        job_script_prologue=exports,
+    )
     # Not `scale`: a job that ends is replaced.
     cluster.adapt(minimum_jobs=n_workers or 1, maximum_jobs=n_workers or 1)
     return cluster
@@ -167,10 +174,10 @@ def slurm_cluster(same_bits: bool, n_workers: int | None = None, host: str | Non
 def connect(same_bits: bool = True) -> Iterator["Client"]:
     """A client of the cluster that DASK_SCHEDULER_ADDRESS names, or of one of this machine's own.
 
+    Workers that have imported an older state of this package are restarted.
+
     Args:
         same_bits: whether workers of its own have `SAME_BITS`.
-
-    Workers that have imported an older state of this package are restarted.
 
     Raises:
         InputError: nobody answers at that address, or it has no workers.
@@ -183,7 +190,7 @@ def connect(same_bits: bool = True) -> Iterator["Client"]:
             yield client
         return
     try:
-        client = Client(address, timeout=20)
+        client = Client(address, timeout=ANSWER_S)
     except (OSError, TimeoutError, ValueError):
         raise InputError(
             f"{ADDRESS} is {address}, but no scheduler answers there; start one with "
@@ -211,6 +218,9 @@ def finished(
     Args:
         work: a function of a module, since workers find it by its name.
         alone: do all in this process, in order; what `work` raises is raised.
+
+    Raises:
+        InputError: the cluster was left without workers.
     """
     if alone or len(jobs) < 2:
         yield from enumerate(map(work, jobs))
@@ -221,15 +231,25 @@ def finished(
         position = {client.submit(work, job, pure=False): i for i, job in enumerate(jobs)}
         suspects = []
         for future in as_completed(position):
-            error = future.exception()
-            if isinstance(error, KilledWorker):
+            outcome = _outcome(future)
+            if isinstance(outcome, KilledWorker):
                 suspects.append(position[future])
             else:
-                yield position[future], future.result() if error is None else error
+                yield position[future], outcome
         for i in suspects:
-            future = client.submit(work, jobs[i], pure=False)
-            error = future.exception()
-            yield i, future.result() if error is None else error
+            yield i, _outcome(client.submit(work, jobs[i], pure=False))
+
+
+def _outcome(future: "Future[Result]") -> Result | Exception:
+    """What a job returns, or the error that it raises."""
+    from distributed.scheduler import NoWorkerError
+
+    try:
+        return future.result()
+    except NoWorkerError:
+        raise InputError(NO_WORKERS) from None
+    except Exception as error:
+        return error
 
 
 def serve(cluster: Any, command: Sequence[str]) -> int:
@@ -241,9 +261,10 @@ def serve(cluster: Any, command: Sequence[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # not without closing the cluster
     if command:
         with subprocess.Popen(command, env=os.environ | {ADDRESS: address}) as process:
+            signal.signal(signal.SIGTERM, lambda *_: process.terminate())
             with suppress(KeyboardInterrupt):  # the command has it, too
-                return process.wait()
-            return process.wait()
+                process.wait()
+        return process.returncode
     print(f"export {ADDRESS}={shlex.quote(address)}", flush=True)
     print(f"dashboard: {cluster.dashboard_link}", file=sys.stderr)
     with suppress(KeyboardInterrupt):

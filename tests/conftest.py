@@ -100,14 +100,16 @@ def random_arrays(tmp_path_factory):
 def train_row(row, fold, params, clips, runs):
     """Train a row on a fold in this process, once per seed, from what lies in `runs`."""
     # Not at the top: workers that look a test's function up need no torch.
-    from cfnsr.training.experiment import experiments
+    from cfnsr.models.registry import find
+    from cfnsr.training.experiment import Experiment, starting_weights
     from cfnsr.training.runs import read_run, run_folder
     from cfnsr.training.train import train
 
     found = []
-    for experiment in experiments(row, fold, params, clips, runs):
-        folder = run_folder(runs, row, fold, experiment.seed)
-        train(experiment, folder, runs / "scratch")
+    for seed in find(row).seeds(params.seeds):
+        weights = starting_weights(row, fold, seed, params, runs)
+        folder = run_folder(runs, row, fold, seed)
+        train(Experiment(row, fold, seed, params, clips, weights), folder, runs / "scratch")
         found.append(read_run(folder))
     return found
 

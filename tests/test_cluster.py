@@ -4,6 +4,7 @@ import subprocess
 import sys
 import time
 
+import dask
 import psutil
 import pytest
 from conftest import REPOSITORY
@@ -86,6 +87,22 @@ def test_a_worker_that_has_imported_older_code_is_started_anew(connected, monkey
         assert not set(client.run(os.getpid).values()) & before
 
 
+def test_dask_s_settings_hold_as_long_as_the_cluster(workers):
+    # By default workers that start anew for longer than 15 s would be given up one by one.
+    assert {name: dask.config.get(name) for name in cluster.SETTINGS} == cluster.SETTINGS
+
+
+def test_a_cluster_that_is_left_without_workers_is_one_line(monkeypatch):
+    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.no-workers-timeout", "1 s")
+    with cluster.local_cluster(True, gpus=[], n_workers=1) as started:
+        monkeypatch.setenv(cluster.ADDRESS, started.scheduler_address)
+        found = cluster.finished(process_id, range(100))
+        next(found)
+        started.scale(0)
+        with pytest.raises(InputError, match="was left without workers"):
+            list(found)
+
+
 def test_each_of_eight_gpus_has_a_worker_that_sees_no_other():
     gpus = [str(i) for i in range(8)]
     with cluster.local_cluster(False, gpus) as started, started.get_client() as client:
@@ -102,6 +119,7 @@ def test_gpus_are_those_that_this_process_may_use(monkeypatch):
 
 def test_an_address_without_a_scheduler_is_one_line(monkeypatch):
     monkeypatch.setenv(cluster.ADDRESS, "tcp://127.0.0.1:9")
+    monkeypatch.setattr(cluster, "ANSWER_S", 1)
     with pytest.raises(InputError, match="no scheduler answers there; start one with"):
         cluster.connect().__enter__()
 
@@ -117,6 +135,16 @@ def test_a_command_is_given_the_address_and_its_status_is_returned():
     printed, _ = process.communicate(timeout=60)
     assert process.returncode == 3
     assert printed.startswith("tcp://127.0.0.1:")
+
+
+def test_a_terminated_cluster_ends_its_command_and_its_workers():
+    process = started("--", sys.executable, "-c", "print('on', flush=True); input()")
+    assert process.stdout.readline() == "on\n"
+    children = psutil.Process(process.pid).children(recursive=True)
+    process.terminate()
+    assert process.wait(timeout=20) == -signal.SIGTERM % 256
+    _, alive = psutil.wait_procs(children, timeout=10)
+    assert not alive
 
 
 def kill_and_see_all_end(process):

@@ -383,7 +383,11 @@ def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
         names = [REFERENCE, *SWITCHES]
     else:
         names = [find(row).alias or row]
-        needs_seeds(names[0], seeds)
+        n_members = find(names[0]).n_members
+        if n_members > len(seeds):
+            raise InputError(
+                f"row {row} takes {n_members} seeds, but seeds is {list(seeds)}; add others"
+            )
     return list(dict.fromkeys(each for name in names for each in _up_to(name)))
 
 
@@ -398,16 +402,3 @@ def reported(row: str, seeds: Sequence[int]) -> list[str]:
 def _up_to(name: str) -> list[str]:
     before = [each for predecessor in find(name).predecessors for each in _up_to(predecessor)]
     return [*before, name]
-
-
-def needs_seeds(name: str, seeds: Sequence[int]) -> None:
-    """Check that there are as many seeds as a row has members.
-
-    Raises:
-        InputError: there are fewer.
-    """
-    n_members = find(name).n_members
-    if n_members > len(seeds):
-        raise InputError(
-            f"row {name} takes {n_members} seeds, but seeds is {list(seeds)}; add others"
-        )

@@ -13,7 +13,7 @@ from torch import nn
 from cfnsr.data.clips import Clips
 from cfnsr.data.corpora.ravdess import Split, split_actors
 from cfnsr.errors import InputError
-from cfnsr.models.registry import Row, find, needs_seeds
+from cfnsr.models.registry import Row, find
 from cfnsr.params import Params, Precision, Schedule, SourceParams
 from cfnsr.training import provenance
 from cfnsr.training.runs import run_folder
@@ -120,22 +120,6 @@ def is_a_change(row: Row, params: Params) -> bool:
         )
         for name, value in changes.items()
     )
-
-
-def experiments(row: str, fold: int, params: Params, clips: Clips, runs: Path) -> list[Experiment]:
-    """A row on a fold, once a seed; a row with members once.
-
-    Args:
-        runs: `runs/<data>/<protocol>`, where that is found which the row starts from.
-
-    Raises:
-        InputError: unknown row, too few seeds, or what it starts from is not trained yet.
-    """
-    needs_seeds(row, params.seeds)
-    return [
-        Experiment(row, fold, seed, params, clips, starting_weights(row, fold, seed, params, runs))
-        for seed in find(row).seeds(params.seeds)
-    ]
 
 
 def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path) -> dict[str, Path]:

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
+from distributed.scheduler import NoWorkerError
 from tqdm import tqdm
 
 from cfnsr import cluster
@@ -174,6 +175,8 @@ def _train_on(client: Client, todo: Sequence[Task], n_wanted: int) -> None:
             "a training's worker died several times, mostly for lack of memory; what is finished "
             "is kept, so free some memory, or start fewer workers, and run this again"
         ) from None
+    except NoWorkerError:
+        raise InputError(cluster.NO_WORKERS) from None
     finally:
         client.unsubscribe_topic(TOPIC)
         client.cancel(list(futures.values()))

@@ -66,11 +66,11 @@ def train(
     """
     started = time.time()
     source, system = experiment.source, experiment.system
-    held_out = _held_out(experiment)
-    fabric = _fabric(experiment)
     info = wanted_info(experiment)
     if is_there(folder, info):
         return
+    held_out = _held_out(experiment)
+    fabric = _fabric(experiment)
     scratch = scratch / provenance.fingerprint(info)
 
     torch.manual_seed(experiment.seed)

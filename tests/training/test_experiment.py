@@ -12,7 +12,7 @@ from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
 from cfnsr.models.resnext import VideoOnly
 from cfnsr.params import Model
-from cfnsr.training.experiment import Experiment, experiments, start_from
+from cfnsr.training.experiment import Experiment, start_from, starting_weights
 
 SMALL = Sizes(Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1)))
 
@@ -102,17 +102,11 @@ def test_only_the_row_that_trains_the_video_encoder_starts_from_the_checkpoint(
     path.write_bytes(b"weights")
     params = settings(pretrained=path)
     for row in ("video", "audio", "erann", "linear", "motion_voice"):
-        (found,) = experiments(row, 1, params, clips, tmp_path)
-        assert found.starts_from == ({"video": path} if row == "video" else {})
+        found = starting_weights(row, 1, 1, params, tmp_path)
+        assert found == ({"video": path} if row == "video" else {})
     for row, system in ROWS.items():
         told = Experiment(row, 1, 1, params, clips).describe()["pretrained_sha256"]
         assert told == (file_hash(path) if system.uses_video else None)
-
-
-def test_a_row_with_members_takes_as_many_seeds(clips, tmp_path):  # noqa: F811
-    params = settings().model_copy(update={"seeds": (4, 5)})
-    with pytest.raises(InputError, match="takes 3 seeds, but seeds is \\[4, 5\\]; add others"):
-        experiments("motion_voice_averaged", 1, params, clips, tmp_path)
 
 
 def test_every_row_hears_what_its_shape_says(clips):  # noqa: F811

@@ -9,7 +9,8 @@ import pytest
 from test_train import settings
 
 from cfnsr import cluster
-from cfnsr.models.registry import SWITCHES, find
+from cfnsr.errors import InputError
+from cfnsr.models.registry import SWITCHES, asked_for, find
 from cfnsr.params import Schedule
 from cfnsr.training import grid
 from cfnsr.training.runs import run_folder
@@ -145,3 +146,8 @@ def test_the_longest_trainings_start_first(repository):
     tasks = grid.tasks(ROWS, 1, brief("mmtm"), repository)
     order = sorted(tasks, key=grid._cost, reverse=True)
     assert [task.row for task in order] == ["video", "mmtm", "audio", "averaging"]
+
+
+def test_a_row_with_members_takes_as_many_seeds():
+    with pytest.raises(InputError, match="takes 3 seeds, but seeds is \\[4, 5\\]; add others"):
+        asked_for("motion_voice_averaged", [4, 5])
