@@ -13,7 +13,7 @@ from pydantic_core import PydanticCustomError
 from cfnsr.data.corpora.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
 from cfnsr.errors import InputError
 
-Source = Literal["synthetic", "ravdess", "ravdess_landmarks"]
+Source = Literal["synthetic", "pointing", "mixture", "ravdess", "ravdess_landmarks"]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=1)]  # 0 stands for a run of several, see `cfnsr.models.registry`
@@ -25,14 +25,34 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class Clips(_Section):
-    """What the synthetic generator writes; see `cfnsr.data.synthetic.control`."""
+class DrawnClips(_Section):
+    """How many clips are drawn: of RAVDESS's 2 repetitions of 2 statements."""
 
     seed: int = 7
     n_repetitions: Annotated[int, Field(ge=1, le=2)] = 1
     n_statements: Annotated[int, Field(ge=1, le=2)] = 1
+
+
+class Clips(DrawnClips):
+    """Face and voice are independent evidence; see `cfnsr.data.synthetic.control`."""
+
     face_reliability: Probability = 0.7
     voice_reliability: Probability = 0.65
+
+
+class PointingClips(DrawnClips):
+    """The voice says which part of the face to believe; see `cfnsr.data.synthetic.pointing`.
+
+    `part_reliability`: how often that part shows the clip's emotion; `pointer_reliability`: how
+    often the voice names the right part. With a `voice_reliability` the voice also shows an
+    emotion, the clip's that often and else any other.
+    """
+
+    n_repetitions: Annotated[int, Field(ge=1, le=2)] = 2
+    n_statements: Annotated[int, Field(ge=1, le=2)] = 2
+    part_reliability: Probability = 0.95
+    pointer_reliability: Probability = 0.95
+    voice_reliability: Probability | None = None
 
 
 class Preprocess(_Section):
@@ -121,9 +141,15 @@ class SourceParams(_Section):
 
 
 class SyntheticParams(SourceParams):
-    """The same of the control, whose clips are made."""
+    """The same where clips are made and face and voice are independent."""
 
     clips: Clips = Clips()
+
+
+class PointingParams(SourceParams):
+    """The same where clips are made and the voice points."""
+
+    clips: PointingClips = PointingClips()
 
 
 class Params(_Section):
@@ -135,6 +161,8 @@ class Params(_Section):
     row: str = "all"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1234,)
     synthetic: SyntheticParams = SyntheticParams()
+    pointing: PointingParams = PointingParams()
+    mixture: PointingParams = PointingParams()
     ravdess: SourceParams = SourceParams()
     ravdess_landmarks: SourceParams = SourceParams()
 
@@ -150,6 +178,11 @@ class Params(_Section):
         """The section of the chosen data source."""
         section: SourceParams = getattr(self, self.data)
         return section
+
+    @property
+    def drawn(self) -> DrawnClips | None:
+        """What is drawn, where the clips of the chosen data source are made."""
+        return getattr(self.source, "clips", None)
 
     @property
     def folds(self) -> tuple[int, ...]:

@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from cfnsr.data.corpora.ravdess import Take, parse_name
-from cfnsr.data.synthetic import control
+from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
 from cfnsr.data.video import choose_frames
 from cfnsr.errors import InputError
 from cfnsr.evaluation.uncertainty import actor_interval
-from cfnsr.params import Clips, Preprocess
+from cfnsr.params import DrawnClips, Preprocess
 
 #: The cue's parts, each drawn as its own hull.
 _PARTS = (
@@ -72,10 +72,10 @@ def face_cue(landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:
 
 
 def voice_cues(
-    takes: Sequence[Take], clips: Clips, token_times_s: np.ndarray, step_s: float
+    takes: Sequence[Take], clips: DrawnClips, token_times_s: np.ndarray, step_s: float
 ) -> np.ndarray:
     """How much of each token's own `step_s` lies in the clip's emotional stretch: (clip, token)."""
-    cues = [control.cue(take, clips) for take in takes]
+    cues = [design.cue(take, clips) for take in takes]
     start_s = np.array([cue.voice_start_s for cue in cues])[:, None]
     end_s = np.array([cue.voice_end_s for cue in cues])[:, None]
     low = np.maximum(token_times_s - step_s / 2, start_s)

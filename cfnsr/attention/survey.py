@@ -248,7 +248,7 @@ def survey_runs(
     overlaps: dict[tuple[str, str, str], list[tuple[Overlap, np.ndarray]]] = {}
     gates: dict[str, tuple[Gate, ...]] = {}
     gate_folds = set()
-    cues = _Cues(study, clip_root) if study.settings.data == "synthetic" else None
+    cues = _Cues(study, clip_root) if study.settings.drawn is not None else None
     actor = study.clips.index["actor"].to_numpy()
     folders = [(row, folder) for row, paths in study.folders.items() for folder in paths]
     for row, folder in tqdm(folders, desc="runs", unit="run", mininterval=5):
@@ -313,9 +313,9 @@ class _Cues:
     """The control's cues of the clips of a study."""
 
     def __init__(self, study: Study, clip_root: Path) -> None:
-        settings = study.settings.synthetic
-        self._clips = settings.clips
-        self._preprocess = settings.preprocess
+        assert study.settings.drawn is not None
+        self._clips = study.settings.drawn
+        self._preprocess = study.settings.source.preprocess
         self._takes = takes_of(study.clips.index)
         self._folder = clip_root / "landmarks"
         self._faces: dict[int, np.ndarray] = {}

@@ -10,7 +10,7 @@ from tqdm import tqdm
 
 from cfnsr.data import download
 from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, parse_name
-from cfnsr.data.synthetic import control
+from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.params import Params, Source, checkout_of
 
@@ -19,10 +19,10 @@ def _root_of(params: Params, repository: Path) -> Path:
     """The folder with `Actor_XX/` and `landmarks/`: `root` of params.yaml, or data/<source>.
 
     A queued experiment uses those of the checkout that queued it, and downloads nothing again. Only
-    the control, which takes seconds, it writes anew: others may ask for other clips meanwhile.
+    what is drawn, which takes seconds, it writes anew: others may ask for other clips meanwhile.
     """
     root = params.source.root
-    if root is None and params.data == "synthetic":
+    if root is None and params.drawn is not None:
         return repository / "data" / params.data
     checkout = checkout_of(repository)
     return checkout / "data" / params.data if root is None else checkout / root.expanduser()
@@ -47,10 +47,10 @@ def provide(params: Params, repository: Path) -> Path:
                 f"{params.data}.root: {root} is no folder; expected the one that holds Actor_01 "
                 "to Actor_24 and landmarks (or null to have the data made or downloaded)"
             )
-    elif params.data == "synthetic":
-        control.write_dataset(root, params.synthetic.clips)
-    else:
+    elif params.data == "ravdess" or params.data == "ravdess_landmarks":
         download.fetch(download.archives(params.data), root)
+    elif params.drawn is not None:
+        recording.write_dataset(root, params.drawn)
     return root
 
 

@@ -24,6 +24,8 @@ RunsByRow = Mapping[str, Sequence[Run]]
 
 DATA_LABELS: dict[Source, str] = {
     "synthetic": "synthetic control",
+    "pointing": "pointing control",
+    "mixture": "mixed control",
     "ravdess": "RAVDESS",
     "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
 }
@@ -258,12 +260,10 @@ def ceilings(params: Params) -> pd.DataFrame:
     Columns: modality, ceiling_pct, chance_pct. Only the synthetic control has known ceilings.
     """
     known: Mapping[str, float] = {}
-    if params.data == "synthetic":
-        from cfnsr.data.synthetic import (
-            control,  # loads OpenCV and PyAV, which tables of real data need not
-        )
+    if params.drawn is not None:
+        from cfnsr.data.synthetic import design  # loads OpenCV, which tables of real data need not
 
-        known = control.ceilings(params.synthetic.clips)
+        known = design.ceilings(params.drawn)
     return pd.DataFrame(
         {
             "modality": name,

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cfnsr.data import audio
-from cfnsr.data.synthetic import control
+from cfnsr.data.synthetic import design
 from cfnsr.evaluation import tables
 from cfnsr.attention.maps import rollout, uniform_rollout, video_regions
 from cfnsr.figures import attention_effects, attention_maps
@@ -56,9 +56,9 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
     if media is not None:
         waveform = audio.read_window(media, settings)
         title = f"{title}; {_label(look, chosen[0], ', ')}"
-        if study.settings.data == "synthetic":
+        if study.settings.drawn is not None:
             (take,) = takes_of(look.index.iloc[chosen])
-            cue = control.cue(take, study.settings.synthetic.clips)
+            cue = design.cue(take, study.settings.drawn)
             stretch_s = cue.voice_start_s, cue.voice_end_s
     else:
         title = f"{title}; mean of {len(chosen)} clips"
@@ -168,7 +168,7 @@ def localisation(study: Study, survey: Survey, title: str) -> Figure:
     if survey.localisation.empty:
         sentence = (
             "Where the cue is, only the control's generator knows."
-            if study.settings.data != "synthetic"
+            if study.settings.drawn is None
             else "No row with a map that says where was trained: params.yaml leaves them out."
         )
         return attention_effects.nothing(sentence, title)
@@ -211,7 +211,7 @@ def _still(map_: Located) -> str:
 
 
 def _is_nobody(study: Study) -> bool:
-    return study.settings.data == "synthetic"
+    return study.settings.drawn is not None
 
 
 def _same_fold(study: Study, look: Look) -> str:

@@ -1,1 +1,1 @@
-"""The synthetic control: clips that are made, so that their best possible accuracy is known."""
+"""Clips that are made: drawn faces and synthetic voices of which everything is known."""

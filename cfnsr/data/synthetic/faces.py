@@ -63,6 +63,16 @@ EXPRESSIONS = {
 }
 
 
+def composed(upper: int, lower: int) -> Expression:
+    """One emotion's brows and eyes over another's mouth."""
+    mouth = {
+        name: value
+        for name, value in EXPRESSIONS[lower]._asdict().items()
+        if name.startswith("mouth_")
+    }
+    return EXPRESSIONS[upper]._replace(**mouth)
+
+
 @dataclass(frozen=True)
 class Look:
     """What stays the same in all takes of an actor: colours, proportions, place in the frame."""

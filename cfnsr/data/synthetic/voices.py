@@ -1,5 +1,6 @@
-"""A synthetic voice: a glottal source through formants, with one emotional stretch in it."""
+"""A synthetic voice: a glottal source through formants, with emotional stretches in it."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
@@ -46,6 +47,19 @@ TIMBRES = {
     7: Timbre(480, 1250, 1650, 0.3, 0.05, 0.0),
     8: Timbre(900, 1500, 3100, -0.2, 0.3, 0.0),
 }
+#: Two more, of no emotion, that name a part of the face.
+POINTERS = {
+    "upper": Timbre(350, 1900, 2400, -0.5, 0.02, 0.0),
+    "lower": Timbre(850, 1150, 2000, 0.85, 0.02, 0.0),
+}
+
+
+class Stretch(NamedTuple):
+    """When the voice has a timbre."""
+
+    timbre: Timbre
+    start_s: float
+    end_s: float
 
 
 @dataclass(frozen=True)
@@ -65,21 +79,21 @@ class Speaker:
 
 def speak(
     speaker: Speaker,
-    timbre: Timbre,
-    stretch_s: tuple[float, float],
+    stretches: Sequence[Stretch],
     duration_s: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """The waveform, shape (n_samples,), in -1 to 1: `timbre` in the stretch, CARRIER around it."""
+    """The waveform, shape (n_samples,), in -1 to 1: CARRIER around the stretches."""
     time_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     vibrato = 1 + 0.06 * _swing(time_s, rng.uniform(0.6, 1.2), rng)
     cycles = np.cumsum(speaker.pitch_hz * vibrato) / SAMPLE_RATE_HZ
     glottis = 2 * (cycles % 1) - 1
     noise = rng.standard_normal(len(time_s))
-    emotional = _fade(time_s, stretch_s)
-    tremor = 1 - timbre.tremor * np.sin(np.pi * _TREMOR_HZ * time_s) ** 2
-    voiced = (1 - emotional) * _resonate(glottis, noise, CARRIER, speaker)
-    voiced += emotional * tremor * _resonate(glottis, noise, timbre, speaker)
+    shares = [_fade(time_s, (start_s, end_s)) for _, start_s, end_s in stretches]
+    voiced = (1 - sum(shares)) * _resonate(glottis, noise, CARRIER, speaker)
+    for (timbre, _, _), share in zip(stretches, shares, strict=True):
+        tremor = 1 - timbre.tremor * np.sin(np.pi * _TREMOR_HZ * time_s) ** 2
+        voiced += share * tremor * _resonate(glottis, noise, timbre, speaker)
     syllables = 0.7 + 0.3 * _swing(time_s, rng.uniform(3.5, 4.5), rng)
     waveform = 0.1 * voiced * syllables * _fade(time_s, SPEECH_S) + 0.001 * noise
     return np.clip(waveform, -1, 1).astype(np.float32)

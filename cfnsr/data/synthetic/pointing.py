@@ -1,0 +1,121 @@
+"""The control in which the voice says which part of the face tells the truth.
+
+Brows and eyes show one emotion, the mouth another; one of the two parts, each as often as the
+other, shows the clip's. The voice names that part. So neither the face nor the voice alone, nor
+what they say added up, can settle the emotion: the one must be read in the light of the other.
+In the mixture the voice also shows an emotion of its own, see `params.PointingClips`.
+"""
+
+from dataclasses import astuple
+from functools import lru_cache
+
+import numpy as np
+
+from cfnsr.data.corpora.ravdess import EMOTIONS, Take
+from cfnsr.data.synthetic.cues import Cue, Delivery, Part, even_lots, takes
+from cfnsr.data.synthetic.faces import Array
+from cfnsr.params import PointingClips
+
+_N = len(EMOTIONS)
+
+
+def cue(take: Take, clips: PointingClips) -> Cue:
+    """What the take's clip shows, the same in every process.
+
+    Raises:
+        KeyError: `takes(clips)` does not have that take.
+    """
+    return Cue(*_shown(clips)[take], *astuple(Delivery.draw_lots(take, clips)))
+
+
+def true_part(take: Take, clips: PointingClips) -> Part:
+    """The part of the face that the voice would name if it never erred.
+
+    Raises:
+        KeyError: `takes(clips)` does not have that take.
+    """
+    return _part(_lots(clips)[take][0])
+
+
+def ceilings(clips: PointingClips) -> dict[str, float]:
+    r"""The best possible accuracy in percent from `video`, `audio`, both `added` and `audio_video`.
+
+    Of emotion e, true part t, upper and lower emotion u and l, named part n and the voice's own
+    emotion v, the clip shows u, l, n and v, with
+
+        P(e, t, u, l, n, v) = P(e) 1/2 P(shown | e) 1/7 P(n | t) P(v | e),
+
+    where `shown` is u or l as t says and the other is any of the seven others. No classifier beats
+    100 sum max_e P(e, what it is given).
+
+    `added` are rules that decide for the largest f_e(u, l) + g_e(n, v), with any f and g. Take a
+    face (u, l) = (a, b) for which two different emotions should be answered as the voice names
+    the upper or the lower part. For that g_b - g_a must be larger with the lower part named; but
+    for the mirrored face (b, a) it must be smaller, and since mirroring leaves all probabilities
+    as they are, the two faces are worth the same. So a rule gains at most half of what knowing
+    the part is worth: `added` is halfway between not being told the part and being told.
+    """
+    codes = [take.emotion_index for take in takes(clips)]
+    prior = np.bincount(codes, minlength=_N) / len(codes)
+    shown = _reliable(clips.part_reliability)
+    other = (1 - np.eye(_N)) / (_N - 1)
+    upper = np.einsum("e,eu,ul->eul", prior, shown, other) / 2
+    faces = np.stack([upper, upper.transpose(0, 2, 1)])  # (true part, e, u, l)
+    named = np.array(
+        [
+            [clips.pointer_reliability, 1 - clips.pointer_reliability],
+            [1 - clips.pointer_reliability, clips.pointer_reliability],
+        ]
+    )
+    voice = _reliable(1 / _N if clips.voice_reliability is None else clips.voice_reliability)
+    joint = np.einsum("teul,tn,ev->eulnv", faces, named, voice)
+    best = {
+        "video": joint.sum(axis=(3, 4)),
+        "audio": joint.sum(axis=(1, 2)),
+        "added": joint.sum(axis=3),
+        "audio_video": joint,
+    }
+    pct = {name: 100 * float(table.max(axis=0).sum()) for name, table in best.items()}
+    return pct | {"added": (pct["added"] + pct["audio_video"]) / 2}
+
+
+@lru_cache(maxsize=4)
+def _lots(clips: PointingClips) -> dict[Take, Array]:
+    lots: dict[Take, Array] = {}
+    for emotion in range(1, _N + 1):
+        lots |= even_lots(clips, emotion, 5)
+    return lots
+
+
+@lru_cache(maxsize=4)
+def _shown(clips: PointingClips) -> dict[Take, tuple[int, int, int | None, Part]]:
+    """Upper, lower and the voice's emotion, and the part that is named."""
+    found = {}
+    for take, (which, truth, other, named, own) in _lots(clips).items():
+        shown = _drawn(take.emotion, truth, clips.part_reliability)
+        decoy = _drawn(shown, other, 0)
+        part = _part(which)
+        upper, lower = (shown, decoy) if part == "upper" else (decoy, shown)
+        wrong: Part = "lower" if part == "upper" else "upper"
+        reliability = clips.voice_reliability
+        voice = None if reliability is None else _drawn(take.emotion, own, reliability)
+        found[take] = (upper, lower, voice, part if named < clips.pointer_reliability else wrong)
+    return found
+
+
+def _part(lot: float) -> Part:
+    return "upper" if lot < 1 / 2 else "lower"
+
+
+def _drawn(emotion: int, lot: float, reliability: float) -> int:
+    """The emotion with a probability, else any other; codes from 1."""
+    if lot < reliability:
+        return emotion
+    others = [code for code in range(1, _N + 1) if code != emotion]
+    return others[int((lot - reliability) / (1 - reliability) * len(others))]
+
+
+def _reliable(reliability: float) -> Array:
+    """P(shown | emotion), one row an emotion."""
+    rest = (1 - reliability) / (_N - 1)
+    return np.full((_N, _N), rest) + (reliability - rest) * np.eye(_N)
