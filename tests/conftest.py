@@ -20,7 +20,8 @@ import pytest
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.motion import N_TRACKS
 from cfnsr.data.summary import N_LANDMARK_STATISTICS
-from cfnsr.data.synthetic import control
+from cfnsr.data.synthetic import recording
+from cfnsr.data.synthetic.cues import takes
 from cfnsr.params import Clips, Preprocess
 
 # The tests compare bytes and expect the processor; CUDA_VISIBLE_DEVICES=0 shows them a GPU.
@@ -29,7 +30,7 @@ os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 REPOSITORY = Path(__file__).parents[1]
 #: Quick to make; nothing equals the paper's sizes, so that nothing can be hard-coded.
 SMALL = Preprocess(n_frames=5, frame_size=24)
-TAKES = [take for take in control.takes(Clips()) if take.actor in (1, 2)][::4]
+TAKES = [take for take in takes(Clips()) if take.actor in (1, 2)][::4]
 
 
 @pytest.fixture(scope="session")
@@ -37,7 +38,7 @@ def synthetic_root(tmp_path_factory):
     """Eight clips of actors 1 and 2 in RAVDESS's layout. Read only; see `clips_root`."""
     root = tmp_path_factory.mktemp("synthetic")
     for take in TAKES:
-        control.write_clip(root, take, Clips())
+        recording.write_clip(root, take, Clips())
     return root
 
 

@@ -19,7 +19,7 @@ from cfnsr.models.registry import REFERENCE, ROWS, Row, ScheduleName, find
 from cfnsr.params import Model, Params, Source
 from cfnsr.training.runs import Run
 
-Modality = Literal["video", "audio", "audio_video"]
+Modality = Literal["video", "audio", "audio_video", "additive"]
 RunsByRow = Mapping[str, Sequence[Run]]
 
 DATA_LABELS: dict[Source, str] = {
@@ -195,7 +195,9 @@ def metrics(table: pd.DataFrame, folds: Sequence[int]) -> dict[str, Any]:
 
 
 def modality(row: Row) -> Modality:
-    """What a row sees and hears."""
+    """What a row sees and hears, and whether it can only add the two up."""
+    if row.additive:
+        return "additive"
     return _MODALITIES[row.schedule]
 
 

@@ -34,7 +34,9 @@ class Row:
     that follows `none` is fitted at once, without epochs. `starts_from` names, for modules of the
     model, the rows of the same fold and seed whose weights they get; `members` the row whose
     trained networks, one per seed, this one averages. `combines` says that the row trains nothing:
-    its decisions are computed from those of the rows that it starts from. `alias` names the row
+    its decisions are computed from those of the rows that it starts from. `additive` says that it
+    decides for the emotion of the largest sum of a function of what it sees and one of what it
+    hears, see `cfnsr.data.synthetic.pointing`. `alias` names the row
     that is the same system under another name; it is not trained again. `training` and
     `preprocess` are values of these sections of params.yaml that the row changes, and `seed_step`
     is added to its seeds.
@@ -51,6 +53,7 @@ class Row:
     starts_from: Mapping[str, str] = field(default_factory=dict)
     members: str | None = None
     combines: bool = False
+    additive: bool = False
     alias: str | None = None
     group: Group = "systems"
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -112,6 +115,7 @@ TABLE_1: dict[str, Row] = {
         schedule="none",
         starts_from=ENCODERS,
         combines=True,
+        additive=True,
     ),
     "multiplicative": Row(
         "Multiplicative β=0.3",
@@ -132,6 +136,7 @@ TABLE_1: dict[str, Row] = {
         schedule="none",
         starts_from=ENCODERS,
         combines=True,
+        additive=True,
     ),
     "concat_fc": Row(
         "Concat + FC",
@@ -191,6 +196,7 @@ TABLE_2: dict[str, Row] = {
         "cross_modal.NoCrossModal",
         73.50,
         25.92,
+        additive=True,
         starts_from=ENCODERS,
         group="ablations",
     ),
@@ -242,6 +248,7 @@ EXTRA: dict[str, Row] = {
         "Early",
         "linear.Linear",
         note="logistic regression on statistics of the clip's landmarks and MFCCs; no epochs",
+        additive=True,
         schedule="none",
     ),
     "motion_voice": Row(
@@ -251,6 +258,7 @@ EXTRA: dict[str, Row] = {
         note="two small networks, on landmark tracks and on the log-mel spectrogram, whose log "
         "odds are added; settings chosen on RAVDESS's actors 1 to 4",
         schedule="ours",
+        additive=True,
     ),
     "motion_voice_averaged": Row(
         "Motion and voice, averaged (ours)",
@@ -276,6 +284,7 @@ EXTRA: dict[str, Row] = {
         "Late",
         "late_fusion.Averaging",
         note="both encoders go on training, by the loss of their average",
+        additive=True,
         starts_from=ENCODERS,
     ),
     "multiplication_joint": Row(
@@ -283,6 +292,7 @@ EXTRA: dict[str, Row] = {
         "Late",
         "late_fusion.Multiplication",
         note="both encoders go on training, by the loss of their product",
+        additive=True,
         starts_from=ENCODERS,
     ),
 }

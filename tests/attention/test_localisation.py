@@ -27,7 +27,7 @@ from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_m
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.data.synthetic import control
+from cfnsr.data.synthetic.control import cue
 from cfnsr.data.video import choose_frames, read_landmarks
 from cfnsr.errors import InputError
 from cfnsr.figures import attention, attention_effects, attention_maps
@@ -56,8 +56,8 @@ def test_the_face_cue_covers_brows_eyes_and_mouth_and_not_the_chin(synthetic_roo
 
 
 def test_the_voice_cue_is_the_share_of_a_token_in_the_stretch():
-    cue = control.cue(TAKES[0], Clips())
-    times_s = np.array([cue.voice_start_s - 1, cue.voice_start_s, cue.voice_start_s + 0.4, 9])
+    shown = cue(TAKES[0], Clips())
+    times_s = np.array([shown.voice_start_s - 1, shown.voice_start_s, shown.voice_start_s + 0.4, 9])
     assert voice_cues([TAKES[0]], Clips(), times_s, 0.2)[0] == pytest.approx([0, 0.5, 1, 0])
 
 

@@ -7,7 +7,7 @@ from conftest import TAKES
 
 from cfnsr.data import download, sources
 from cfnsr.data.audio import read_waveform
-from cfnsr.data.synthetic import control
+from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.params import Clips, Params, SourceParams, SyntheticParams
 
@@ -111,7 +111,7 @@ def test_a_root_is_used_as_it_is_and_counts_from_the_repository(tmp_path, monkey
 def test_without_a_root_the_control_is_written_and_ravdess_downloaded(tmp_path, monkeypatch):
     calls = []
     monkeypatch.setattr(download, "fetch", lambda *given: calls.append(given))
-    monkeypatch.setattr(control, "write_dataset", lambda *given: calls.append(given))
+    monkeypatch.setattr(recording, "write_dataset", lambda *given: calls.append(given))
     for params in (
         Params(),
         Params(synthetic=SyntheticParams()),
@@ -148,7 +148,7 @@ def test_a_queued_experiment_uses_the_clips_that_the_checkout_has(tmp_path, monk
 
 def test_queued_experiments_do_not_overwrite_each_others_control(tmp_path, monkeypatch):
     written = []
-    monkeypatch.setattr(control, "write_dataset", lambda *given: written.append(given))
+    monkeypatch.setattr(recording, "write_dataset", lambda *given: written.append(given))
     expected = []
     for seed in (7, 8):
         workspace = tmp_path / ".dvc" / "tmp" / "exps" / f"tmp{seed}"

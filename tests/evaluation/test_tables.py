@@ -299,7 +299,7 @@ def test_ceilings_are_known_for_the_control_alone():
     unknown = tables.ceilings(REAL)
     assert list(unknown.columns) == ["modality", "ceiling_pct", "chance_pct"]
     assert unknown["ceiling_pct"].isna().all()
-    assert unknown["chance_pct"].tolist() == pytest.approx([100 * 192 / 1440] * 3)
+    assert unknown["chance_pct"].tolist() == pytest.approx([100 * 192 / 1440] * 4)
 
 
 def test_chance_is_the_share_of_the_most_frequent_emotion():
@@ -311,7 +311,8 @@ def test_a_row_is_measured_against_the_ceiling_of_what_it_sees_and_hears():
     kinds = {name: tables.modality(row) for name, row in SYSTEMS.items()}
     assert {name for name, kind in kinds.items() if kind == "video"} == {"video"}
     assert {name for name, kind in kinds.items() if kind == "audio"} == {"audio", "erann"}
-    assert kinds["averaging"] == kinds["cfn_sr"] == "audio_video"
+    assert kinds["mmtm"] == kinds["cfn_sr"] == "audio_video"
+    assert kinds["averaging"] == kinds["no_cross_modal"] == "additive"
 
 
 @pytest.mark.parametrize(("n_right", "leaks"), [(5, False), (6, False), (8, True)])

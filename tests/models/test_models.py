@@ -211,6 +211,28 @@ def test_a_modality_that_is_not_used_may_be_empty(name):
         torch.testing.assert_close(model(frames, sound), expected)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [name for name, row in SYSTEMS.items() if row.starts_from and name != "cfn_sr_released"],
+)
+def test_a_row_is_additive_where_the_face_changes_its_scores_alike_for_every_voice(name):
+    model = build(name).eval()
+    frames, sound = batch(model, 2)
+    with torch.no_grad():
+        for (
+            parameter
+        ) in model.parameters():  # untrained, a voice hardly changes what is attended to
+            parameter += 0.1 * torch.randn_like(parameter)
+        scores = model(frames.repeat(2, 1, 1, 1, 1), sound.repeat_interleave(2, dim=0))
+    if name.startswith("averaging"):
+        scores = scores.exp()  # the mean of probabilities, not of their logarithms
+    by_voice = (scores - scores.mean(dim=1, keepdim=True)).unflatten(0, (2, 2))
+    change = by_voice[:, 1] - by_voice[:, 0]
+    scale = change.abs().max()
+    differs = ((change[1] - change[0]).abs().max() / scale).item()
+    assert (differs < 1e-4) == SYSTEMS[name].additive, differs
+
+
 # Encoders
 
 

@@ -16,7 +16,8 @@ from cfnsr.__main__ import main
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.data.synthetic import control
+from cfnsr.data.synthetic import recording
+from cfnsr.data.synthetic.cues import takes
 from cfnsr.models.registry import find
 from cfnsr.own_clip import face_detection, predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training
@@ -52,9 +53,9 @@ ROWS = (
 def clips_root(tmp_path_factory):
     """Clips of two actors who train and one who tests, under RAVDESS's names."""
     root = tmp_path_factory.mktemp("clips")
-    for take in control.takes(Clips()):
+    for take in takes(Clips()):
         if take.actor in (1, 5, 6) and take.intensity == 1:
-            control.write_clip(root, take, Clips())
+            recording.write_clip(root, take, Clips())
     return root
 
 
@@ -134,13 +135,13 @@ def joined(paths, target):
     """Clips of the control one after the other, as one mp4 and one landmark csv."""
     with av.open(target.with_suffix(".mp4"), "w") as container:
         film = [frame for path in paths for frame in av.open(path).decode(video=0)]
-        stream = container.add_stream("libx264", control.FRAME_RATE_HZ)
+        stream = container.add_stream("libx264", recording.FRAME_RATE_HZ)
         stream.width, stream.height, stream.pix_fmt = film[0].width, film[0].height, "yuv420p"
         sound = [reading.audio.read_waveform(path) for path in paths]
         voice = container.add_stream("aac", sound[0][1], layout="mono")
         for i, frame in enumerate(film):
             frame = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")
-            frame.pts, frame.time_base = i, Fraction(1, control.FRAME_RATE_HZ)
+            frame.pts, frame.time_base = i, Fraction(1, recording.FRAME_RATE_HZ)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
         waveform = np.concatenate([waveform for waveform, _ in sound])[None].astype(np.float32)

@@ -38,7 +38,7 @@ def true_part(take: Take, clips: PointingClips) -> Part:
 
 
 def ceilings(clips: PointingClips) -> dict[str, float]:
-    r"""The best possible accuracy in percent from `video`, `audio`, both `added` and `audio_video`.
+    r"""The best possible accuracy in percent from `video`, `audio`, and both, `audio_video`.
 
     Of emotion e, true part t, upper and lower emotion u and l, named part n and the voice's own
     emotion v, the clip shows u, l, n and v, with
@@ -48,12 +48,12 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
     where `shown` is u or l as t says and the other is any of the seven others. No classifier beats
     100 sum max_e P(e, what it is given).
 
-    `added` are rules that decide for the largest f_e(u, l) + g_e(n, v), with any f and g. Take a
+    `additive` are rules that decide for the largest f_e(u, l) + g_e(n, v), with any f and g. Take a
     face (u, l) = (a, b) for which two different emotions should be answered as the voice names
     the upper or the lower part. For that g_b - g_a must be larger with the lower part named; but
     for the mirrored face (b, a) it must be smaller, and since mirroring leaves all probabilities
     as they are, the two faces are worth the same. So a rule gains at most half of what knowing
-    the part is worth: `added` is halfway between not being told the part and being told.
+    the part is worth: `additive` is halfway between not being told the part and being told.
     """
     codes = [take.emotion_index for take in takes(clips)]
     prior = np.bincount(codes, minlength=_N) / len(codes)
@@ -72,11 +72,11 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
     best = {
         "video": joint.sum(axis=(3, 4)),
         "audio": joint.sum(axis=(1, 2)),
-        "added": joint.sum(axis=3),
+        "additive": joint.sum(axis=3),
         "audio_video": joint,
     }
     pct = {name: 100 * float(table.max(axis=0).sum()) for name, table in best.items()}
-    return pct | {"added": (pct["added"] + pct["audio_video"]) / 2}
+    return pct | {"additive": (pct["additive"] + pct["audio_video"]) / 2}
 
 
 @lru_cache(maxsize=4)
