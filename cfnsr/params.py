@@ -50,8 +50,8 @@ class PointingClips(DrawnClips):
 
     n_repetitions: Annotated[int, Field(ge=1, le=2)] = 2
     n_statements: Annotated[int, Field(ge=1, le=2)] = 2
-    part_reliability: Probability = 0.95
-    pointer_reliability: Probability = 0.95
+    part_reliability: Probability = 0.98
+    pointer_reliability: Probability = 0.98
     voice_reliability: Probability | None = None
 
 

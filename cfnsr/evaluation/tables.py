@@ -8,6 +8,7 @@ from dataclasses import asdict
 from math import nan
 from typing import Any, Literal, get_args
 
+import numpy as np
 import pandas as pd
 from scipy import stats
 
@@ -50,9 +51,12 @@ COLUMNS = (
     "forward_gflops",
     "macro_f1_pct",
     "ece",
+    "last_quarter_pct",
 )
 PAIR_COLUMNS = ("row_a", "row_b", "protocol", *PairedTest.__dataclass_fields__, "p_holm")
 TEST_COLUMNS = ("row", "protocol", "against", *PairedTest.__dataclass_fields__, "p_holm")
+#: A row whose accuracy rises by more points over the last quarter of its epochs is not converged.
+CONVERGED_PCT = 1.0
 #: What the printed tables and most figures are of: the rule without any choice.
 TEST_RULE: Rule = "last epoch"
 #: What the paper's code keeps, see notebook 05; the paper does not say.
@@ -95,7 +99,7 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
     A row without runs is left out; an alias has the runs of the row that it names. `n_parameters`
     counts the model as trained here, `paper_params_millions` is the paper's; `n_epochs` are the
     row's own, without its encoders'; `forward_gflops` are the operations of one clip's forward
-    pass, in 10^9.
+    pass, in 10^9; `last_quarter_pct` see there.
     """
     lines = []
     for name, row in rows.items():
@@ -110,12 +114,27 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
                     "n_parameters": of_row[0].info["n_parameters"],
                     "n_epochs": of_row[0].n_epochs,
                     "forward_gflops": of_row[0].info["forward_gflops"],
+                    "last_quarter_pct": last_quarter_pct(of_row),
                 }
                 | asdict(found)
                 for found in scores
                 if found.n_clips
             ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
+
+
+def last_quarter_pct(runs: Sequence[Run]) -> float:
+    """How much accuracy rises over the last quarter of the epochs, in points; nan where it is one.
+
+    Mean test accuracy over runs and the epochs of the last quarter, minus that of the quarter
+    before. More than `CONVERGED_PCT` says that a longer training would be better.
+    """
+    n_epochs = runs[0].n_epochs
+    if n_epochs == 1:
+        return nan
+    quarter = max(n_epochs // 4, 1)
+    accuracy = np.mean([run.test.accuracy_pct for run in runs], axis=0)
+    return float(accuracy[-quarter:].mean() - accuracy[-2 * quarter : -quarter].mean())
 
 
 def paired_tests(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:

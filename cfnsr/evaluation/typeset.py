@@ -11,14 +11,20 @@ import pandas as pd
 
 from cfnsr.data.corpora.ravdess import Protocol
 from cfnsr.evaluation.selection import RULES
-from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE, RunsByRow, extent, row_ceilings, verdict
+from cfnsr.evaluation.tables import (
+    CONVERGED_PCT,
+    DATA_LABELS,
+    TEST_RULE,
+    RunsByRow,
+    extent,
+    row_ceilings,
+    verdict,
+)
 from cfnsr.evaluation.uncertainty import LEVEL
-from cfnsr.models.registry import Row, find
+from cfnsr.models.registry import find
 from cfnsr.params import Source
 
 MINUS = "\N{MINUS SIGN}"
-#: A row that starts from random weights has hardly begun to learn after fewer epochs.
-_FEWEST_EPOCHS = 5
 _ROUNDING = 1e-6
 _NO_WIDTH = "an interval of width 0: every actor has the same number right"
 #: Columns that are aligned to the left.
@@ -38,8 +44,9 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
     """What a printed table says above itself."""
     measured = "; ".join(extent(protocol, runs_by_row) for protocol, runs_by_row in runs.items())
     ceiling = (
-        " Ceiling: the best possible accuracy from what a system sees and hears."
-        if data == "synthetic"
+        " Ceiling: the best possible accuracy from what a system sees and hears, where it can only "
+        "add the two up by such means."
+        if data in ("synthetic", "pointing", "mixture")
         else ""
     )
     return (
@@ -48,7 +55,9 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
         "resampled by actor]. Paper: as printed there, on RAVDESS. UAR and the difference from "
         "CFN-SR are of the last epoch; the difference and its p are of a paired test by actor, on "
         "the seeds that both have or on all where they have none in common, with Holm's correction "
-        f"over the comparisons with CFN-SR, and a difference is bold where p < {LEVEL}.{ceiling}"
+        f"over the comparisons with CFN-SR. A difference is bold where p < {LEVEL} and the row has "
+        f"converged: accuracy rises by at most {CONVERGED_PCT:g} point over the last quarter of "
+        f"its epochs.{ceiling}"
     )
 
 
@@ -185,11 +194,12 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
         scores = {line["rule"]: line for line in group.to_dict("records")}
         of_row = tests[(tests["row"] == name) & (tests["protocol"] == protocol)]
         by_rule = {test["rule"]: test for test in of_row.to_dict("records")}
+        rising = _not_converged(first["last_quarter_pct"])
         label = markup.escape(row.label) + notes.mark(
             [
                 row.note,
                 printed.row_notes.get(name, ""),
-                _few_epochs(row, first["n_epochs"]),
+                rising,
                 _n_seeds(first["n_seeds"]) if differing_seeds else "",
             ]
         )
@@ -207,7 +217,7 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
         ]
         test = by_rule.get(TEST_RULE)
         difference = markup.escape(_difference(test))
-        if test and verdict(test):
+        if test and verdict(test) and not rising:
             difference = markup.bold.format(difference)
         lines.append(
             [
@@ -222,10 +232,12 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
     return [markup.escape(name) for name in header], lines, notes.written()
 
 
-def _few_epochs(row: Row, n_epochs: int) -> str:
-    if row.schedule == "none" or row.predecessors or n_epochs >= _FEWEST_EPOCHS:
+def _not_converged(last_quarter_pct: float) -> str:
+    if not last_quarter_pct > CONVERGED_PCT:
         return ""
-    return f"{n_epochs} epoch{'s' if n_epochs > 1 else ''}: not converged"
+    return (
+        f"not converged: {signed(last_quarter_pct, 1)} points over the last quarter of its epochs"
+    )
 
 
 def _n_seeds(n_seeds: int) -> str:

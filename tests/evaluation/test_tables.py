@@ -92,6 +92,22 @@ def test_a_hand_worked_table_of_two_folds():
     assert last["ci_low_pct"] < last["accuracy_pct"] < last["ci_high_pct"]
 
 
+def test_convergence_is_the_last_quarter_s_mean_against_the_quarter_before():
+    runs = [run([0, 1, 2, 3, 4, 5, 6, 6], fold=1), run([0, 1, 2, 3, 4, 4, 6, 4], fold=2)]
+    assert tables.last_quarter_pct(runs) == pytest.approx(100 / 8 * (5.5 - 4.25))
+    assert np.isnan(tables.last_quarter_pct([run([4])]))
+
+
+def test_a_row_that_has_not_converged_is_never_bold(tmp_path):
+    def text(video):
+        runs = by_row(*[run(n, row, k) for k in range(1, 6) for row, n in video.items()])
+        return written(tmp_path / "t", runs, REAL)[1]
+
+    better = {"cfn_sr": [1, 1, 1, 1]}
+    assert "**+75.00" in text(better | {"video": [7, 7, 7, 7]})
+    assert "**" not in text(better | {"video": [5, 5, 6, 7]})
+
+
 def test_an_alias_has_the_numbers_of_the_row_that_it_names():
     found = tables.table(TABLE_2, paper(two_folds())).drop(columns=["label"])
     alias = found[found["row"] == "audio_to_video"].drop(columns="row").reset_index(drop=True)
@@ -161,11 +177,11 @@ def test_a_verdict_that_depends_on_the_rule_is_said_and_noted():
     assert "p \\< 0.001" in note
     mark = note.split(" ")[0]
     assert [
-        line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if f"*{mark}" in line
+        line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if f"){mark}" in line
     ] == ["1D CNN (Aud.)"]
 
 
-def test_short_trainings_and_intervals_without_width_have_a_note():
+def test_rising_curves_and_intervals_without_width_have_a_note():
     runs = by_row(
         run([2, 3], "erann"), run([2, 3], "cfn_sr"), run([2] * 5, "audio"), run([4], "linear")
     )
@@ -178,9 +194,9 @@ def test_short_trainings_and_intervals_without_width_have_a_note():
     }
     tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
     text = typeset.Printed(found, tests, ceilings, "", {"audio": "a note"}).markdown()
-    (short,) = [line for line in text.splitlines() if "not converged" in line]
-    assert "2 epochs: not converged" in short
-    assert f"ERANNs<sup>1, {short[5]}</sup>" in text or f", {short[5]}</sup>" in text
+    (rising,) = [line for line in text.splitlines() if "not converged" in line]
+    assert "not converged: +12.5 points over the last quarter of its epochs" in rising
+    assert f"ERANNs<sup>1, {rising[5]}</sup>" in text
     # every actor has as many right as every other
     (flat,) = [line for line in text.splitlines() if "every actor has the same" in line]
     assert text.count(f"[37.5, 37.5]{flat.split(' ')[0]}") == 4

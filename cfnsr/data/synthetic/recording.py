@@ -135,7 +135,9 @@ def _expression(shown: Cue, time_s: Array, rng: np.random.Generator) -> Expressi
     end_s = time_s[-1]
     onset_s, offset_s = rng.uniform(0.2, 0.6), end_s - rng.uniform(0.1, 0.4)
     ramp = np.interp(time_s, [onset_s, onset_s + 0.4, offset_s - 0.4, offset_s], [0, 1, 1, 0])
-    rest, target = np.array(EXPRESSIONS[1]), np.array(composed(shown.upper, shown.lower))
+    one = shown.upper == shown.lower
+    whole = EXPRESSIONS[shown.upper] if one else composed(shown.upper, shown.lower)
+    rest, target = np.array(EXPRESSIONS[1]), np.array(whole)
     moved = Expression(*(rest + _STRENGTH[shown.strength] * ramp[:, None] * (target - rest)).T)
     blinks_s = rng.uniform([0.2, 1.8], [1.4, end_s])
     closed = np.exp(-(((time_s[:, None] - blinks_s) / 0.06) ** 2)).max(1)
