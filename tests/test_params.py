@@ -27,7 +27,7 @@ def test_the_repositorys_params_yaml_is_valid():
     assert params.load(REPOSITORY / "params.yaml").data == "synthetic"
 
 
-def test_the_defaults_are_the_papers(written):
+def test_the_defaults_are_the_papers_but_for_the_annealed_rate(written):
     found = params.load(written("data: ravdess")).source
     assert (found.preprocess.n_frames, found.preprocess.frame_size) == (30, 224)
     assert (found.preprocess.offset_s, found.preprocess.duration_s) == (0.5, 2.45)
@@ -36,7 +36,7 @@ def test_the_defaults_are_the_papers(written):
         "n_epochs": 70,
         "batch_size": 16,
         "learning_rate": 0.001,
-        "anneal": False,
+        "anneal": True,
     }
 
 

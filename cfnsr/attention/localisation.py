@@ -1,7 +1,8 @@
-"""On the synthetic control: do maps lie where the cue is? The generator knows.
+"""On clips that are drawn: do maps lie where the cue is? The generator knows.
 
 A map's lift is how much of the map lies on the cue, over how much of it would by chance: 1 is
-chance, 2 twice as much.
+chance, 2 twice as much. Where the voice names a part of the face, that part is the cue, and a map
+hits if it prefers that part to the other: half of the maps do by chance.
 """
 
 from collections.abc import Sequence
@@ -13,20 +14,23 @@ import pandas as pd
 
 from cfnsr.data.corpora.ravdess import Take, parse_name
 from cfnsr.data.synthetic import design
+from cfnsr.data.synthetic.cues import Part
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
 from cfnsr.data.video import choose_frames
 from cfnsr.errors import InputError
 from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.params import DrawnClips, Preprocess
 
-#: The cue's parts, each drawn as its own hull.
-_PARTS = (
-    list(CUE_LANDMARKS["brows"])[:5],
-    list(CUE_LANDMARKS["brows"])[5:],
-    list(CUE_LANDMARKS["eyes"])[:6],
-    list(CUE_LANDMARKS["eyes"])[6:],
-    list(CUE_LANDMARKS["mouth"]),
-)
+#: What is drawn of each part of a face that can show an emotion, each as its own hull.
+_HULLS: dict[Part, list[list[int]]] = {
+    "upper": [
+        list(CUE_LANDMARKS["brows"])[:5],
+        list(CUE_LANDMARKS["brows"])[5:],
+        list(CUE_LANDMARKS["eyes"])[:6],
+        list(CUE_LANDMARKS["eyes"])[6:],
+    ],
+    "lower": [list(CUE_LANDMARKS["mouth"])],
+}
 _MARGIN = 0.02  # of the picture's width: a stroke reaches beyond its points
 
 
@@ -51,8 +55,10 @@ def takes_of(index: pd.DataFrame) -> list[Take]:
     return [parse_name(f"01-01-{clip}") for clip in index["clip"]]
 
 
-def face_cue(landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """Where brows, eyes and mouth are in the face crops of a clip: bool (n_frames, S, S).
+def face_cue(
+    landmarks: np.ndarray, settings: Preprocess, parts: Sequence[Part] = ("upper", "lower")
+) -> np.ndarray:
+    """Where brows and eyes, mouth or both are in the face crops of a clip: bool (n_frames, S, S).
 
     Args:
         landmarks: (frame, 68, 2), pixels of the full frame, of the whole clip.
@@ -65,8 +71,8 @@ def face_cue(landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:
         low = np.maximum(np.floor(points.min(axis=0)), 0)
         high = np.minimum(np.ceil(points.max(axis=0)), (FRAME_WIDTH, FRAME_HEIGHT))
         in_crop = np.round((points - low) * size / (high - low) - 0.5).astype(np.int32)
-        for part in _PARTS:
-            cv2.fillConvexPoly(mask, cv2.convexHull(in_crop[part]), 1)
+        for hull in (hull for part in parts for hull in _HULLS[part]):
+            cv2.fillConvexPoly(mask, cv2.convexHull(in_crop[hull]), 1)
         cv2.dilate(mask, np.ones((margin_px, margin_px), np.uint8), dst=mask)
     return masks.astype(bool)
 
@@ -119,6 +125,27 @@ def voice_overlap(maps: np.ndarray, cues: np.ndarray) -> Overlap:
     found = maps / maps.sum(axis=1, keepdims=True) @ cues.T  # clip, clip whose stretch it is
     own = np.diag(found)
     return Overlap(own, (found.sum(axis=1) - own) / (len(found) - 1))
+
+
+def hits(named: Overlap, other: Overlap) -> np.ndarray:
+    """Whether each clip's map prefers the part that the voice names to the other, bool (clip,).
+
+    Each part's share of the map counts by what a uniform map would have there.
+    """
+    return named.found / named.by_chance > other.found / other.by_chance
+
+
+def hit_rate(hit: np.ndarray, actor: np.ndarray) -> dict[str, float | int]:
+    """How many of all maps hit, in percent, with its 95 % interval over actors."""
+    by_actor = pd.Series(hit).groupby(actor).agg(["sum", "count"])
+    low, high = actor_interval(by_actor["sum"], by_actor["count"])
+    return {
+        "hit_pct": 100 * float(hit.mean()),
+        "ci_low_pct": 100 * low,
+        "ci_high_pct": 100 * high,
+        "n_clips": len(hit),
+        "n_actors": len(by_actor),
+    }
 
 
 def lift(overlap: Overlap, actor: np.ndarray) -> dict[str, float | int | str]:

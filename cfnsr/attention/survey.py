@@ -16,6 +16,8 @@ from cfnsr.attention.localisation import (
     Overlap,
     face_cue,
     face_overlap,
+    hit_rate,
+    hits,
     lift,
     takes_of,
     voice_cues,
@@ -37,6 +39,8 @@ from cfnsr.attention.maps import (
 from cfnsr.attention.reliance import outcomes_of_run, summarise
 from cfnsr.data.audio import HOP
 from cfnsr.data.clips import Clips
+from cfnsr.data.synthetic import design
+from cfnsr.data.synthetic.cues import PARTS
 from cfnsr.data.video import read_landmarks
 from cfnsr.errors import InputError
 from cfnsr.models.registry import REFERENCE, find, reported
@@ -52,6 +56,17 @@ LOCALISATION_COLUMNS = (
     "ci_low",
     "ci_high",
     "against_chance",
+    "n_clips",
+    "n_actors",
+    "n_runs",
+)
+POINTING_COLUMNS = (
+    "row",
+    "label",
+    "map",
+    "hit_pct",
+    "ci_low_pct",
+    "ci_high_pct",
     "n_clips",
     "n_actors",
     "n_runs",
@@ -225,10 +240,14 @@ def located_maps(view: Viewed, unscaled: np.ndarray, found: Maps) -> list[Locate
 
 @dataclass(frozen=True, eq=False)
 class Survey:
-    """Every run under every condition, and its maps against the cue where that is known."""
+    """Every run under every condition, and its maps against the cue where that is known.
+
+    `pointing` says how often maps of the face prefer the part that the voice names.
+    """
 
     reliance: pd.DataFrame
     localisation: pd.DataFrame
+    pointing: pd.DataFrame
     gates: Mapping[str, tuple[Gate, ...]]  # of each row's first run, by label
     gate_folds: Sequence[int]  # which these first runs test
 
@@ -246,6 +265,7 @@ def survey_runs(
     """
     outcomes: dict[str, list[pd.DataFrame]] = {}
     overlaps: dict[tuple[str, str, str], list[tuple[Overlap, np.ndarray]]] = {}
+    pointed: dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
     gates: dict[str, tuple[Gate, ...]] = {}
     gate_folds = set()
     cues = _Cues(study, clip_root) if study.settings.drawn is not None else None
@@ -272,10 +292,15 @@ def survey_runs(
         for name, map_ in ((name, map_) for name, of in maps.items() for map_ in of):
             if cues is not None:
                 overlap = cues.overlap(trained, map_, positions)
-                overlaps.setdefault((row, name, map_.name), []).append((overlap, actor[positions]))
+                key = row, name, map_.name
+                overlaps.setdefault(key, []).append((overlap, actor[positions]))
+                if cues.points and map_.modality == "video":
+                    other = cues.overlap(trained, map_, positions, named=False)
+                    pointed.setdefault(key, []).append((hits(overlap, other), actor[positions]))
     return Survey(
         summarise(outcomes),
         _localisation(overlaps),
+        _pointing(pointed),
         gates,
         sorted(gate_folds),
     )
@@ -310,7 +335,7 @@ def cams(
 
 
 class _Cues:
-    """The control's cues of the clips of a study."""
+    """What the drawn clips of a study show, and where."""
 
     def __init__(self, study: Study, clip_root: Path) -> None:
         assert study.settings.drawn is not None
@@ -318,12 +343,24 @@ class _Cues:
         self._preprocess = study.settings.source.preprocess
         self._takes = takes_of(study.clips.index)
         self._folder = clip_root / "landmarks"
-        self._faces: dict[int, np.ndarray] = {}
+        self._faces: dict[tuple[int, bool], np.ndarray] = {}
 
-    def overlap(self, trained: Trained, map_: Located, positions: np.ndarray) -> Overlap:
+    @property
+    def points(self) -> bool:
+        """Whether the voice names a part of the face."""
+        return design.cue(self._takes[0], self._clips).points_to is not None
+
+    def overlap(
+        self, trained: Trained, map_: Located, positions: np.ndarray, named: bool = True
+    ) -> Overlap:
+        """Of a map and what each clip shows.
+
+        Args:
+            named: of a face, the part that the voice names, or the other one.
+        """
         if map_.modality == "video":
             regions = video_regions(trained, map_.values.shape[1:])
-            faces = np.stack([self._face(position) for position in positions])
+            faces = np.stack([self._face(position, named) for position in positions])
             return face_overlap(map_.values, faces, regions)
         model: Any = trained.model
         axis = audio_axis(model.audio)
@@ -333,13 +370,31 @@ class _Cues:
         voices = voice_cues(takes, self._clips, times_s, step_s)
         return voice_overlap(map_.values, voices)
 
-    def _face(self, position: int) -> np.ndarray:
-        if (
-            position not in self._faces
-        ):  # most clips are looked at by several rows, and some by none
-            path = self._folder / f"{self._takes[position].stem()}.csv"
-            self._faces[position] = face_cue(read_landmarks(path), self._preprocess)
-        return self._faces[position]
+    def _face(self, position: int, named: bool) -> np.ndarray:
+        # Most clips are looked at by several rows, and some by none.
+        if (position, named) not in self._faces:
+            take = self._takes[position]
+            part = design.cue(take, self._clips).points_to
+            parts = PARTS if part is None else [each for each in PARTS if (each == part) == named]
+            landmarks = read_landmarks(self._folder / f"{take.stem()}.csv")
+            self._faces[position, named] = face_cue(landmarks, self._preprocess, parts)
+        return self._faces[position, named]
+
+
+def _pointing(
+    pointed: Mapping[tuple[str, str, str], Sequence[tuple[np.ndarray, np.ndarray]]],
+) -> pd.DataFrame:
+    lines = [
+        {
+            "row": row,
+            "label": label,
+            "map": name,
+            **hit_rate(*map(np.concatenate, zip(*runs, strict=True))),
+            "n_runs": len(runs),
+        }
+        for (row, label, name), runs in pointed.items()
+    ]
+    return pd.DataFrame(lines, columns=list(POINTING_COLUMNS))
 
 
 def _localisation(

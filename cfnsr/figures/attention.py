@@ -184,12 +184,14 @@ def reliance(study: Study, look: Look, survey: Survey, title: str) -> Figure:
 
 
 def write_tables(survey: Survey, effect: Effect, folder: Path) -> None:
-    """`modality_reliance.csv`, `localisation.csv`, `deletion.csv`."""
+    """`modality_reliance.csv`, `localisation.csv`, `deletion.csv`, and `pointing.csv` if any."""
     found: Mapping[str, pd.DataFrame] = {
         "modality_reliance": survey.reliance,
         "localisation": survey.localisation,
         "deletion": effect.gains,
     }
+    if not survey.pointing.empty:
+        found = {**found, "pointing": survey.pointing}
     for name, table in found.items():
         path = folder / f"{name}.csv"
         table.to_csv(path, index=False, float_format="%.4f", lineterminator="\n")

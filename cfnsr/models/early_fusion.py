@@ -128,8 +128,11 @@ def irfft(spectrum: Tensor, n: int) -> Tensor:
 class MCBP(EmotionModel):
     """Table 1, "MCBP": compact bilinear pooling of the pooled X_V and the flattened X_A.
 
-    The d = 16,000 sums pass a signed square root and an L2 normalisation before the linear head.
+    The d = 16,000 sums pass a signed square root, an L2 normalisation and, in training, dropout
+    before the linear head, as in its authors' code.
     """
+
+    dropout = 0.1
 
     def __init__(self, sizes: Sizes, n_sketch: int = 16_000) -> None:
         super().__init__()
@@ -141,7 +144,8 @@ class MCBP(EmotionModel):
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
         x_v, x_a = self.video.features(frames), self.audio.features(mfcc)
         sketch = self.pooling(average_pool(x_v), self.audio.flatten(x_a))
-        return self.head(F.normalize(signed_sqrt(sketch), dim=1))
+        joint = F.normalize(signed_sqrt(sketch), dim=1)
+        return self.head(F.dropout(joint, self.dropout, self.training))
 
 
 def signed_sqrt(x: Tensor, softness: float = 1e-4) -> Tensor:

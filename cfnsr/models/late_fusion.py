@@ -61,20 +61,29 @@ class Multiplicative(LateFusion):
         \ell^c = -\sum_m q_m^c \log p_m^c, \qquad
         q_m^c = \Big[\prod_{j \ne m} (1 - p_j^c)\Big]^{b / (M - 1)}
 
-    The loss is that of the true class, and gradients flow through q; the decision is the class of
-    the smallest loss. So the logits are :math:`-\ell^c`, which are at most 0; their softmax is
-    not a probability that the model was trained for. Source: Liu et al. 2018 (item 3); their
-    boosted and mixture-of-modalities variants are not used.
+    The loss is that of the true class; the decision is the class of the smallest loss. So the
+    logits are :math:`-\ell^c`, which are at most 0; their softmax is not a probability that the
+    model was trained for. Source: Liu et al. 2018 (item 3) and their code; their boosted and
+    mixture-of-modalities variants are not used.
+
+    Args:
+        gradient_through_weights: of the loss; in its authors' code the gradient stops at q.
     """
 
     beta = 0.3
+
+    def __init__(self, sizes: Sizes, gradient_through_weights: bool = False) -> None:
+        super().__init__(sizes)
+        self.gradient_through_weights = gradient_through_weights
 
     @classmethod
     def combine(cls, log_p: Tensor) -> Tensor:
         return (cls.weights(log_p) * log_p).sum(dim=0)
 
     def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
-        logits = self(frames, mfcc)
+        log_p = self.log_probabilities(frames, mfcc)
+        weights = self.weights(log_p if self.gradient_through_weights else log_p.detach())
+        logits = (weights * log_p).sum(dim=0)
         return F.nll_loss(logits, emotion), logits
 
     @classmethod

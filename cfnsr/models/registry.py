@@ -123,7 +123,8 @@ TABLE_1: dict[str, Row] = {
         "late_fusion.Multiplicative",
         70.35,
         25.92,
-        note="decides for the class of the smallest weighted loss, as its authors do",
+        note="decides for the class of the smallest weighted loss, and no gradient flows through "
+        "the weights, as its authors'",
         starts_from=ENCODERS,
     ),
     "multiplication": Row(
@@ -153,8 +154,8 @@ TABLE_1: dict[str, Row] = {
         "early_fusion.MCBP",
         71.32,
         51.03,
-        note="d = 16,000 as its authors'; the paper's 51.03 M is not reproduced: 26.01 M at full "
-        "size",
+        note="d = 16,000 and dropout as its authors'; the paper's 51.03 M is not reproduced: "
+        "26.01 M at full size",
         starts_from=ENCODERS,
     ),
     "mmtm": Row(
@@ -163,8 +164,8 @@ TABLE_1: dict[str, Row] = {
         "mmtm.MMTM",
         73.12,
         31.97,
-        note="two modules, ratio 4, mean of both heads; the paper's 31.97 M is not reproduced: "
-        "31.50 M at full size",
+        note="two modules, ratio 4, mean of both heads as its authors', but trained on the loss of "
+        "that mean, not of each head; the paper's 31.97 M is not reproduced: 31.50 M at full size",
         starts_from=ENCODERS,
     ),
     "msaf": Row(
@@ -173,7 +174,8 @@ TABLE_1: dict[str, Row] = {
         "msaf.MSAF",
         74.86,
         25.94,
-        note="block sizes, places, dropout and summed logits as its authors'",
+        note="block sizes, dropout and summed logits as its authors', but the first block stands "
+        "after the audio network's pool",
         starts_from=ENCODERS,
     ),
     "erann": Row(
@@ -275,8 +277,18 @@ EXTRA: dict[str, Row] = {
         "Model",
         CFN_SR.model,
         note="no ReLU after the video stem, and attention maps summed over the batch: a clip's "
-        "logits depend on which clips share its batch",
+        "logits depend on which clips share its batch; all else is as in the other rows, where "
+        "the release draws crops anew for every frame, does not scale MFCCs, swaps colours and "
+        "keeps a constant rate",
         options={"stem_relu": False, "batch_summed_attention": True},
+        starts_from=ENCODERS,
+    ),
+    "multiplicative_through_weights": Row(
+        "Multiplicative, gradient through the weights",
+        "Late",
+        "late_fusion.Multiplicative",
+        note="as the formula is read without its authors' code",
+        options={"gradient_through_weights": True},
         starts_from=ENCODERS,
     ),
     "averaging_joint": Row(

@@ -18,6 +18,8 @@ from cfnsr.attention.localisation import (
     Overlap,
     face_cue,
     face_overlap,
+    hit_rate,
+    hits,
     lift,
     voice_cues,
     voice_overlap,
@@ -27,7 +29,9 @@ from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_m
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.synthetic import pointing, recording
 from cfnsr.data.synthetic.control import cue
+from cfnsr.data.synthetic.cues import takes
 from cfnsr.data.video import choose_frames, read_landmarks
 from cfnsr.errors import InputError
 from cfnsr.figures import attention, attention_effects, attention_maps
@@ -71,6 +75,38 @@ def test_overlap_with_a_face_worked_by_hand():
     found = face_overlap(maps, cues, FOUR)
     np.testing.assert_allclose(found.found, [1, 3 / 9])
     np.testing.assert_allclose(found.by_chance, share.mean())
+
+
+def test_a_map_hits_if_it_prefers_the_named_part_for_its_size():
+    # The named part fills half of the first quarter, the other the whole of the last.
+    named, other = np.zeros((2, 3, 1, 6, 6), bool)
+    named[:, 0, :3, :1] = True
+    other[:, 0, 3:, 3:] = True
+    maps = np.array([[[[0.6, 0], [0, 0.4]]], [[[0.4, 0], [0, 0.6]]], [[[0.25] * 2] * 2]])
+    found = hits(face_overlap(maps, named, FOUR), face_overlap(maps, other, FOUR))
+    assert found.tolist() == [True, False, False]
+    rate = hit_rate(np.tile([True, True, True, False], 6), np.repeat(np.arange(6), 4))
+    assert rate["hit_pct"] == rate["ci_low_pct"] == rate["ci_high_pct"] == 75
+    assert (rate["n_clips"], rate["n_actors"]) == (24, 6)
+
+
+def test_where_the_voice_points_its_part_alone_is_the_cue(tmp_path):
+    settings = Params(data="pointing")
+    clips, take = settings.pointing.clips, takes(settings.pointing.clips)[0]
+    recording.write_clip(tmp_path, take, clips)
+    study = SimpleNamespace(
+        settings=settings, clips=SimpleNamespace(index=pd.DataFrame({"clip": [take.clip]}))
+    )
+    cues = _Cues(study, tmp_path)
+    assert cues.points
+    landmarks = read_landmarks(tmp_path / "landmarks" / f"{take.stem()}.csv")
+    parts = [pointing.cue(take, clips).points_to]
+    named = face_cue(landmarks, settings.pointing.preprocess, parts)
+    np.testing.assert_array_equal(cues._face(0, True), named)
+    both = face_cue(landmarks, settings.pointing.preprocess)
+    np.testing.assert_array_equal(cues._face(0, False) | named, both)
+    rows = named.any(axis=(0, 2)).nonzero()[0]
+    assert (rows.max() < 120) == (parts == ["upper"])
 
 
 def test_overlap_with_a_voice_is_compared_with_the_other_clips_stretches():
@@ -237,7 +273,7 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
         for name in names
     ]
     gates = {find(row).label: look(row)[1].maps.gates for row in rows if row == "mmtm"}
-    survey = Survey(reliance_table(rows), pd.DataFrame(located), gates, [1])
+    survey = Survey(reliance_table(rows), pd.DataFrame(located), pd.DataFrame(), gates, [1])
     monkeypatch.setattr(Study, "extent", "40 of 300 test clips")
     drawn = [
         attention.reliance(study, at, survey, "Title"),
@@ -246,7 +282,9 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
         attention.deletion(study, at, curves_of(names), "Title"),
         attention.deletion(study, at, Effect({}, pd.DataFrame(), {}), "Title"),
         attention.localisation(
-            study, Survey(survey.reliance, pd.DataFrame(located[:0]), {}, []), "Title"
+            study,
+            Survey(survey.reliance, pd.DataFrame(located[:0]), pd.DataFrame(), {}, []),
+            "Title",
         ),
     ]
     for k, figure in enumerate(drawn):
@@ -260,7 +298,7 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
 def test_the_gates_title_names_the_fold_and_the_clips_that_they_are_of():
     study, at = look("mmtm")
     study = replace(study, settings=study.settings.model_copy(update={"fold": "all"}))
-    survey = Survey(pd.DataFrame(), pd.DataFrame(), {"MMTM": at.maps.gates}, [2])
+    survey = Survey(*[pd.DataFrame()] * 3, {"MMTM": at.maps.gates}, [2])
     title = attention.gates(study, survey, "Title").get_suptitle()
     assert title.endswith(f"protocol paper, fold 2; {N_CLIPS} test clips")
 

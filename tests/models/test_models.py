@@ -57,6 +57,7 @@ N_PARAMETERS = {
     "motion_voice_averaged": 3 * 365_296,
     "linear": 3_856,  # 8 x (416 of landmarks + 65 of MFCCs + 1)
     "cfn_sr_released": 26_301_417,
+    "multiplicative_through_weights": 25_916_080,
     "averaging_joint": 25_916_080,
     "multiplication_joint": 25_916_080,
 }
@@ -119,6 +120,7 @@ def test_rows_are_those_of_the_papers_tables_and_the_release():
         "motion_voice",
         "motion_voice_averaged",
         "cfn_sr_released",
+        "multiplicative_through_weights",
         "averaging_joint",
         "multiplication_joint",
     ]
@@ -316,9 +318,11 @@ def deciding(rule, *probabilities):
     class Decided(rule):
         def __init__(self):
             nn.Module.__init__(self)
+            self.gradient_through_weights = False
+            self.log_p = torch.tensor(probabilities)[:, None].log().requires_grad_()
 
         def log_probabilities(self, frames, mfcc):
-            return torch.tensor(probabilities)[:, None].log()
+            return self.log_p
 
     return Decided()
 
@@ -345,6 +349,20 @@ def test_multiplicative_weights_a_modality_by_what_the_other_leaves_over():
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert logits[0, 1].item() == pytest.approx(-expected, rel=1e-6)
     assert logits.argmax() == 0
+
+
+def test_the_gradient_of_multiplicative_stops_at_its_weights_unless_it_is_asked_to_go_on():
+    model = deciding(Multiplicative, [0.7, 0.2, 0.1], [0.5, 0.25, 0.25])
+    gradients = []
+    for model.gradient_through_weights in (False, True):
+        loss, _ = model.loss(None, None, torch.tensor([1]))
+        gradients.append(torch.autograd.grad(loss, model.log_p)[0][:, 0])
+    stopped, whole = gradients
+    expected = torch.zeros(2, 3)
+    expected[:, 1] = -torch.tensor([0.75**0.3, 0.8**0.3])
+    torch.testing.assert_close(stopped, expected)
+    torch.testing.assert_close(whole[:, 1], expected[:, 1])
+    assert (whole[:, [0, 2]] > 0).all()
 
 
 def test_multiplicative_stays_finite_when_a_modality_is_certain():

@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from cfnsr.params import DrawnClips
 
 #: Of a face: brows and eyes, or the mouth.
 Part = Literal["upper", "lower"]
+PARTS: tuple[Part, ...] = get_args(Part)
 
 #: Steps of the R_d sequence by d, 1/g to 1/g^d with g^(d+1) = g + 1: its points fill the cube
 #: evenly. Written out, since another processor's powers may end in other digits.
