@@ -24,9 +24,9 @@ Modality = Literal["video", "audio", "audio_video", "additive"]
 RunsByRow = Mapping[str, Sequence[Run]]
 
 DATA_LABELS: dict[Source, str] = {
-    "synthetic": "synthetic control",
     "pointing": "pointing control",
     "mixture": "mixed control",
+    "synthetic": "synthetic control",
     "ravdess": "RAVDESS",
     "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
 }

@@ -375,6 +375,60 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     return figure
 
 
+@drawn
+def block_gains(table: pd.DataFrame, title: str) -> Figure:
+    """What the cross-modal blocks add on each data source, beside what any system could reach.
+
+    Args:
+        table: of `cfnsr.evaluation.gains.block_gains`.
+    """
+    position = np.arange(len(table))
+    figure, (left, right) = plt.subplots(
+        1,
+        2,
+        figsize=(9, 0.62 * len(table) + 2.2),
+        sharey=True,
+        width_ratios=[3, 2],
+        layout="constrained",
+    )
+    left.barh(position, table["ceiling_pct"], 0.7, color=LIGHT_GREY, label="best possible")
+    left.vlines(
+        table["additive_ceiling_pct"],
+        position - 0.35,
+        position + 0.35,
+        color=GREY,
+        label="best possible by adding up",
+    )
+    for which, text, colour, offset in (
+        ("without", "without cross-modal blocks", ORANGE, -0.14),
+        ("with", "CFN-SR", BLUE, 0.14),
+    ):
+        accuracy = table[f"accuracy_pct_{which}"]
+        ends = table[[f"ci_low_pct_{which}", f"ci_high_pct_{which}"]].to_numpy().T
+        left.errorbar(
+            accuracy,
+            position + offset,
+            xerr=np.abs(ends - accuracy.to_numpy()),
+            fmt="o",
+            color=colour,
+            markersize=5,
+            label=text,
+        )
+    left.set(xlabel="accuracy, % of clips", xlim=(0, 100))
+    left.set_yticks(position, [fill(label, 22) for label in table["label"]])
+    left.invert_yaxis()
+    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    ends = table[["ci_low_pct", "ci_high_pct"]].to_numpy().T
+    gain = table["difference_pct"]
+    right.errorbar(
+        gain, position, xerr=np.abs(ends - gain.to_numpy()), fmt="D", color=BLUE, markersize=5
+    )
+    right.axvline(0, color=GREY, linestyle=":")
+    right.set_xlabel("gain of the blocks, points")
+    entitle(figure, title)
+    return figure
+
+
 def _offsets(n: int) -> np.ndarray:
     """Where n points stand within a line of height 1."""
     return 0.2 * (np.arange(n) - (n - 1) / 2)
