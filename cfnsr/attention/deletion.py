@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 from scipy import special
 
+from cfnsr.data.clips import Arrays
 from cfnsr.evaluation.uncertainty import actor_interval
-from cfnsr.training.trained import Silence, Viewed
+from cfnsr.training.trained import Viewed
 
 #: A score of each clip, (clip,), when the regions of a bool (clip, region) are hidden.
 Score = Callable[[np.ndarray], np.ndarray]
@@ -107,46 +108,40 @@ def hide(
 
     Args:
         values: (clip, *where, channel); silent: (*where, channel), see
-            `cfnsr.training.trained.Silence`;
+            `cfnsr.training.trained.Trained.silence`;
         hidden: bool (clip, region); regions: int (*where), the region of each place.
     """
     return np.where(hidden[:, regions][..., None], silent, values)
 
 
-def video_score(
-    view: Viewed,
-    pictures: np.ndarray,
-    unscaled: np.ndarray,
-    silence: Silence,
-    regions: np.ndarray,
-) -> Score:
+def video_score(view: Viewed, arrays: Arrays, silence: Arrays, regions: np.ndarray) -> Score:
     """Probability of the emotion predicted from the whole clip, as parts of the picture are hidden.
 
     Args:
-        view: of `pictures`.
+        view: of `arrays`.
         regions: int (frame, S, S), see `cfnsr.attention.maps.video_regions`.
     """
-    whole = view.logits(unscaled).argmax(axis=1)
+    whole = view.logits(arrays).argmax(axis=1)
 
     def score(hidden: np.ndarray) -> np.ndarray:
-        shown = hide(pictures, silence.pictures, hidden, regions)
-        return _probability(view.trained.logits(shown, unscaled), whole)
+        shown = hide(arrays["frames"], silence["frames"], hidden, regions)
+        return _probability(view.trained.logits({**arrays, "frames": shown}), whole)
 
     return _remembering_ends(score)
 
 
-def audio_score(view: Viewed, unscaled: np.ndarray, silence: Silence, regions: np.ndarray) -> Score:
-    """Likewise, as moments of the sound are hidden.
+def audio_score(view: Viewed, arrays: Arrays, silence: Arrays, regions: np.ndarray) -> Score:
+    """Likewise, as moments of the MFCCs are hidden.
 
     Args:
         regions: int (time,), see `cfnsr.attention.maps.audio_regions`.
     """
-    whole = view.logits(unscaled).argmax(axis=1)
-    by_time = unscaled.swapaxes(1, 2)  # clip time band
+    whole = view.logits(arrays).argmax(axis=1)
+    by_time = arrays["mfcc"].swapaxes(1, 2)  # clip time coefficient
 
     def score(hidden: np.ndarray) -> np.ndarray:
-        heard = hide(by_time, silence.sound.T, hidden, regions)
-        return _probability(view.logits(heard.swapaxes(1, 2)), whole)
+        heard = hide(by_time, silence["mfcc"].T, hidden, regions)
+        return _probability(view.logits({**arrays, "mfcc": heard.swapaxes(1, 2)}), whole)
 
     return _remembering_ends(score)
 

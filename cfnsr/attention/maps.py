@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from cfnsr.attention.receptive_field import Axis, receptive_axis
 from cfnsr.data.audio import HOP
+from cfnsr.data.clips import Arrays
 from cfnsr.models.cross_modal import CrossModalAttention, VideoToAudio
 from cfnsr.models.encoder import SelfAttention
 from cfnsr.models.mfcc_cnn import MFCCNet
@@ -74,15 +75,11 @@ class _Heard:
 
 
 @torch.no_grad()
-def record(model: nn.Module, frames: Tensor, sound: Tensor) -> Maps:
-    """Run the model once, in evaluation mode, and keep what it attended to.
-
-    Args:
-        frames, sound: a batch as the model takes it.
-    """
+def record(model: nn.Module, *inputs: Tensor) -> Maps:
+    """Run the model once, in evaluation mode, on a batch, and keep what it attended to."""
     assert not model.training, "dropout would hide a part of the attention; call model.eval()"
     with _listening(model) as heard:
-        logits = model(frames, sound)
+        logits = model(*inputs)
     layers = heard.self_attention
     over_video = over_audio = None
     if heard.cross_modal:
@@ -100,15 +97,15 @@ def record(model: nn.Module, frames: Tensor, sound: Tensor) -> Maps:
     )
 
 
-def read_maps(view: Viewed, unscaled: np.ndarray) -> Maps:
+def read_maps(view: Viewed, arrays: Arrays) -> Maps:
     """What a trained model attends to on any number of clips.
 
     Args:
         view: the clips, from `Trained.view`.
-        unscaled: what the model hears with them, (clip, band, time).
+        arrays: what the model is given with them, unscaled.
     """
     model = view.trained.model
-    parts = [record(model, frames, sound) for frames, sound in view.batches(unscaled)]
+    parts = [record(model, *inputs) for inputs in view.batches(arrays)]
 
     def joined(name: str) -> np.ndarray | None:
         arrays = [getattr(part, name) for part in parts]
@@ -159,9 +156,7 @@ def uniform_rollout(n_layers: int, n_tokens: int) -> np.ndarray:
     return rollout(np.tile(seen / seen.sum(axis=1, keepdims=True), (n_layers, 1, 1, 1)))
 
 
-def grad_cam(
-    view: Viewed, unscaled: np.ndarray, modality: Modality, target: np.ndarray
-) -> np.ndarray:
+def grad_cam(view: Viewed, arrays: Arrays, modality: Modality, target: np.ndarray) -> np.ndarray:
     r"""Grad-CAM, the yardstick that every encoder of a modality has.
 
     .. math:: \mathrm{ReLU}\Big(\sum_c \overline{\partial y / \partial A_c}\; A_c\Big)
@@ -181,10 +176,10 @@ def grad_cam(
     explained = LayerGradCam(model, model.video.layer4 if modality == "video" else model.audio.bn3)
     emotions = iter(torch.from_numpy(target))
     found = []
-    for frames, sound in view.batches(unscaled):
+    for inputs in view.batches(arrays):
         map_ = explained.attribute(
-            (frames.requires_grad_(), sound.requires_grad_()),
-            target=torch.stack([next(emotions) for _ in frames]).to(frames.device),
+            tuple(each.requires_grad_() for each in inputs),
+            target=torch.stack([next(emotions) for _ in inputs[0]]).to(inputs[0].device),
             relu_attributions=True,
         )
         found.append(map_.squeeze(1).detach())

@@ -16,15 +16,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from cfnsr.data import audio, preprocess
-from cfnsr.data.clips import Clips
+from cfnsr.data.clips import Arrays, Clips
 from cfnsr.data.corpora.ravdess import parse_name
-from cfnsr.data.motion import N_TRACKS
-from cfnsr.data.summary import N_LANDMARK_STATISTICS
 from cfnsr.errors import InputError
 from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.models.registry import find
 from cfnsr.params import Preprocess
-from cfnsr.training.trained import Silence, Trained, Viewed
+from cfnsr.training.trained import Trained, Viewed
 
 SNR_DB = (20.0, 10.0, 0.0, -10.0)
 DROPPED_PCT = (25.0, 50.0, 75.0)
@@ -125,7 +123,7 @@ def outcomes_of_run(
     clips: Clips,
     positions: np.ndarray,
     noisy_clips: Mapping[float, Clips],
-    silence: Silence,
+    silence: Arrays,
     seed: int,
 ) -> pd.DataFrame:
     """What one run says of each of its test clips under every condition that concerns it.
@@ -160,42 +158,35 @@ def _answers(
     trained: Trained,
     clips: Clips,
     noisy_clips: Mapping[float, Clips],
-    silence: Silence,
+    silence: Arrays,
     positions: np.ndarray,
     view: Viewed,
     donor: np.ndarray,
     rng: np.random.Generator,
 ) -> Iterator[tuple[str, float, np.ndarray]]:
     """Condition, level and logits."""
-    sound = trained.sound_of(clips)[positions]
-    nothing = np.broadcast_to(silence.sound, sound.shape)
-    # Of an input that holds both, the face's part comes first.
-    n_seen = {"statistics": N_LANDMARK_STATISTICS, "motion_and_voice": N_TRACKS}
-    of_face = n_seen.get(trained.model.audio_input, 0)
-    seen, heard = slice(of_face), slice(of_face, None)
-    yield "intact", nan, view.logits(sound)
-    if trained.uses_video:
-        pictures = clips.frames[positions]
-        silent = trained.view(silence.pictures[None]).at(np.zeros(len(positions), int))
-        yield "video silenced", nan, silent.logits(sound)
-        yield "video swapped", nan, view.at(donor).logits(sound)
-        for lost_pct in DROPPED_PCT:
-            dropped = drop_frames(pictures, lost_pct / 100, rng)
-            yield "frames dropped", lost_pct, trained.view(dropped).logits(sound)
-    elif sound[:, seen].size:
-        yield "video silenced", nan, view.logits(_with(sound, nothing, seen))
-        yield "video swapped", nan, view.logits(_with(sound, sound[donor], seen))
-    if trained.uses_audio:
-        yield "audio silenced", nan, view.logits(_with(sound, nothing, heard))
-        yield "audio swapped", nan, view.logits(_with(sound, sound[donor], heard))
-        for snr, spoilt in noisy_clips.items():
-            yield "audio noise", snr, view.logits(trained.sound_of(spoilt)[positions])
-
-
-def _with(sound: np.ndarray, other: np.ndarray, part: slice) -> np.ndarray:
-    changed = np.array(sound)
-    changed[:, part] = other[:, part]
-    return changed
+    row, arrays = trained.row, trained.arrays(clips, positions)
+    yield "intact", nan, view.logits(arrays)
+    for modality, names in (("video", row.of_face), ("audio", row.of_voice)):
+        if not names:
+            continue
+        silent = {name: np.broadcast_to(silence[name], arrays[name].shape) for name in names}
+        swapped = {name: arrays[name][donor] for name in names}
+        unseen, other = view, view
+        if "frames" in names:
+            nobody = {"frames": silence["frames"][None]}  # one picture stands for all
+            unseen = trained.view(nobody).at(np.zeros(len(positions), int))
+            other = view.at(donor)
+        yield f"{modality} silenced", nan, unseen.logits({**arrays, **silent})
+        yield f"{modality} swapped", nan, other.logits({**arrays, **swapped})
+        if "frames" in names:
+            for lost_pct in DROPPED_PCT:
+                dropped = {"frames": drop_frames(arrays["frames"], lost_pct / 100, rng)}
+                yield "frames dropped", lost_pct, trained.logits({**arrays, **dropped})
+        if modality == "audio":
+            for snr, spoilt in noisy_clips.items():
+                noisy = spoilt.arrays(names, positions)
+                yield "audio noise", snr, view.logits({**arrays, **noisy})
 
 
 def summarise(outcomes_by_row: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:

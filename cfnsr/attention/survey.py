@@ -38,7 +38,7 @@ from cfnsr.attention.maps import (
 )
 from cfnsr.attention.reliance import outcomes_of_run, summarise
 from cfnsr.data.audio import HOP
-from cfnsr.data.clips import Clips
+from cfnsr.data.clips import Arrays, Clips
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.cues import PARTS
 from cfnsr.data.video import read_landmarks
@@ -46,7 +46,7 @@ from cfnsr.errors import InputError
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
 from cfnsr.training.runs import run_folder
-from cfnsr.training.trained import Silence, Trained, Viewed, load_trained, read_info
+from cfnsr.training.trained import Trained, Viewed, load_trained, read_info
 
 LOCALISATION_COLUMNS = (
     "row",
@@ -168,8 +168,8 @@ class Study:
 class Look:
     """One run, and what it attends to on all of its test clips.
 
-    `index`, `pictures` (clip, frame, S, S, channel), `sound` (clip, band, time), unscaled, and
-    `maps` are of these clips.
+    `index`, `pictures` (clip, frame, S, S, channel), `arrays`, which the network is given,
+    unscaled, and `maps` are of these clips.
     """
 
     folder: Path
@@ -177,7 +177,7 @@ class Look:
     positions: np.ndarray
     index: pd.DataFrame
     pictures: np.ndarray
-    sound: np.ndarray
+    arrays: Arrays
     maps: Maps
     located: Sequence["Located"]
 
@@ -186,12 +186,12 @@ class Look:
         trained = load_trained(folder)
         positions = trained.test_positions(study.clips)
         pictures = study.clips.frames[positions]
-        sound = trained.sound_of(study.clips)[positions]
-        view = trained.view(pictures)
-        maps = read_maps(view, sound)
+        arrays = trained.arrays(study.clips, positions)
+        view = trained.view(arrays)
+        maps = read_maps(view, arrays)
         index = study.clips.index.iloc[positions].reset_index(drop=True)
-        located = located_maps(view, sound, maps)
-        return cls(folder, trained, positions, index, pictures, sound, maps, located)
+        located = located_maps(view, arrays, maps)
+        return cls(folder, trained, positions, index, pictures, arrays, maps, located)
 
     @property
     def of_face(self) -> "Located | None":
@@ -218,14 +218,14 @@ class Located:
     values: np.ndarray
 
 
-def located_maps(view: Viewed, unscaled: np.ndarray, found: Maps) -> list[Located]:
+def located_maps(view: Viewed, arrays: Arrays, found: Maps) -> list[Located]:
     """Every map that says where, face first: the network's own, then Grad-CAM."""
     model: Any = view.trained.model
     maps = []
     if found.cross_modal is not None:
         maps.append(Located("cross-modal, face", "video", found.cross_modal))
     if hasattr(model, "video"):
-        cam = grad_cam(view, unscaled, "video", found.predicted)
+        cam = grad_cam(view, arrays, "video", found.predicted)
         maps.append(Located("Grad-CAM, face", "video", cam))
     if found.self_attention is not None:
         rolled = rollout(found.self_attention)[:, -1]
@@ -233,7 +233,7 @@ def located_maps(view: Viewed, unscaled: np.ndarray, found: Maps) -> list[Locate
     if found.cross_modal_audio is not None:
         maps.append(Located("cross-modal, voice", "audio", found.cross_modal_audio))
     if hasattr(model, "audio"):
-        cam = grad_cam(view, unscaled, "audio", found.predicted)
+        cam = grad_cam(view, arrays, "audio", found.predicted)
         maps.append(Located("Grad-CAM, voice", "audio", cam))
     return [Located(m.name, m.modality, normalised(m.values)) for m in maps]
 
@@ -274,21 +274,21 @@ def survey_runs(
     for row, folder in tqdm(folders, desc="runs", unit="run", mininterval=5):
         trained = load_trained(folder)
         positions = study.chosen(trained.info)
-        sound = trained.sound_of(study.clips)[positions]
-        view = trained.view(study.clips.frames[positions])
+        arrays = trained.arrays(study.clips, positions)
+        view = trained.view(arrays)
         silence = trained.silence(study.clips)
         outcomes.setdefault(row, []).append(
             outcomes_of_run(view, study.clips, positions, noisy_clips, silence, seed)
         )
-        found = read_maps(view, sound)
+        found = read_maps(view, arrays)
         label = find(row).label
         if found.gates and label not in gates:
             gates[label] = found.gates
             gate_folds.add(trained.info["fold"])
-        maps = {label: located_maps(view, sound, found)}
+        maps = {label: located_maps(view, arrays, found)}
         if row == chosen:
-            fresh = trained.untrained().view(study.clips.frames[positions])
-            maps[f"{label}, untrained"] = located_maps(fresh, sound, read_maps(fresh, sound))
+            fresh = trained.untrained().view(arrays)
+            maps[f"{label}, untrained"] = located_maps(fresh, arrays, read_maps(fresh, arrays))
         for name, map_ in ((name, map_) for name, of in maps.items() for map_ in of):
             if cues is not None:
                 overlap = cues.overlap(trained, map_, positions)
@@ -323,12 +323,12 @@ def cams(
     for row, folders in study.folders.items():
         of_fold = [path for path in folders if path.parents[1].name == like.parents[1].name]
         folder = next((path for path in of_fold if path.name == like.name), None)
-        if folder is None or not (trained := load_trained(folder)).uses_video:
+        if folder is None or not (trained := load_trained(folder)).sees_frames:
             continue
-        sound = trained.sound_of(study.clips)[positions]
-        view = trained.view(study.clips.frames[positions])
-        target = view.logits(sound).argmax(axis=1)
-        map_ = grad_cam(view, sound, "video", target)
+        arrays = trained.arrays(study.clips, positions)
+        view = trained.view(arrays)
+        target = view.logits(arrays).argmax(axis=1)
+        map_ = grad_cam(view, arrays, "video", target)
         regions = video_regions(trained, map_.shape[1:])
         found[find(row).label] = normalised(map_), regions
     return found
@@ -432,15 +432,15 @@ def measure_effect(study: Study, row: str, seed: int) -> Effect:
     for folder in tqdm(study.folders[row], desc="deletion", unit="run", mininterval=5):
         trained = load_trained(folder)
         positions = study.chosen(trained.info)
-        pictures, sound = study.clips.frames[positions], trained.sound_of(study.clips)[positions]
+        arrays = trained.arrays(study.clips, positions)
         actor = study.clips.index["actor"].to_numpy()[positions]
-        view = trained.view(pictures)
-        found = read_maps(view, sound)
-        maps = located_maps(view, sound, found)
+        view = trained.view(arrays)
+        found = read_maps(view, arrays)
+        maps = located_maps(view, arrays, found)
         silence = trained.silence(study.clips)
         for modality in ("video", "audio"):
             of_modality = [map_ for map_ in maps if map_.modality == modality]
-            for name, curves in _curves(view, pictures, sound, silence, of_modality, seed):
+            for name, curves in _curves(view, arrays, silence, of_modality, seed):
                 parts.setdefault(name, []).append((curves, actor))
                 hidden[name] = "of the picture" if modality == "video" else "of the sound"
     lines = []
@@ -464,9 +464,8 @@ def measure_effect(study: Study, row: str, seed: int) -> Effect:
 
 def _curves(
     view: Viewed,
-    pictures: np.ndarray,
-    sound: np.ndarray,
-    silence: Silence,
+    arrays: Arrays,
+    silence: Arrays,
     maps: Sequence[Located],
     seed: int,
 ) -> Iterable[tuple[str, Curves]]:
@@ -476,10 +475,10 @@ def _curves(
     trained, values = view.trained, maps[0].values
     if maps[0].modality == "video":
         regions = video_regions(trained, values.shape[1:])
-        score = deletion.video_score(view, pictures, sound, silence, regions)
+        score = deletion.video_score(view, arrays, silence, regions)
     else:
-        regions = audio_regions(trained, values.shape[1], sound.shape[2])
-        score = deletion.audio_score(view, sound, silence, regions)
+        regions = audio_regions(trained, values.shape[1], arrays["mfcc"].shape[2])
+        score = deletion.audio_score(view, arrays, silence, regions)
     n_clips, n_regions = values.reshape(len(values), -1).shape
     area = np.bincount(regions.ravel(), minlength=n_regions)
     by_chance = deletion.random_scores(score, n_clips, area, seed)

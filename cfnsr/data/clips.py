@@ -4,7 +4,7 @@ import hashlib
 import json
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, cached_property
@@ -35,8 +35,10 @@ IN_CACHE = 2**18
 
 #: uint8 pictures (clip, frame, channel, S, S) to others of that shape.
 Augment = Callable[[Tensor], Tensor]
-#: Of a batch: uint8 frames (clip, frame, S, S, channel), sound, emotion.
-OnHost = tuple[Tensor, Tensor, Tensor]
+#: Arrays of clips by their names in `Clips`, each (clip, ...).
+Arrays = Mapping[str, np.ndarray]
+#: Of a batch: its inputs, frames still uint8 (clip, frame, S, S, channel), and its emotions.
+OnHost = tuple[Tensor, ...]
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,19 +69,18 @@ class Clips:
         return self.frames.shape[2]
 
     @cached_property
-    def statistics(self) -> np.ndarray:
-        """What the linear yardstick knows: (clip, statistic, 1)."""
-        return summary.of_face_and_voice(self.landmark_statistics, self.mfcc)
+    def mfcc_statistics(self) -> np.ndarray:
+        """See `cfnsr.data.summary`: (clip, statistic)."""
+        return summary.mfcc_statistics(self.mfcc)
 
     @cached_property
-    def motion_and_voice(self) -> np.ndarray:
-        """Landmark tracks above the spectrogram: (clip, track or band, moment)."""
-        return motion.with_voice(self.motion, self.log_mel)
+    def coarse_log_mel(self) -> np.ndarray:
+        """See `cfnsr.data.motion`: (clip, band, moment)."""
+        return motion.coarse(self.log_mel)
 
-    def sound(self, audio_input: str) -> np.ndarray:
-        """What a model with that `audio_input` hears of all clips, unscaled (clip, band, time)."""
-        heard: np.ndarray = getattr(self, audio_input)
-        return heard
+    def arrays(self, names: Iterable[str], positions: np.ndarray) -> Arrays:
+        """Arrays of the clips at `positions`, by name, unscaled."""
+        return {name: getattr(self, name)[positions] for name in names}
 
     def of_actors(self, actors: Iterable[int]) -> np.ndarray:
         """The positions of these actors' clips, in index order."""
@@ -119,33 +120,39 @@ def load_clips(folder: Path, drawing: Drawing) -> Clips:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean and standard deviation of each coefficient or band, over clips and time."""
+    """Mean and standard deviation of each coefficient, band or track, over clips and time."""
 
     mean: np.ndarray
     sd: np.ndarray
 
     @classmethod
-    def of(cls, sound: np.ndarray) -> "Scaling":
-        """From training clips (clip, coefficient, time)."""
-        sound = np.asarray(sound, np.float64)
+    def of(cls, array: np.ndarray) -> "Scaling":
+        """From training clips, (clip, coefficient) or (clip, coefficient, time)."""
+        array = np.asarray(array, np.float64)
+        over = (0, *range(2, array.ndim))
         # A constant coefficient has nothing to scale.
-        return cls(sound.mean(axis=(0, 2)), np.maximum(sound.std(axis=(0, 2)), 1e-6))
+        return cls(array.mean(axis=over), np.maximum(array.std(axis=over), 1e-6))
 
-    def __call__(self, sound: np.ndarray) -> np.ndarray:
-        """Standardise (clip, coefficient, time) to float32."""
-        scaled = (sound - self.mean[:, None]) / self.sd[:, None]
+    @classmethod
+    def none(cls, array: np.ndarray) -> "Scaling":
+        """Leaves all as it is."""
+        return cls(np.zeros(array.shape[1]), np.ones(array.shape[1]))
+
+    def __call__(self, array: np.ndarray) -> np.ndarray:
+        """Standardise to float32."""
+        mean, sd = (part.reshape(-1, *[1] * (array.ndim - 2)) for part in (self.mean, self.sd))
+        scaled: np.ndarray = (array - mean) / sd
         return scaled.astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Batch:
-    """`frames` (clip, 3, frame, S, S), normalised; `sound` (clip, band, time); `emotion` (clip,).
+    """What a model is given, in the order in which it takes it, and `emotion` (clip,).
 
-    A modality that the model does not use is empty. The channels of `frames` come last in memory.
+    Frames are (clip, 3, frame, S, S), normalised; their channels come last in memory.
     """
 
-    frames: Tensor
-    sound: Tensor
+    inputs: tuple[Tensor, ...]
     emotion: Tensor
 
 
@@ -153,15 +160,13 @@ class Batch:
 class Loader:
     """Batches of chosen clips on a device.
 
-    `sound` (clip, band, time) is what the model hears of all clips, already scaled. The host only
-    copies the chosen clips' uint8 frames, ahead of time where the device is a GPU; they are
-    augmented and normalised on the device.
+    `arrays` are those that the model takes, in its order, of all clips: uint8 frames, and the
+    others already scaled. The host only copies the chosen clips' frames, ahead of time where the
+    device is a GPU; they are augmented and normalised on the device.
     """
 
-    clips: Clips
-    sound: np.ndarray
-    uses_video: bool
-    uses_audio: bool
+    arrays: Arrays
+    emotion: np.ndarray
     augment: Augment
     device: torch.device
 
@@ -175,20 +180,16 @@ class Loader:
             map(self.gather, parts) if self.device.type == "cpu" else ahead(self.gather, parts)
         )
         for on_host in gathered:
-            frames, sound, emotion = (part.to(self.device, non_blocking=True) for part in on_host)
-            if self.uses_video:
-                pictures = frames.movedim(-1, 2)  # clip frame channel height width
-                frames = normalise(self.augment(pictures) if augmented else pictures)
-            yield Batch(frames, sound, emotion)
+            *inputs, emotion = (part.to(self.device, non_blocking=True) for part in on_host)
+            for i, name in enumerate(self.arrays):
+                if name == "frames":
+                    pictures = inputs[i].movedim(-1, 2)  # clip frame channel height width
+                    inputs[i] = normalise(self.augment(pictures) if augmented else pictures)
+            yield Batch(tuple(inputs), emotion)
 
     def gather(self, chosen: np.ndarray) -> OnHost:
         """The host's part of a batch."""
-        nothing = torch.empty(len(chosen), 0)
-        return (
-            self._copy(self.clips.frames, chosen) if self.uses_video else nothing,
-            self._copy(self.sound, chosen) if self.uses_audio else nothing,
-            self._copy(self.clips.emotion, chosen),
-        )
+        return tuple(self._copy(array, chosen) for array in (*self.arrays.values(), self.emotion))
 
     def _copy(self, array: np.ndarray, chosen: np.ndarray) -> Tensor:
         rows = torch.from_numpy(np.empty((len(chosen), *array.shape[1:]), array.dtype))

@@ -69,13 +69,13 @@ def on_the_clock(tracks: np.ndarray, duration_s: float, settings: Preprocess) ->
     return np.stack(values).astype(np.float32)
 
 
-def with_voice(motion: np.ndarray, log_mel: np.ndarray) -> np.ndarray:
-    """Face and voice as one array, float32 (clip, 140 + 64, moment).
+def coarse(log_mel: np.ndarray) -> np.ndarray:
+    """A spectrogram at the moments of the tracks, float32 (clip, 64, moment).
 
     Args:
-        motion: (clip, 140, moment); log_mel: (clip, 128, time).
+        log_mel: (clip, 128, time).
     """
-    moments = motion.shape[2]
+    moments = n_moments(log_mel.shape[2])
     cells = log_mel[:, :, : moments * STRIDE].astype(np.float32)
     cells = cells.reshape(len(log_mel), N_BANDS, BANDS_JOINED, moments, -1)
-    return np.concatenate([motion, cells.mean(axis=(2, 4))], axis=1)
+    return cells.mean(axis=(2, 4))

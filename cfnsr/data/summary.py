@@ -35,11 +35,6 @@ def mfcc_statistics(mfcc: np.ndarray) -> np.ndarray:
     return np.concatenate(parts, axis=1).astype(np.float32)
 
 
-def of_face_and_voice(landmark_statistics: np.ndarray, mfcc: np.ndarray) -> np.ndarray:
-    """What the linear yardstick knows of each clip, unscaled: (clip, statistic, 1), face first."""
-    return np.concatenate([landmark_statistics, mfcc_statistics(mfcc)], axis=1)[:, :, None]
-
-
 def _motion(track: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Standard deviation and mean absolute change of (frame, value); zero for a single frame."""
     changes = np.abs(np.diff(track, axis=0))

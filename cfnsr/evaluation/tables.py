@@ -16,7 +16,7 @@ from cfnsr.data.corpora.ravdess import Protocol
 from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
 from cfnsr.evaluation.selection import RULES, Rule
 from cfnsr.evaluation.uncertainty import LEVEL, holm
-from cfnsr.models.registry import REFERENCE, ROWS, Row, ScheduleName, find
+from cfnsr.models.registry import REFERENCE, ROWS, Row, find
 from cfnsr.params import Model, Params, Source
 from cfnsr.training.runs import Run
 
@@ -61,14 +61,6 @@ CONVERGED_PCT = 1.0
 TEST_RULE: Rule = "last epoch"
 #: What the paper's code keeps, see notebook 05; the paper does not say.
 PAPER_RULE: Rule = "best test epoch"
-_MODALITIES: dict[ScheduleName, Modality] = {
-    "video": "video",
-    "audio": "audio",
-    "erann": "audio",
-    "fusion": "audio_video",
-    "ours": "audio_video",
-    "none": "audio_video",
-}
 #: What always naming one emotion gets right: each has two of an actor's fifteen kinds of takes,
 #: but neutral, which RAVDESS has in one intensity only, has one.
 CHANCE_PCT = 100 * 2 / 15
@@ -217,7 +209,9 @@ def modality(row: Row) -> Modality:
     """What a row sees and hears, and whether it can only add the two up."""
     if row.additive:
         return "additive"
-    return _MODALITIES[row.schedule]
+    if row.of_face and row.of_voice:
+        return "audio_video"
+    return "video" if row.of_face else "audio"
 
 
 def reduced_size(table: pd.DataFrame) -> str:

@@ -49,7 +49,7 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
     settings = look.trained.preprocess
     clip = shown_clips(look)[0] if media is not None else slice(None)
     chosen = np.atleast_1d(np.arange(len(look.index))[clip])
-    mfcc = look.trained.scaling(look.sound[chosen]).mean(axis=0)
+    mfcc = look.trained.scaling["mfcc"](look.arrays["mfcc"][chosen]).mean(axis=0)
     rolled = rollout(weights[chosen])[:, -1].mean(axis=0)
     uniform = uniform_rollout(weights.shape[1], weights.shape[-1])[-1]
     waveform = stretch_s = None

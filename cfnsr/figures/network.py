@@ -47,15 +47,18 @@ def read(row: str, source: SourceParams) -> Network:
     sizes, settings = Sizes.of(source), source.preprocess
     with torch.device("meta"):
         model = find(row).build(sizes).to("meta").eval()  # also what NumPy made
-        frames = torch.empty(1, 3, settings.n_frames, settings.frame_size, settings.frame_size)
-        sound = torch.empty(1, *model.sound_shape(sizes))
+        frames = (3, settings.n_frames, settings.frame_size, settings.frame_size)
+        inputs = [
+            torch.empty(1, *(frames if name == "frames" else sizes.shape(name)))
+            for name in find(row).inputs
+        ]
     network = {}
     for name, module in model.named_modules():
         n_parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
         network[name] = Block(describe(module), n_parameters)
         module.register_forward_hook(partial(_note, network[name]))
     with torch.no_grad():
-        model(frames, sound)
+        model(*inputs)
     return network
 
 

@@ -49,13 +49,6 @@ class ERANN(EmotionModel):
     from random weights, without pretraining or augmentation.
     """
 
-    uses_video = False
-    audio_input = "log_mel"
-
-    @classmethod
-    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
-        return N_MELS, sizes.n_mfcc_frames
-
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.band_norm = nn.BatchNorm1d(N_MELS)
@@ -73,8 +66,7 @@ class ERANN(EmotionModel):
         self.fc1 = nn.Linear(n_in, n_in)
         self.fc2 = nn.Linear(n_in, N_EMOTIONS)
 
-    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
-        log_mel = mfcc  # this is what `audio_input` asks for
+    def forward(self, log_mel: Tensor) -> Tensor:
         x = self.blocks(self.band_norm(log_mel)[:, None])  # clip channel band time
         pooled = x.mean(dim=(2, 3)) + x.amax(dim=(2, 3))
         return self.fc2(F.leaky_relu(self.fc1(pooled)))

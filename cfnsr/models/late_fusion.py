@@ -80,8 +80,8 @@ class Multiplicative(LateFusion):
     def combine(cls, log_p: Tensor) -> Tensor:
         return (cls.weights(log_p) * log_p).sum(dim=0)
 
-    def loss(self, frames: Tensor, mfcc: Tensor, emotion: Tensor) -> tuple[Tensor, Tensor]:
-        log_p = self.log_probabilities(frames, mfcc)
+    def loss(self, emotion: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        log_p = self.log_probabilities(*inputs)
         weights = self.weights(log_p if self.gradient_through_weights else log_p.detach())
         logits = (weights * log_p).sum(dim=0)
         return F.nll_loss(logits, emotion), logits

@@ -65,11 +65,9 @@ class MFCCNet(nn.Module):
 class AudioOnly(EmotionModel):
     """Table 1, "1D CNN (Aud.)": the audio encoder with its own head."""
 
-    uses_video = False
-
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.audio = MFCCNet(sizes)
 
-    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
+    def forward(self, mfcc: Tensor) -> Tensor:
         return self.audio(mfcc)

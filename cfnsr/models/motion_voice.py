@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfnsr.data.motion import MIRRORED, N_BANDS, N_TRACKS, n_moments
+from cfnsr.data.motion import MIRRORED, N_BANDS, N_TRACKS
 from cfnsr.data.video import N_LANDMARKS
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 
@@ -142,40 +142,28 @@ class VoiceNet(nn.Module):
 class MotionAndVoice(EmotionModel):
     """`MotionNet` and `VoiceNet`, each trained by a loss of its own; their log odds are added.
 
-    Input: `cfnsr.data.motion.with_voice`, standardised, (clip, 140 + 64, moment). Not being a row
-    of the paper, it has smoothed losses and a learning rate that falls to zero.
+    They are given tracks (clip, 140, moment) and a coarse spectrogram (clip, 64, moment), see
+    `cfnsr.data.motion`. Not being a row of the paper, it has smoothed losses.
     """
-
-    uses_video = False
-    audio_input = "motion_and_voice"
-
-    @classmethod
-    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
-        return N_TRACKS + N_BANDS, n_moments(sizes.n_mfcc_frames)
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.motion = MotionNet(sizes.model.audio_channels)
         self.voice = VoiceNet(max(1, sizes.model.audio_channels // 4))
 
-    def forward(self, frames: Tensor, motion_and_voice: Tensor) -> Tensor:
-        return self._add(*self._both(motion_and_voice))
+    def forward(self, tracks: Tensor, spectrogram: Tensor) -> Tensor:
+        return self._add(self.motion(tracks), self.voice(spectrogram))
 
-    def loss(
-        self, frames: Tensor, motion_and_voice: Tensor, emotion: Tensor
-    ) -> tuple[Tensor, Tensor]:
+    def loss(self, emotion: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         """The sum of both networks' cross entropies, and the logits of the whole."""
-        motion, voice = self._both(motion_and_voice)
+        tracks, spectrogram = inputs
+        motion, voice = self.motion(tracks), self.voice(spectrogram)
         loss = sum(
             F.cross_entropy(logits, emotion, label_smoothing=LABEL_SMOOTHING)
             for logits in (motion, voice)
         )
         assert isinstance(loss, Tensor)
         return loss, self._add(motion, voice)
-
-    def _both(self, motion_and_voice: Tensor) -> tuple[Tensor, Tensor]:
-        tracks, spectrogram = motion_and_voice.split([N_TRACKS, N_BANDS], dim=1)
-        return self.motion(tracks), self.voice(spectrogram)
 
     @staticmethod
     def _add(motion: Tensor, voice: Tensor) -> Tensor:
@@ -185,22 +173,15 @@ class MotionAndVoice(EmotionModel):
 class Averaged(EmotionModel):
     """The mean of the probabilities of several `MotionAndVoice`, which are trained already."""
 
-    uses_video = False
-    audio_input = "motion_and_voice"
-
-    @classmethod
-    def sound_shape(cls, sizes: Sizes) -> tuple[int, int]:
-        return MotionAndVoice.sound_shape(sizes)
-
     def __init__(self, sizes: Sizes, *, n_members: int) -> None:
         super().__init__()
         self.members = nn.ModuleList(MotionAndVoice(sizes) for _ in range(n_members))
 
-    def forward(self, frames: Tensor, motion_and_voice: Tensor) -> Tensor:
-        logits = torch.stack([member(frames, motion_and_voice) for member in self.members])
+    def forward(self, tracks: Tensor, spectrogram: Tensor) -> Tensor:
+        logits = torch.stack([member(tracks, spectrogram) for member in self.members])
         return logits.log_softmax(dim=-1).logsumexp(dim=0) - math.log(len(self.members))
 
-    def fit(self, motion_and_voice: np.ndarray, emotion: np.ndarray, actor: np.ndarray) -> None:
+    def fit(self, emotion: np.ndarray, actor: np.ndarray, *inputs: np.ndarray) -> None:
         """There is nothing left to find."""
 
 

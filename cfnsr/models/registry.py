@@ -17,6 +17,8 @@ FusionStage = Literal["-", "Early", "Late", "Model"]
 ScheduleName = Literal["video", "audio", "erann", "fusion", "ours", "none"]
 #: Which rows are trained together; `switches` run when `row: switches` asks for them.
 Group = Literal["systems", "ablations", "switches"]
+#: Arrays of a face, see `cfnsr.data.clips.Clips`; the others are of a voice.
+_OF_FACE = frozenset({"frames", "landmark_statistics", "motion"})
 #: What a fusion starts from: the row whose weights each of its modules gets.
 ENCODERS = {"video": "video", "audio": "audio"}
 #: The row that all others are compared with.
@@ -30,16 +32,17 @@ class Row:
     """One system.
 
     `model` names a class below `cfnsr.models`, `options` its switches: an ablation is a row with
-    one switch changed. `schedule` is the part of `training` in params.yaml that it follows; one
-    that follows `none` is fitted at once, without epochs. `starts_from` names, for modules of the
-    model, the rows of the same fold and seed whose weights they get; `members` the row whose
-    trained networks, one per seed, this one averages. `combines` says that the row trains nothing:
-    its decisions are computed from those of the rows that it starts from. `additive` says that it
-    decides for the emotion of the largest sum of a function of what it sees and one of what it
-    hears, see `cfnsr.data.synthetic.pointing`. `alias` names the row
-    that is the same system under another name; it is not trained again. `training` and
-    `preprocess` are values of these sections of params.yaml that the row changes, and `seed_step`
-    is added to its seeds.
+    one switch changed. `inputs` names the arrays of a clip that it is given, in the order in which
+    the class takes them; whether it sees and hears follows from that. `schedule` is the part of
+    `training` in params.yaml that it follows; one that follows `none` is fitted at once, without
+    epochs. `starts_from` names, for modules of the model, the rows of the same fold and seed whose
+    weights they get; `members` the row whose trained networks, one per seed, this one averages.
+    `combines` says that the row trains nothing: its decisions are computed from those of the rows
+    that it starts from. `additive` says that it decides for the emotion of the largest sum of a
+    function of what it sees and one of what it hears, see `cfnsr.data.synthetic.pointing`. `alias`
+    names the row that is the same system under another name; it is not trained again. `training`
+    and `preprocess` are values of these sections of params.yaml that the row changes, and
+    `seed_step` is added to its seeds.
     """
 
     label: str
@@ -49,6 +52,7 @@ class Row:
     paper_params_millions: float | None = None
     note: str = ""
     options: Mapping[str, Any] = field(default_factory=dict)
+    inputs: tuple[str, ...] = ("frames", "mfcc")
     schedule: ScheduleName = "fusion"
     starts_from: Mapping[str, str] = field(default_factory=dict)
     members: str | None = None
@@ -75,9 +79,14 @@ class Row:
         return tuple(seed + self.seed_step for seed in seeds) if self.members is None else (0,)
 
     @property
-    def uses_video(self) -> bool:
-        """Whether it sees the frames, and not only hears or is given statistics."""
-        return self.schedule == "video" or "video" in self.starts_from
+    def of_face(self) -> tuple[str, ...]:
+        """Those of its inputs that are of the face."""
+        return tuple(name for name in self.inputs if name in _OF_FACE)
+
+    @property
+    def of_voice(self) -> tuple[str, ...]:
+        """Those of its inputs that are of the voice."""
+        return tuple(name for name in self.inputs if name not in _OF_FACE)
 
     def build(self, sizes: "Sizes") -> "EmotionModel":
         """A freshly initialised model; the caller seeds torch and chooses the device."""
@@ -103,8 +112,18 @@ _DECISIONS = (
 CFN_SR = Row("CFN-SR", "Model", "cross_modal.CFNSR", 75.76, 26.30, starts_from=ENCODERS)
 
 TABLE_1: dict[str, Row] = {
-    "video": Row("3D ResNeXt50 (Vid.)", "-", "resnext.VideoOnly", 62.99, 25.88, schedule="video"),
-    "audio": Row("1D CNN (Aud.)", "-", "mfcc_cnn.AudioOnly", 56.53, 0.03, schedule="audio"),
+    "video": Row(
+        "3D ResNeXt50 (Vid.)",
+        "-",
+        "resnext.VideoOnly",
+        62.99,
+        25.88,
+        inputs=("frames",),
+        schedule="video",
+    ),
+    "audio": Row(
+        "1D CNN (Aud.)", "-", "mfcc_cnn.AudioOnly", 56.53, 0.03, inputs=("mfcc",), schedule="audio"
+    ),
     "averaging": Row(
         "Averaging",
         "Late",
@@ -185,6 +204,7 @@ TABLE_1: dict[str, Row] = {
         74.80,
         note="an audio-only network on log-mel spectrograms, filed under Model in the paper; "
         "ERANN-0-4 without pretraining or augmentation",
+        inputs=("log_mel",),
         schedule="erann",
     ),
     "cfn_sr": CFN_SR,
@@ -250,6 +270,7 @@ EXTRA: dict[str, Row] = {
         "Early",
         "linear.Linear",
         note="logistic regression on statistics of the clip's landmarks and MFCCs; no epochs",
+        inputs=("landmark_statistics", "mfcc_statistics"),
         additive=True,
         schedule="none",
     ),
@@ -259,6 +280,7 @@ EXTRA: dict[str, Row] = {
         "motion_voice.MotionAndVoice",
         note="two small networks, on landmark tracks and on the log-mel spectrogram, whose log "
         "odds are added; settings chosen on RAVDESS's actors 1 to 4",
+        inputs=("motion", "coarse_log_mel"),
         schedule="ours",
         additive=True,
     ),
@@ -268,6 +290,7 @@ EXTRA: dict[str, Row] = {
         "motion_voice.Averaged",
         note="the mean probability of three networks of the row above, which differ by their seed, "
         "after their last epoch, and so the same under every rule",
+        inputs=("motion", "coarse_log_mel"),
         options={"n_members": 3},
         schedule="none",
         members="motion_voice",

@@ -122,11 +122,9 @@ def average_pool(features: Tensor) -> Tensor:
 class VideoOnly(EmotionModel):
     """Table 1, "3D ResNeXt50 (Vid.)": the video encoder with its own head."""
 
-    uses_audio = False
-
     def __init__(self, sizes: Sizes, *, stem_relu: bool = True) -> None:
         super().__init__()
         self.video = ResNeXt(sizes, stem_relu=stem_relu)
 
-    def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
+    def forward(self, frames: Tensor) -> Tensor:
         return self.video(frames)

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_regions
 from cfnsr.data import motion, summary
+from cfnsr.data.clips import Arrays
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
 from cfnsr.data.drawing import draw_faces
 from cfnsr.errors import InputError
@@ -116,10 +117,10 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     """
     trained = load_trained(run)
     needs = Needs(
-        trained.uses_video,
-        trained.uses_audio,
+        trained.sees_frames,
+        bool(trained.row.of_voice),
         draws_landmarks=trained.info["data"] == "ravdess_landmarks",
-        tracks=trained.model.audio_input in ("statistics", "motion_and_voice"),
+        tracks=bool({"landmark_statistics", "motion"} & set(trained.row.inputs)),
     )
     opened = open_clip(clip, landmarks, trained.preprocess, needs)
     logits, surest, largest = [], None, 0.0
@@ -130,14 +131,14 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
         unit="window",
         delay=PATIENCE_S,
     )
-    for window, (pictures, sound) in zip(opened.windows, inputs, strict=True):
-        view = trained.view(pictures)
-        maps = read_maps(view, sound)
+    for window, arrays in zip(opened.windows, inputs, strict=True):
+        view = trained.view(arrays)
+        maps = read_maps(view, arrays)
         logits.append(maps.logits[0])
         probability = float(special.softmax(maps.logits.astype(float), axis=-1).max())
         if probability > largest:
-            largest, surest = probability, (window, pictures, view, sound, maps)
-    overlay = _overlay(*surest) if surest and trained.uses_video else None
+            largest, surest = probability, (window, arrays, view, maps)
+    overlay = _overlay(*surest) if surest and trained.sees_frames else None
     return Prediction(
         clip,
         _name(trained),
@@ -222,39 +223,29 @@ def accuracy_pct(run: Path) -> float | None:
         return None  # weights alone are enough to predict
 
 
-def _inputs(opened: OwnClip, trained: Trained) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Each window's pictures (1, frame, S, S, channel) and unscaled sound (1, band, time)."""
-    nothing = np.empty((1, 0), np.float32)
+def _inputs(opened: OwnClip, trained: Trained) -> Iterator[Arrays]:
+    """What the network is given of each window, unscaled, as of one clip."""
     for arrays in opened.arrays():
-        pictures = nothing
-        if "frames" in arrays:
-            pictures = arrays["frames"][None]
-        elif trained.uses_video:
+        found = {name: array[None] for name, array in arrays.items()}
+        if trained.sees_frames and "frames" not in found:
             size = trained.preprocess.frame_size
-            pictures = draw_faces(arrays["points"], size, trained.drawing)[None, ..., None]
-        if not trained.uses_audio:
-            yield pictures, nothing
-        elif trained.model.audio_input == "statistics":
-            of_face = arrays["landmark_statistics"][None]
-            yield pictures, summary.of_face_and_voice(of_face, arrays["mfcc"][None])
-        elif trained.model.audio_input == "motion_and_voice":
-            yield pictures, motion.with_voice(arrays["motion"][None], arrays["log_mel"][None])
-        else:
-            yield pictures, arrays[trained.model.audio_input][None]
+            found["frames"] = draw_faces(arrays["points"], size, trained.drawing)[None, ..., None]
+        if "mfcc" in found:
+            found["mfcc_statistics"] = summary.mfcc_statistics(found["mfcc"])
+            found["coarse_log_mel"] = motion.coarse(found["log_mel"])
+        yield {name: found[name] for name in trained.row.inputs}
 
 
-def _overlay(
-    window: Window, pictures: np.ndarray, view: Viewed, sound: np.ndarray, maps: Maps
-) -> Overlay:
+def _overlay(window: Window, arrays: Arrays, view: Viewed, maps: Maps) -> Overlay:
     over, what = maps.cross_modal, "cross-modal attention"
     if over is None:
-        over = grad_cam(view, sound, "video", maps.predicted)
+        over = grad_cam(view, arrays, "video", maps.predicted)
         emotion = EMOTIONS[maps.predicted[0]]
         what = f"Grad-CAM of {emotion} (this network has no cross-modal map of the face)"
     _, n_slices, n_lines, n_columns = over.shape
     regions = video_regions(view.trained, (n_slices, n_lines, n_columns))
     map_ = on_pixels(normalised(over), regions)
-    return Overlay(window, pictures[0], map_[0], what)
+    return Overlay(window, arrays["frames"][0], map_[0], what)
 
 
 def _name(trained: Trained) -> str:
@@ -272,8 +263,11 @@ def _warnings(clip: Path, trained: Trained) -> Iterator[str]:
             "the logits of this network depend on which clips share its batch; here each window "
             "has a batch of its own"
         )
-    if info["data"] == "synthetic":
-        yield "this network was trained on the synthetic control: it knows only drawn faces"
+    if info["data"] in ("synthetic", "pointing", "mixture"):
+        yield (
+            f"this network was trained on the {tables.DATA_LABELS[info['data']]}: it knows only "
+            "drawn faces"
+        )
         return  # its actors have the names of RAVDESS's
     try:
         actor = parse_name(clip.stem).actor

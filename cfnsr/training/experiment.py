@@ -65,7 +65,7 @@ class Experiment:
             has_bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
         else:
             has_bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
-        return "bf16-mixed" if has_bf16 and self.system.uses_video else "32-true"
+        return "bf16-mixed" if has_bf16 and "frames" in self.system.inputs else "32-true"
 
     @property
     def split(self) -> Split:
@@ -76,7 +76,7 @@ class Experiment:
         source = self.source
         row = self.system
         training = source.training
-        pretrained = self.params.pretrained if row.uses_video else None
+        pretrained = self.params.pretrained if "frames" in row.inputs else None
         return {
             "row": self.row,
             "fold": self.fold,

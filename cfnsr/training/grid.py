@@ -199,7 +199,7 @@ def _train(task: Task, before: Sequence[None]) -> None:
 def _cost(task: Task) -> int:
     """How long a training takes, roughly: those that see take ten times as long an epoch."""
     system = find(task.row)
-    return task.n_epochs * (10 if system.uses_video and not system.combines else 1)
+    return task.n_epochs * (10 if "frames" in system.inputs and not system.combines else 1)
 
 
 class _Progress:

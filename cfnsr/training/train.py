@@ -78,12 +78,14 @@ def train(
     for name, path in experiment.starts_from.items():
         start_from(model.get_submodule(name), name, path)
     info["n_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    scaling, loader = _loader(experiment, model, fabric.device)
-    _, n_frames, height, width, _ = experiment.clips.frames.shape
-    info["forward_gflops"] = model.forward_gflops(
-        (3, n_frames, height, width), loader.sound.shape[1:]
-    )
-    info["scaling"] = {"mean": scaling.mean.tolist(), "sd": scaling.sd.tolist()}
+    scaling, loader = _loader(experiment, fabric.device)
+    shapes = {name: array.shape[1:] for name, array in loader.arrays.items()}
+    if "frames" in shapes:
+        shapes["frames"] = (3, *shapes["frames"][:3])
+    info["forward_gflops"] = model.forward_gflops(*shapes.values())
+    info["scaling"] = {
+        name: {"mean": each.mean.tolist(), "sd": each.sd.tolist()} for name, each in scaling.items()
+    }
 
     if isinstance(model, LateFusion) and system.combines:
         history = _combined(model, [path.parent for path in experiment.starts_from.values()])
@@ -154,18 +156,19 @@ def _fabric(experiment: Experiment) -> "Fabric":
     )
 
 
-def _loader(
-    experiment: Experiment, model: EmotionModel, device: torch.device
-) -> tuple[Scaling, Loader]:
-    """Batches for this model; its sound is scaled by the statistics of training actors alone."""
+def _loader(experiment: Experiment, device: torch.device) -> tuple[dict[str, Scaling], Loader]:
+    """Batches for a row; all but frames is scaled by the statistics of training actors alone."""
     clips, training = experiment.clips, experiment.source.training
-    sound = clips.sound(model.audio_input)
-    scaling = Scaling.of(sound[clips.of_actors(experiment.split.training)])
-    if model.audio_input == "mfcc" and not training.standardise_mfcc:
-        scaling = Scaling(np.zeros_like(scaling.mean), np.ones_like(scaling.sd))
+    trained_on = clips.of_actors(experiment.split.training)
+    scaling, arrays = {}, {}
+    for name in experiment.system.inputs:
+        arrays[name] = array = getattr(clips, name)
+        if name != "frames":
+            keeps = name == "mfcc" and not training.standardise_mfcc
+            scaling[name] = Scaling.none(array) if keeps else Scaling.of(array[trained_on])
+            arrays[name] = scaling[name](array)
     augment = augmentation(clips.frame_size, training.augment_per_frame)
-    loader = Loader(clips, scaling(sound), model.uses_video, model.uses_audio, augment, device)
-    return scaling, loader
+    return scaling, Loader(arrays, clips.emotion, augment, device)
 
 
 def _held_out(experiment: Experiment) -> dict[str, np.ndarray]:
@@ -208,7 +211,8 @@ def _fit_at_once(
     clips = experiment.clips
     training = clips.of_actors(experiment.split.training)
     emotion = clips.emotion[training]
-    model.fit(loader.sound[training], emotion, clips.index["actor"].to_numpy()[training])
+    inputs = [array[training] for array in loader.arrays.values()]
+    model.fit(emotion, clips.index["actor"].to_numpy()[training], *inputs)
     model.to(loader.device)
     logits = torch.from_numpy(predict(model, loader, training, len(training)).astype(np.float32))
     target = torch.from_numpy(emotion)
@@ -257,7 +261,7 @@ def _fit(
         totals = torch.zeros(2, device=fabric.device)  # loss, clips classified rightly
         for batch in loader.batches(order, schedule.batch_size, augmented=True):
             with fabric.autocast():  # Fabric itself sees to `forward` alone
-                loss, logits = wrapped.loss(batch.frames, batch.sound, batch.emotion)
+                loss, logits = wrapped.loss(batch.emotion, *batch.inputs)
             wrapped_optimizer.zero_grad()
             fabric.backward(loss)
             wrapped_optimizer.step()
@@ -295,9 +299,7 @@ def learning_rate(schedule: Schedule, epoch: int) -> float:
 def predict(model: nn.Module, loader: Loader, positions: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits of the clips at `positions` in evaluation mode, float16 (clip, emotion)."""
     model.eval()
-    logits = [
-        model(batch.frames, batch.sound).float() for batch in loader.batches(positions, batch_size)
-    ]
+    logits = [model(*batch.inputs).float() for batch in loader.batches(positions, batch_size)]
     return torch.cat(logits).cpu().numpy().astype(np.float16)
 
 

@@ -1,7 +1,7 @@
 """A trained network back from its run folder, and what it takes to feed it."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from cfnsr.data.clips import Clips, Scaling, normalise, split
+from cfnsr.data.clips import Arrays, Clips, Scaling, normalise, split
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
@@ -23,22 +23,6 @@ _SIZE = frozenset(Model.model_fields)
 
 
 @dataclass(frozen=True, eq=False)
-class Silence:
-    """What stands in for a modality that is silenced: it is there, and says nothing of any clip.
-
-    `pictures` (frame, S, S, channel) and `sound` (band, time), unscaled, in the clips' own types.
-    """
-
-    pictures: np.ndarray
-    sound: np.ndarray
-
-    @classmethod
-    def of(cls, pictures: np.ndarray, sound: np.ndarray) -> "Silence":
-        """The mean of clips, (clip, frame, S, S, channel) and (clip, band, time)."""
-        return cls(_mean_clip(pictures), _mean_clip(sound))
-
-
-@dataclass(frozen=True, eq=False)
 class Trained:
     """A model in evaluation mode on a device, and how its input was made.
 
@@ -46,7 +30,7 @@ class Trained:
         row: the system, with the switches that it was trained with.
         info: run.json.
         preprocess: how a clip becomes arrays.
-        scaling: of the run's own training actors.
+        scaling: of each input but frames, from the run's own training actors.
         batch_size: in which its logits were computed; it matters for a row whose clips depend on
             their neighbours (`cfn_sr_released`), and for no other.
     """
@@ -55,7 +39,7 @@ class Trained:
     row: Row
     info: dict[str, Any]
     preprocess: Preprocess
-    scaling: Scaling
+    scaling: Mapping[str, Scaling]
     batch_size: int
 
     @property
@@ -68,35 +52,21 @@ class Trained:
         return Drawing.model_validate(self.info["drawing"])
 
     @property
-    def uses_video(self) -> bool:
-        return self.model.uses_video
-
-    @property
-    def uses_audio(self) -> bool:
-        return self.model.uses_audio
+    def sees_frames(self) -> bool:
+        return "frames" in self.row.inputs
 
     def frames(self, pictures: np.ndarray) -> Tensor:
-        """uint8 (clip, frame, S, S, channel) to float32 (clip, 3, frame, S, S), normalised.
-
-        Empty for a model that sees nothing.
-        """
-        if not self.uses_video:
-            return torch.empty(len(pictures), 0, device=self.device)
+        """uint8 (clip, frame, S, S, channel) to float32 (clip, 3, frame, S, S), normalised."""
         # A memory map is read here, and no more of it than these clips.
         return normalise(torch.from_numpy(np.array(pictures)).to(self.device).movedim(-1, 2))
 
-    def sound(self, unscaled: np.ndarray) -> Tensor:
-        """MFCCs, or what `model.audio_input` names, (clip, band, time), to float32, scaled.
+    def scaled(self, name: str, array: np.ndarray) -> Tensor:
+        """Any other input, (clip, ...), as the model takes it."""
+        return torch.from_numpy(self.scaling[name](array)).to(self.device)
 
-        Empty for a model that hears nothing.
-        """
-        if not self.uses_audio:
-            return torch.empty(len(unscaled), 0, device=self.device)
-        return torch.from_numpy(self.scaling(unscaled)).to(self.device)
-
-    def sound_of(self, clips: Clips) -> np.ndarray:
-        """What the model hears of all clips, unscaled (clip, band, time)."""
-        return clips.sound(self.model.audio_input)
+    def arrays(self, clips: Clips, positions: np.ndarray) -> Arrays:
+        """What the model is given of the clips at `positions`, unscaled."""
+        return clips.arrays(self.row.inputs, positions)
 
     def test_positions(self, clips: Clips) -> np.ndarray:
         """Where the run's test clips are in `clips`, in index order.
@@ -111,18 +81,22 @@ class Trained:
             )
         return clips.of_actors(self.info["actors"]["test"])
 
-    def silence(self, clips: Clips) -> Silence:
-        """The mean of the run's test clips."""
-        test = self.test_positions(clips)
-        return Silence.of(clips.frames[test], self.sound_of(clips)[test])
+    def silence(self, clips: Clips) -> Arrays:
+        """What stands in for an input that is silenced: there, but it says nothing of any clip.
+
+        The mean of the run's test clips by input, without a dimension of clips, unscaled, in the
+        clips' own types.
+        """
+        arrays = self.arrays(clips, self.test_positions(clips))
+        return {name: mean_clip(array) for name, array in arrays.items()}
 
     def batches(self, n_clips: int) -> list[np.ndarray]:
         """Positions 0 to n_clips - 1 in batches, as in the training's evaluations."""
         return split(np.arange(n_clips), self.batch_size)
 
-    def logits(self, pictures: np.ndarray, unscaled: np.ndarray) -> np.ndarray:
-        """Logits of clips as `frames` and `sound` take them, float32 (clip, emotion)."""
-        return self.view(pictures).logits(unscaled)
+    def logits(self, arrays: Arrays) -> np.ndarray:
+        """Logits of clips whose inputs these are, unscaled; float32 (clip, emotion)."""
+        return self.view(arrays).logits(arrays)
 
     def untrained(self) -> "Trained":
         """The same with weights drawn anew from the run's seed, as before the training."""
@@ -132,23 +106,23 @@ class Trained:
         return replace(self, model=model.eval().to(self.device))
 
     @torch.no_grad()
-    def view(self, pictures: np.ndarray) -> "Viewed":
-        """Show the model these clips, uint8 (clip, frame, S, S, channel), before it hears them."""
-        middle = None
-        if self.uses_video:
+    def view(self, arrays: Arrays) -> "Viewed":
+        """Show the model the frames of clips, if it sees any, before it is given the rest."""
+        n_clips, middle = len(next(iter(arrays.values()))), None
+        if self.sees_frames:
             video: Any = self.model.video
-            batches = (self.frames(pictures[chosen]) for chosen in self.batches(len(pictures)))
+            batches = (self.frames(arrays["frames"][chosen]) for chosen in self.batches(n_clips))
             middle = torch.cat([video.middle(frames) for frames in batches])
-        return Viewed(self, len(pictures), middle)
+        return Viewed(self, n_clips, middle)
 
 
 @dataclass(frozen=True, eq=False)
 class Viewed:
-    """Clips that a model has seen already, and now hears in one or several ways.
+    """Clips whose frames a model has seen, and with which it is now given other inputs.
 
     The first stages of the video encoder, which are most of the work and never depend on the
     sound, are computed once: `middle` is what they gave (clip, channel, time, height, width). It
-    is None for a model that sees nothing.
+    is None for a model that sees no frames.
     """
 
     trained: Trained
@@ -160,20 +134,28 @@ class Viewed:
         middle = None if self.middle is None else self.middle[torch.from_numpy(positions)]
         return Viewed(self.trained, len(positions), middle)
 
-    def batches(self, unscaled: np.ndarray) -> Iterator[tuple[Tensor, Tensor]]:
-        """Frames and sound to call the model with, before the next batch is asked for.
+    def batches(self, arrays: Arrays) -> Iterator[tuple[Tensor, ...]]:
+        """Inputs to call the model with, before the next batch is asked for.
 
-        The frames are empty; meanwhile the video encoder answers with what it has seen.
+        Frames are empty; meanwhile the video encoder answers with what it has seen.
         """
         for chosen in self.trained.batches(self.n_clips):
-            frames = torch.empty(len(chosen), 0, device=self.trained.device)
+            nothing = torch.empty(len(chosen), 0, device=self.trained.device)
+            inputs = (
+                nothing if name == "frames" else self.trained.scaled(name, arrays[name][chosen])
+                for name in self.trained.row.inputs
+            )
             with self._remembered(torch.from_numpy(chosen)):
-                yield frames, self.trained.sound(unscaled[chosen])
+                yield tuple(inputs)
 
     @torch.no_grad()
-    def logits(self, unscaled: np.ndarray) -> np.ndarray:
-        """Logits with this sound, float32 (clip, emotion)."""
-        found = [self.trained.model(*batch) for batch in self.batches(unscaled)]
+    def logits(self, arrays: Arrays) -> np.ndarray:
+        """Logits with these inputs, unscaled, in place of whose frames it has seen its own.
+
+        Returns:
+            float32 (clip, emotion).
+        """
+        found = [self.trained.model(*inputs) for inputs in self.batches(arrays)]
         return torch.cat(found).float().cpu().numpy()
 
     @contextmanager
@@ -211,7 +193,10 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
     try:
         row, preprocess = _row(info), Preprocess.model_validate(info["preprocess"])
         sizes = _sizes(info, preprocess)
-        scaling = Scaling(*(np.array(info["scaling"][name]) for name in ("mean", "sd")))
+        scaling = {
+            name: Scaling(np.array(each["mean"]), np.array(each["sd"]))
+            for name, each in info["scaling"].items()
+        }
         schedule = info["schedule"]
     except InputError:
         raise
@@ -246,7 +231,8 @@ def read_info(folder: Path) -> dict[str, Any]:
     return info
 
 
-def _mean_clip(values: np.ndarray) -> np.ndarray:
+def mean_clip(values: np.ndarray) -> np.ndarray:
+    """The mean of clips, (clip, ...), in their own type."""
     mean = values.mean(axis=0, dtype=np.float64)  # of float16 the sum would overflow
     return (mean.round() if values.dtype == np.uint8 else mean).astype(values.dtype)
 

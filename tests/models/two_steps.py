@@ -75,23 +75,26 @@ def train(name: str, source: SourceParams, clips: Clips) -> dict[str, torch.Tens
     """The weights after an epoch of two batches, and the logits that they give."""
     torch.manual_seed(1)
     model = ROWS[name].build(Sizes.of(source))
-    sound = clips.sound(model.audio_input)
-    sound = Scaling.of(sound)(sound)
+    arrays = {
+        array: given if array == "frames" else Scaling.of(given)(given)
+        for array in ROWS[name].inputs
+        for given in [getattr(clips, array)]
+    }
     augment = augmentation(clips.frame_size)
-    loader = Loader(clips, sound, model.uses_video, model.uses_audio, augment, torch.device("cpu"))
+    loader = Loader(arrays, clips.emotion, augment, torch.device("cpu"))
     everyone = np.arange(N_CLIPS)
     if ROWS[name].schedule == "none":
-        model.fit(sound, clips.emotion, clips.index["actor"].to_numpy())
+        model.fit(clips.emotion, clips.index["actor"].to_numpy(), *arrays.values())
     else:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
         for batch in loader.batches(everyone, BATCH_SIZE, augmented=True):
-            loss, _ = model.loss(batch.frames, batch.sound, batch.emotion)
+            loss, _ = model.loss(batch.emotion, *batch.inputs)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     model.eval()
     with torch.no_grad():
-        logits = [model(batch.frames, batch.sound) for batch in loader.batches(everyone, N_CLIPS)]
+        logits = [model(*batch.inputs) for batch in loader.batches(everyone, N_CLIPS)]
     return {**model.state_dict(), "logits": torch.cat(logits)}
 
 
