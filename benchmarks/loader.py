@@ -67,10 +67,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         clips = make_clips(arguments, Path(folder))
         loader = Loader(
-            clips,
-            clips.mfcc,
-            True,
-            True,
+            {"frames": clips.frames, "mfcc": clips.mfcc},
+            clips.emotion,
             augmentation(arguments.size),
             torch.device(arguments.device),
         )
@@ -140,15 +138,15 @@ def make_clips(arguments: argparse.Namespace, folder: Path) -> Clips:
 
 
 def own_cases(loader: Loader, batch_size: int) -> dict[str, Callable[[], None]]:
-    clips = loader.clips
-    order = np.random.default_rng(1).permutation(len(clips.frames))
+    frames = loader.arrays["frames"]
+    order = np.random.default_rng(1).permutation(len(frames))
     parts = np.array_split(order, -(-len(order) // batch_size))
-    into = np.empty((batch_size, *clips.frames.shape[1:]), np.uint8)
+    into = np.empty((batch_size, *frames.shape[1:]), np.uint8)
     pictures = loader.gather(parts[0])[0].to(loader.device).movedim(-1, 2)
 
     def copy() -> None:
         for position, row in zip(order, np.arange(len(order)) % batch_size, strict=True):
-            np.copyto(into[row], clips.frames[position])
+            np.copyto(into[row], frames[position])
 
     def gather() -> None:
         for part in parts:
@@ -235,7 +233,7 @@ def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]
         for _ in range(arguments.steps):
             batch = next(batches)
             with torch.autocast(loader.device.type, torch.bfloat16):
-                loss, _ = model.loss(batch.frames, batch.sound, batch.emotion)
+                loss, _ = model.loss(batch.emotion, *batch.inputs)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()

@@ -76,12 +76,15 @@ def step_s(row: str, n_steps: int) -> list[float]:
     frames = torch.rand(
         BATCH_SIZE, 3, settings.n_frames, settings.frame_size, settings.frame_size
     ).contiguous(memory_format=torch.channels_last_3d)
-    sound = torch.rand(BATCH_SIZE, *model.sound_shape(sizes))
+    inputs = [
+        frames if name == "frames" else torch.rand(BATCH_SIZE, *sizes.shape(name))
+        for name in ROWS[row].inputs
+    ]
     emotion = torch.arange(BATCH_SIZE) % N_EMOTIONS
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:
-        loss, _ = model.loss(frames, sound, emotion)
+        loss, _ = model.loss(emotion, *inputs)
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()

@@ -244,7 +244,8 @@ def own_step(
     layout = torch.channels_last_3d if "channels last" in case else torch.contiguous_format
     model = find(arguments.row).build(sizes(arguments)).to(device).train()
     convert(model, layout)
-    frames = frames.contiguous(memory_format=layout)
+    given = {"frames": frames.contiguous(memory_format=layout), "mfcc": sound}
+    inputs = [given[name] for name in find(arguments.row).inputs]
     in_graph = "graph" in case
     # None is torch's choice: one kernel for each operation, of all tensors where there is a GPU.
     optimizer = torch.optim.Adam(
@@ -260,7 +261,7 @@ def own_step(
             torch.backends.cudnn.benchmark = "autotuned" in case
             torch.use_deterministic_algorithms("deterministic" in case, warn_only=True)
         with torch.autocast(device.type, torch.bfloat16, enabled="bf16" in case):
-            loss, _ = compute(frames, sound, emotion)
+            loss, _ = compute(emotion, *inputs)
         optimizer.zero_grad(set_to_none=not in_graph)
         loss.backward()
         optimizer.step()
@@ -366,8 +367,9 @@ def sizes(arguments: argparse.Namespace) -> Sizes:
 
 
 def forward_gflops(arguments: argparse.Namespace) -> float:
-    shape = (3, arguments.frames, arguments.size, arguments.size)
-    return find(arguments.row).build(sizes(arguments)).forward_gflops(shape, MFCC_SHAPE)
+    shapes = {"frames": (3, arguments.frames, arguments.size, arguments.size), "mfcc": MFCC_SHAPE}
+    row = find(arguments.row)
+    return row.build(sizes(arguments)).forward_gflops(*(shapes[name] for name in row.inputs))
 
 
 def timed(step: Step, device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """Tests of deletion and insertion, and of modality reliance, on models whose answer is known."""
 
-from types import SimpleNamespace
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -20,13 +20,14 @@ from cfnsr.attention.reliance import (
     summarise,
     with_noise,
 )
-from cfnsr.data.clips import Clips
+from cfnsr.data.clips import Clips, Scaling
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.preprocess import preprocess_clip
-from cfnsr.data.summary import N_LANDMARK_STATISTICS
 from cfnsr.errors import InputError
+from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
-from cfnsr.training.trained import Silence
+from cfnsr.params import SourceParams
+from cfnsr.training.trained import Trained, mean_clip
 
 N_CLIPS = 40
 EQUAL = np.ones(4)
@@ -98,15 +99,16 @@ def test_hiding_part_of_a_clip_is_what_its_network_is_asked_about():
     pictures = rng.integers(0, 256, (4, 10, 72, 72, 3), dtype=np.uint8)
     sound = rng.normal(2, 3, (4, 13, 212)).astype(np.float32)
     regions = np.arange(212) // 106
-    view = trained.view(pictures)
-    silence = Silence.of(pictures, sound)
-    score = deletion.audio_score(view, sound, silence, regions)
-    probability = torch.from_numpy(trained.logits(pictures, sound)).softmax(dim=1).numpy()
+    arrays = {"frames": pictures, "mfcc": sound}
+    silence = {name: mean_clip(array) for name, array in arrays.items()}
+    score = deletion.audio_score(trained.view(arrays), arrays, silence, regions)
+    probability = torch.from_numpy(trained.logits(arrays)).softmax(dim=1).numpy()
     np.testing.assert_allclose(score(np.zeros((4, 2), bool)), probability.max(axis=1), rtol=1e-5)
     half = np.tile([False, True], (4, 1))
     spoilt = sound.copy()
     spoilt[:, :, 106:] = sound[:, :, 106:].mean(axis=0)
-    expected = torch.from_numpy(trained.logits(pictures, spoilt)).softmax(dim=1).numpy()
+    expected = trained.logits(arrays | {"mfcc": spoilt})
+    expected = torch.from_numpy(expected).softmax(dim=1).numpy()
     whole = probability.argmax(axis=1)
     np.testing.assert_allclose(score(half), expected[np.arange(4), whole], rtol=1e-4)
     np.testing.assert_allclose(
@@ -207,9 +209,10 @@ def conditions(row, clips, change=lambda model: None):
     with torch.no_grad():
         change(trained.model)
     positions = np.arange(len(clips.index))
-    view = trained.view(clips.frames)
+    arrays = trained.arrays(clips, positions)
+    view = trained.view(arrays)
     spoilt = {10.0: clips, 0.0: clips}
-    silence = Silence.of(clips.frames, trained.sound_of(clips))
+    silence = {name: mean_clip(array) for name, array in arrays.items()}
     return outcomes_of_run(view, clips, positions, spoilt, silence, seed=0)
 
 
@@ -249,41 +252,44 @@ def test_a_swapped_picture_makes_a_network_that_only_sees_say_what_it_says_of_th
     clips, _ = real_clips
     found = conditions("video", clips).reset_index(drop=True)
     trained = made("video")
-    says = trained.logits(clips.frames, clips.mfcc).argmax(axis=1)
+    says = trained.logits({"frames": clips.frames}).argmax(axis=1)
     donor = donors(clips.emotion, np.random.default_rng([0, 1]))
     swapped = found[found["condition"] == "video swapped"]
     assert swapped["correct"].tolist() == (says[donor] == clips.emotion).tolist()
     assert swapped["follows"].tolist() == (says == clips.emotion)[donor].tolist()
 
 
-def test_the_yardsticks_statistics_are_of_both_modalities(real_clips):
+@pytest.mark.parametrize("row", ["linear", "motion_voice"])
+def test_rows_without_pictures_have_a_face_to_silence_and_hear_noise(row, real_clips):
     clips, _ = real_clips
-    model = find("linear").build(SimpleNamespace(n_mfcc=13)).eval()
-    trained = made("audio")
-    n = clips.statistics.shape[1]
-    scaling = type(trained.scaling)(np.zeros(n), np.ones(n))
-    trained = type(trained)(model, find("linear"), {"fold": 1}, SMALL, scaling, 100)
+    system = find(row)
+    scaling = {name: Scaling.of(getattr(clips, name)) for name in system.inputs}
+    model = system.build(Sizes.of(SourceParams(preprocess=SMALL))).eval()
+    trained = Trained(model, system, {"fold": 1}, SMALL, scaling, 100)
+    arrays = trained.arrays(clips, np.arange(8))
     answers = _answers(
         trained,
         clips,
-        {},
-        Silence.of(clips.frames, clips.statistics),
+        {0.0: replace(clips, mfcc=2 * clips.mfcc, log_mel=2 * clips.log_mel)},
+        {name: mean_clip(array) for name, array in arrays.items()},
         np.arange(8),
-        trained.view(clips.frames),
+        trained.view(arrays),
         np.roll(np.arange(8), 1),
         np.random.default_rng(0),
     )
     by_name = {name: logits for name, _, logits in answers}
-    assert set(by_name) == {
+    assert list(by_name) == [
         "intact",
         "video silenced",
         "video swapped",
         "audio silenced",
         "audio swapped",
-    }
-    mixed = clips.statistics.copy()
-    mixed[:, :N_LANDMARK_STATISTICS] = np.roll(mixed, 1, axis=0)[:, :N_LANDMARK_STATISTICS]
-    np.testing.assert_allclose(by_name["video swapped"], trained.logits(clips.frames, mixed))
+        "audio noise",
+    ]
+    (of_face,) = system.of_face
+    swapped = arrays | {of_face: np.roll(arrays[of_face], 1, axis=0)}
+    np.testing.assert_array_equal(by_name["video swapped"], trained.logits(swapped))
+    assert np.abs(by_name["audio noise"] - by_name["intact"]).max() > 0
 
 
 def test_the_summary_worked_by_hand():

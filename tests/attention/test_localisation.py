@@ -157,13 +157,14 @@ def look(row, data="synthetic"):
             "emotion": [EMOTIONS[take.emotion_index] for take in takes],
         }
     )
-    view = network.view(pictures)
-    maps = read_maps(view, sound)
-    located = located_maps(view, sound, maps)
+    arrays = {"frames": pictures, "mfcc": sound}
+    view = network.view(arrays)
+    maps = read_maps(view, arrays)
+    located = located_maps(view, arrays, maps)
     settings = Params(data=data).model_copy(update={"fold": 1})
     study = Study(settings, None, {row: []}, 0)
     return study, Look(
-        REPOSITORY, network, np.arange(N_CLIPS), index, pictures, sound, maps, located
+        REPOSITORY, network, np.arange(N_CLIPS), index, pictures, arrays, maps, located
     )
 
 
@@ -420,8 +421,8 @@ def _lifts(clips, root, runs, settings):
         test = network.test_positions(clips)
         actor = clips.index["actor"].to_numpy()[test]
         for name, model in ((row, network), (f"{row}, untrained", network.untrained())):
-            view = model.view(clips.frames[test])
-            sound = model.sound_of(clips)[test]
-            for map_ in located_maps(view, sound, read_maps(view, sound)):
+            arrays = model.arrays(clips, test)
+            view = model.view(arrays)
+            for map_ in located_maps(view, arrays, read_maps(view, arrays)):
                 found[name, map_.name] = lift(cues.overlap(model, map_, test), actor)
     return found

@@ -46,7 +46,7 @@ WITH_MAPS = ("cfn_sr", "no_self_attention", "no_residual", "video_to_audio", "mm
 SEEING = [
     name
     for name, row in ROWS.items()
-    if row.uses_video and row.alias is None and row.group != "switches"
+    if "frames" in row.inputs and row.alias is None and row.group != "switches"
 ]
 
 
@@ -58,17 +58,29 @@ def made(row, seed=0, batch_size=3):
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
-    scaling = Scaling(np.full(13, 2.0), np.full(13, 3.0))
+    scaling = {"mfcc": Scaling(np.full(13, 2.0), np.full(13, 3.0))}
     return Trained(model, find(row), {"seed": seed}, SETTINGS, scaling, batch_size)
 
 
 @pytest.fixture(scope="module")
 def clips():
-    """Pictures and MFCCs of a few made-up clips."""
+    """The arrays of a few made-up clips."""
     rng = np.random.default_rng(0)
     size = SETTINGS.frame_size
     pictures = rng.integers(0, 256, (N_CLIPS, SETTINGS.n_frames, size, size, 3), dtype=np.uint8)
-    return pictures, rng.normal(2, 3, (N_CLIPS, 13, 212)).astype(np.float32)
+    return {"frames": pictures, "mfcc": rng.normal(2, 3, (N_CLIPS, 13, 212)).astype(np.float32)}
+
+
+def some(clips, chosen):
+    return {name: array[chosen] for name, array in clips.items()}
+
+
+def tensors(trained, clips):
+    """As the model takes them."""
+    return [
+        trained.frames(clips[name]) if name == "frames" else trained.scaled(name, clips[name])
+        for name in trained.row.inputs
+    ]
 
 
 def modules(model, kind):
@@ -88,12 +100,12 @@ def arrays(maps):
 @pytest.mark.parametrize("row", WITH_MAPS)
 def test_listening_leaves_the_logits_bit_for_bit_and_no_hook_behind(row, clips):
     trained = made(row)
-    frames, sound = trained.frames(clips[0]), trained.sound(clips[1])
+    inputs = tensors(trained, clips)
     with torch.no_grad():
-        before = trained.model(frames, sound).numpy()
-    maps = record(trained.model, frames, sound)
+        before = trained.model(*inputs).numpy()
+    maps = record(trained.model, *inputs)
     with torch.no_grad():
-        after = trained.model(frames, sound).numpy()
+        after = trained.model(*inputs).numpy()
     np.testing.assert_array_equal(maps.logits, before)
     np.testing.assert_array_equal(after, before)
     assert len(arrays(maps)) > 1
@@ -104,12 +116,12 @@ def test_a_network_in_training_is_refused_since_dropout_would_hide_some(clips):
     trained = made("cfn_sr")
     trained.model.train()
     with pytest.raises(AssertionError, match="eval"):
-        record(trained.model, trained.frames(clips[0]), trained.sound(clips[1]))
+        record(trained.model, *tensors(trained, clips))
 
 
 def test_self_attention_sums_to_one_and_no_token_hears_the_future(clips):
     trained = made("cfn_sr")
-    weights = read_maps(trained.view(clips[0]), clips[1]).self_attention
+    weights = read_maps(trained.view(clips), clips).self_attention
     assert weights.shape == (N_CLIPS, 3, 2, 26, 26)
     np.testing.assert_allclose(weights.sum(axis=-1), 1, rtol=1e-5)
     assert weights.min() >= 0
@@ -133,12 +145,12 @@ def test_cross_modal_maps_sum_to_one_over_a_slice_and_are_the_modules_own(clips)
     (module,) = modules(trained.model, CrossModalAttention)
     heard = []
     handle = module.register_forward_hook(lambda _, inputs, output: heard.append(output))
-    maps = read_maps(trained.view(clips[0]), clips[1]).cross_modal
+    maps = read_maps(trained.view(clips), clips).cross_modal
     handle.remove()
     assert maps.shape == (N_CLIPS, 1, 3, 3)
     np.testing.assert_allclose(maps.sum(axis=(2, 3)), 1, rtol=1e-5)
     np.testing.assert_array_equal(maps, torch.cat(heard).numpy())
-    of_sound = read_maps(made("video_to_audio").view(clips[0]), clips[1])
+    of_sound = read_maps(made("video_to_audio").view(clips), clips)
     assert of_sound.cross_modal is None
     assert of_sound.cross_modal_audio.shape == (N_CLIPS, 26)
     np.testing.assert_allclose(of_sound.cross_modal_audio.sum(axis=1), 1, rtol=1e-5)
@@ -152,8 +164,7 @@ def test_gates_times_features_are_what_leaves_the_module(row, kind, clips):
         module.register_forward_hook(lambda _, inputs, outputs: passed.append((inputs, outputs)))
         for module in modules(trained.model, kind)
     ]
-    frames, sound = trained.frames(clips[0]), trained.sound(clips[1])
-    gates = record(trained.model, frames, sound).gates
+    gates = record(trained.model, *tensors(trained, clips)).gates
     for handle in handles:
         handle.remove()
     assert [(gate.place, gate.modality) for gate in gates] == [
@@ -170,10 +181,10 @@ def test_gates_times_features_are_what_leaves_the_module(row, kind, clips):
 def test_neighbours_in_the_batch_change_no_map(row, clips):
     together = made(row, batch_size=N_CLIPS)
     alone = replace(together, batch_size=1)
-    all_at_once = arrays(read_maps(together.view(clips[0]), clips[1]))
+    all_at_once = arrays(read_maps(together.view(clips), clips))
     for clip in range(N_CLIPS):
         one = slice(clip, clip + 1)
-        single = arrays(read_maps(alone.view(clips[0][one]), clips[1][one]))
+        single = arrays(read_maps(alone.view(some(clips, one)), some(clips, one)))
         assert single.keys() == all_at_once.keys()
         for name, values in single.items():
             np.testing.assert_allclose(values[0], all_at_once[name][clip], atol=1e-5, err_msg=name)
@@ -188,7 +199,7 @@ def test_rollout_of_two_layers_worked_by_hand():
 
 
 def test_rollout_sums_to_one_and_that_of_uniform_attention_drifts_to_the_start(clips):
-    weights = read_maps(made("cfn_sr").view(clips[0]), clips[1]).self_attention
+    weights = read_maps(made("cfn_sr").view(clips), clips).self_attention
     rolled = rollout(weights)
     assert rolled.shape == (N_CLIPS, 26, 26)
     np.testing.assert_allclose(rolled.sum(axis=-1), 1, rtol=1e-5)
@@ -200,11 +211,11 @@ def test_rollout_sums_to_one_and_that_of_uniform_attention_drifts_to_the_start(c
 def test_grad_cam_of_the_video_network_is_the_class_activation_map(clips):
     """Behind an average pool and one linear layer, the gradient is known in closed form."""
     trained = made("video")
-    view, target = trained.view(clips[0]), np.array([0, 3, 7, 2, 2])
-    found = grad_cam(view, clips[1], "video", target)
+    view, target = trained.view(clips), np.array([0, 3, 7, 2, 2])
+    found = grad_cam(view, clips, "video", target)
     video = trained.model.video
     with torch.no_grad():
-        x_v = video.features(trained.frames(clips[0]))
+        x_v = video.features(trained.frames(clips["frames"]))
     n_positions = x_v[0, 0].numel()
     weight = video.fc.weight.detach()[torch.from_numpy(target)]
     by_hand = torch.einsum("nc,ncshw->nshw", weight, x_v).relu() / n_positions
@@ -216,20 +227,20 @@ def test_grad_cam_of_the_video_network_is_the_class_activation_map(clips):
 @pytest.mark.parametrize("row", SEEING)
 def test_every_row_that_sees_has_a_grad_cam_and_keeps_its_logits(row, clips):
     trained = made(row)
-    view = trained.view(clips[0])
-    before = view.logits(clips[1])
-    found = grad_cam(view, clips[1], "video", before.argmax(axis=1))
+    view = trained.view(clips)
+    before = view.logits(clips)
+    found = grad_cam(view, clips, "video", before.argmax(axis=1))
     assert found.shape == (N_CLIPS, 1, 3, 3)
     assert np.isfinite(found).all()
     assert found.min() >= 0
-    np.testing.assert_array_equal(view.logits(clips[1]), before)
+    np.testing.assert_array_equal(view.logits(clips), before)
     assert all(parameter.grad is None for parameter in trained.model.parameters())
 
 
 def test_grad_cam_of_the_sound_has_a_value_a_token(clips):
     trained = made("audio")
-    view = trained.view(clips[0])
-    found = grad_cam(view, clips[1], "audio", np.zeros(N_CLIPS, int))
+    view = trained.view(clips)
+    found = grad_cam(view, clips, "audio", np.zeros(N_CLIPS, int))
     assert found.shape == (N_CLIPS, 26)
     assert (found > 0).any()
 
@@ -299,14 +310,14 @@ def test_each_pixel_belongs_to_the_position_whose_centre_is_nearest():
 @pytest.mark.parametrize("row", ["video", "audio", "cfn_sr", "mmtm", "msaf", "averaging"])
 def test_a_view_gives_the_logits_of_the_whole_network_and_leaves_it_as_it_was(row, clips):
     trained = made(row)
-    view = trained.view(clips[0])
-    found = view.logits(clips[1])
+    view = trained.view(clips)
+    found = view.logits(clips)
     with torch.no_grad():
         parts = [
-            trained.model(trained.frames(clips[0][some]), trained.sound(clips[1][some]))
-            for some in trained.batches(N_CLIPS)
+            trained.model(*tensors(trained, some(clips, chosen)))
+            for chosen in trained.batches(N_CLIPS)
         ]
     np.testing.assert_array_equal(found, torch.cat(parts).numpy())
-    repeated = view.at(np.array([3, 3, 0])).logits(clips[1][[3, 3, 0]])
+    repeated = view.at(np.array([3, 3, 0])).logits(some(clips, [3, 3, 0]))
     np.testing.assert_allclose(repeated, found[[3, 3, 0]], atol=1e-5)
     assert "middle" not in vars(getattr(trained.model, "video", nn.Module()))

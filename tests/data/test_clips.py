@@ -14,7 +14,6 @@ from torchvision.transforms import v2
 from cfnsr.data.clips import (
     CROP_SCALE,
     N_AHEAD,
-    Clips,
     Loader,
     Scaling,
     ahead,
@@ -73,9 +72,14 @@ def clips(folder):
     return load_clips(folder, Drawing())
 
 
+def loader_of(clips, names=("frames", "mfcc"), per_frame=False, device=CPU):
+    arrays = {name: getattr(clips, name) for name in names}
+    return Loader(arrays, clips.emotion, augmentation(SIZE, per_frame), device)
+
+
 @pytest.fixture(scope="module")
 def loader(clips):
-    return Loader(clips, clips.mfcc, True, True, augmentation(SIZE), CPU)
+    return loader_of(clips)
 
 
 def test_large_arrays_are_memory_mapped_and_labels_are_class_indices(clips):
@@ -147,14 +151,10 @@ def test_a_constant_coefficient_scales_to_zero_and_not_to_nan():
 
 @given(st.integers(1, 100), st.integers(2, 40))
 def test_batches_take_each_clip_once_in_order_and_none_is_alone(n_clips, batch_size):
-    index = pd.DataFrame({"emotion": ["calm"] * n_clips, "actor": 1})
-    sound = np.arange(n_clips, dtype=np.float32)[:, None, None]
-    numbered = Clips(
-        index, np.empty((n_clips, 1, 1, 1, 3), np.uint8), sound, sound, sound[:, 0], sound, ""
-    )
-    loader = Loader(numbered, sound, False, True, augmentation(1), CPU)
+    numbers = np.arange(n_clips, dtype=np.float32)[:, None, None]
+    loader = Loader({"mfcc": numbers}, np.ones(n_clips, np.int64), augmentation(1), CPU)
     positions = np.random.default_rng(1).permutation(n_clips)
-    batches = [batch.sound[:, 0, 0] for batch in loader.batches(positions, batch_size)]
+    batches = [batch.inputs[0][:, 0, 0] for batch in loader.batches(positions, batch_size)]
     sizes = [len(batch) for batch in batches]
     assert torch.cat(batches).tolist() == positions.tolist()
     assert max(sizes) - min(sizes) <= 1
@@ -166,9 +166,9 @@ def test_batches_take_each_clip_once_in_order_and_none_is_alone(n_clips, batch_s
 
 def test_a_batch_has_the_chosen_clips_pictures_sound_and_emotions(clips, loader):
     (batch,) = loader.batches(np.array([7, 2, 9]), 16)
-    assert batch.frames.shape == (3, 3, N_FRAMES, SIZE, SIZE)
+    assert batch.inputs[0].shape == (3, 3, N_FRAMES, SIZE, SIZE)
     assert batch.emotion.tolist() == [7, 2, 1]
-    np.testing.assert_array_equal(batch.sound.numpy(), clips.mfcc[[7, 2, 9]])
+    np.testing.assert_array_equal(batch.inputs[1].numpy(), clips.mfcc[[7, 2, 9]])
     pictures = torch.from_numpy(clips.frames[[7, 2, 9]]).permute(0, 1, 4, 2, 3)
     to_float = v2.Compose(
         [
@@ -176,7 +176,7 @@ def test_a_batch_has_the_chosen_clips_pictures_sound_and_emotions(clips, loader)
             v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    for found, picture in zip(batch.frames, pictures, strict=True):
+    for found, picture in zip(batch.inputs[0], pictures, strict=True):
         torch.testing.assert_close(found.transpose(0, 1), to_float(picture), atol=1e-6, rtol=1e-6)
 
 
@@ -187,20 +187,19 @@ def test_drawn_strokes_are_normalised_as_grey_pictures():
     torch.testing.assert_close(found, normalise(strokes.expand(-1, -1, 3, -1, -1)))
 
 
-@pytest.mark.parametrize(("uses_video", "uses_audio"), [(True, False), (False, True)])
-def test_a_modality_that_the_model_does_not_use_is_empty(clips, uses_video, uses_audio):
-    loader = Loader(clips, clips.mfcc, uses_video, uses_audio, augmentation(SIZE), CPU)
-    (batch,) = loader.batches(np.arange(4), 16)
-    assert (batch.frames.numel() > 0) == uses_video
-    assert (batch.sound.numel() > 0) == uses_audio
+def test_a_batch_holds_what_was_asked_for_in_that_order(clips):
+    (batch,) = loader_of(clips, ("mfcc", "landmark_statistics")).batches(np.arange(4), 16)
+    assert [tuple(array.shape) for array in batch.inputs] == [(4, 13, 30), (4, 416)]
+    (batch,) = loader_of(clips, ("mfcc", "frames")).batches(np.arange(4), 16)
+    assert batch.inputs[1].shape == (4, 3, N_FRAMES, SIZE, SIZE)
     assert len(batch.emotion) == 4
 
 
 def test_batches_that_are_not_augmented_are_the_same_every_time(loader):
     first, second = (list(loader.batches(np.arange(N_CLIPS), 5)) for _ in range(2))
     for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.frames, other.frames)
-        assert torch.equal(one.sound, other.sound)
+        assert torch.equal(one.inputs[0], other.inputs[0])
+        assert torch.equal(one.inputs[1], other.inputs[1])
 
 
 def test_augmented_batches_follow_the_seed_and_change_the_pictures_alone(loader):
@@ -209,21 +208,21 @@ def test_augmented_batches_follow_the_seed_and_change_the_pictures_alone(loader)
         (batch,) = loader.batches(np.arange(4), 16, augmented=True)
         return batch
 
-    assert torch.equal(augmented(1).frames, augmented(1).frames)
-    assert not torch.equal(augmented(1).frames, augmented(2).frames)
+    assert torch.equal(augmented(1).inputs[0], augmented(1).inputs[0])
+    assert not torch.equal(augmented(1).inputs[0], augmented(2).inputs[0])
     (plain,) = loader.batches(np.arange(4), 16)
-    assert augmented(1).frames.shape == plain.frames.shape
-    assert torch.equal(augmented(1).sound, plain.sound)
+    assert augmented(1).inputs[0].shape == plain.inputs[0].shape
+    assert torch.equal(augmented(1).inputs[1], plain.inputs[1])
 
 
 def test_batches_keep_the_channels_last_in_memory_as_they_lie_on_disk(loader, tmp_path):
     drawn = load_clips(write_arrays(tmp_path, drawn=True), Drawing())
-    strokes = Loader(drawn, drawn.mfcc, True, True, augmentation(SIZE), CPU)
+    strokes = loader_of(drawn)
     for augmented in (False, True):
         for chosen in (loader, strokes):
             (batch,) = chosen.batches(np.arange(4), 16, augmented)
-            assert batch.frames.shape == (4, 3, N_FRAMES, SIZE, SIZE)
-            assert batch.frames.is_contiguous(memory_format=torch.channels_last_3d)
+            assert batch.inputs[0].shape == (4, 3, N_FRAMES, SIZE, SIZE)
+            assert batch.inputs[0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_gathering_ahead_gives_what_gathering_does_in_order_and_draws_nothing(loader):
@@ -235,7 +234,7 @@ def test_gathering_ahead_gives_what_gathering_does_in_order_and_draws_nothing(lo
     for batch, part in zip(found, parts, strict=True):
         for one, other in zip(batch, loader.gather(part), strict=True):
             assert torch.equal(one, other)
-    np.testing.assert_array_equal(found[0][0], loader.clips.frames[parts[0]])
+    np.testing.assert_array_equal(found[0][0], loader.arrays["frames"][parts[0]])
 
 
 def test_gathering_ahead_is_a_thread_a_few_batches_ahead_whose_errors_arrive():
@@ -312,13 +311,15 @@ def test_cropping_all_clips_at_once_is_cropping_one_by_one_but_for_rounding(size
 def test_a_gpu_gets_the_batches_of_a_processor(clips, per_frame):
     def batches(device):
         torch.manual_seed(1)
-        loader = Loader(clips, clips.mfcc, True, True, augmentation(SIZE, per_frame), device)
+        loader = loader_of(clips, per_frame=per_frame, device=device)
         return list(loader.batches(np.arange(N_CLIPS), 3, augmented=True))
 
     for ours, plain in zip(batches(torch.device("cuda", 0)), batches(CPU), strict=True):
-        assert ours.frames.is_cuda
-        torch.testing.assert_close(ours.frames.cpu(), plain.frames, atol=1.01 / 255 / 0.22, rtol=0)
-        assert torch.equal(ours.sound.cpu(), plain.sound)
+        assert ours.inputs[0].is_cuda
+        torch.testing.assert_close(
+            ours.inputs[0].cpu(), plain.inputs[0], atol=1.01 / 255 / 0.22, rtol=0
+        )
+        assert torch.equal(ours.inputs[1].cpu(), plain.inputs[1])
         assert torch.equal(ours.emotion.cpu(), plain.emotion)
 
 

@@ -66,6 +66,8 @@ def test_reading_allocates_nothing():
     row = find("cfn_sr")
 
     class Spy:
+        inputs = row.inputs
+
         def build(self, sizes):
             built.append(row.build(sizes))
             return built[-1]

@@ -85,9 +85,12 @@ def build(name):
     return ROWS[name].build(SMALL)
 
 
-def batch(model, n_clips=N_CLIPS):
+def batch(name, n_clips=N_CLIPS):
     """Frames of 64 pixels: two by two positions are left at the end, so that maps can differ."""
-    return torch.randn(n_clips, 3, 8, 64, 64), torch.randn(n_clips, *model.sound_shape(SMALL))
+    return [
+        torch.randn(n_clips, *((3, 8, 64, 64) if array == "frames" else SMALL.shape(array)))
+        for array in ROWS[name].inputs
+    ]
 
 
 # Every row
@@ -157,7 +160,7 @@ def test_the_papers_rounded_count_is_met_where_it_can_be(name):
 @every_row
 def test_logits_are_finite_and_every_parameter_learns(name):
     model = build(name)
-    loss, logits = model.loss(*batch(model), torch.arange(N_CLIPS))
+    loss, logits = model.loss(torch.arange(N_CLIPS), *batch(name))
     loss.backward()
     assert logits.shape == (N_CLIPS, N_EMOTIONS)
     assert logits.isfinite().all()
@@ -174,21 +177,18 @@ def test_logits_are_finite_and_every_parameter_learns(name):
 @pytest.mark.parametrize("name", [name for name in SYSTEMS if name != "cfn_sr_released"])
 def test_a_clips_logits_do_not_depend_on_its_neighbours(name):
     model = build(name).eval()
-    frames, sound = batch(model)
-    other_frames, other_sound = batch(model)
+    inputs, others = batch(name), batch(name)
     with torch.no_grad():
-        together = model(frames, sound)
-        alone = model(frames[:1], sound[:1])
-        elsewhere = model(
-            torch.cat([other_frames[1:], frames[:1]]), torch.cat([other_sound[1:], sound[:1]])
-        )
+        together = model(*inputs)
+        alone = model(*(array[:1] for array in inputs))
+        elsewhere = model(*(torch.cat([b[1:], a[:1]]) for a, b in zip(inputs, others, strict=True)))
     torch.testing.assert_close(alone[0], together[0], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(elsewhere[-1], together[0], atol=1e-5, rtol=1e-5)
 
 
 def test_in_the_release_every_copy_of_a_clip_in_its_batch_adds_its_map_once_more():
     model = build("cfn_sr_released").eval()
-    frames, mfcc = batch(model, n_clips=1)
+    frames, mfcc = batch("cfn_sr_released", n_clips=1)
     with torch.no_grad():
         once, twice, thrice = (
             model(frames.repeat(n, 1, 1, 1, 1), mfcc.repeat(n, 1, 1))[0] for n in (1, 2, 3)
@@ -202,28 +202,16 @@ def test_in_the_release_every_copy_of_a_clip_in_its_batch_adds_its_map_once_more
     torch.testing.assert_close(thrice - once, 2 * one_map, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["video", "audio", "erann"])
-def test_a_modality_that_is_not_used_may_be_empty(name):
-    model = build(name).eval()
-    frames, sound = batch(model)
-    with torch.no_grad():
-        expected = model(frames, sound)
-        frames = frames if model.uses_video else torch.empty(N_CLIPS, 0)
-        sound = sound if model.uses_audio else torch.empty(N_CLIPS, 0)
-        torch.testing.assert_close(model(frames, sound), expected)
-
-
 @pytest.mark.parametrize(
     "name",
     [name for name, row in SYSTEMS.items() if row.starts_from and name != "cfn_sr_released"],
 )
 def test_a_row_is_additive_where_the_face_changes_its_scores_alike_for_every_voice(name):
     model = build(name).eval()
-    frames, sound = batch(model, 2)
+    frames, sound = batch(name, 2)
     with torch.no_grad():
-        for (
-            parameter
-        ) in model.parameters():  # untrained, a voice hardly changes what is attended to
+        # Untrained, a voice hardly changes what is attended to.
+        for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
         scores = model(frames.repeat(2, 1, 1, 1, 1), sound.repeat_interleave(2, dim=0))
     if name.startswith("averaging"):
@@ -344,7 +332,7 @@ def test_multiplicative_weights_a_modality_by_what_the_other_leaves_over():
     torch.testing.assert_close(weights[0, 0], torch.tensor([0.5, 0.75, 0.75]) ** 0.3)
     torch.testing.assert_close(weights[1, 0], torch.tensor([0.3, 0.8, 0.9]) ** 0.3)
 
-    loss, logits = model.loss(None, None, torch.tensor([1]))
+    loss, logits = model.loss(torch.tensor([1]), None, None)
     expected = -(0.75**0.3) * math.log(0.2) - 0.8**0.3 * math.log(0.25)
     assert loss.item() == pytest.approx(expected, rel=1e-6)
     assert logits[0, 1].item() == pytest.approx(-expected, rel=1e-6)
@@ -355,7 +343,7 @@ def test_the_gradient_of_multiplicative_stops_at_its_weights_unless_it_is_asked_
     model = deciding(Multiplicative, [0.7, 0.2, 0.1], [0.5, 0.25, 0.25])
     gradients = []
     for model.gradient_through_weights in (False, True):
-        loss, _ = model.loss(None, None, torch.tensor([1]))
+        loss, _ = model.loss(torch.tensor([1]), None, None)
         gradients.append(torch.autograd.grad(loss, model.log_p)[0][:, 0])
     stopped, whole = gradients
     expected = torch.zeros(2, 3)
@@ -427,7 +415,7 @@ def test_mixed_precision_does_not_reach_the_fft():
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert torch.equal(pooling(video, audio), expected)
         model = MCBP(SMALL)
-        loss, _ = model.loss(*batch(model), torch.arange(N_CLIPS))
+        loss, _ = model.loss(torch.arange(N_CLIPS), *batch("mcbp"))
     loss.backward()
     assert all(p.grad.isfinite().all() for p in model.parameters())
 
@@ -505,7 +493,7 @@ def test_block_dropout_drops_whole_blocks_in_training_only():
 
 
 def test_erann_takes_log_mel_and_shrinks_with_the_video_network():
-    assert ERANN.audio_input == "log_mel"
+    assert ROWS["erann"].inputs == ("log_mel",)
     model = ERANN(SMALL).eval()
     assert len(model.blocks) == 5 * SMALL.model.n_blocks[0]
     x = model.blocks(torch.zeros(1, 1, N_MELS, SMALL.n_mfcc_frames))
@@ -549,7 +537,7 @@ def test_an_encoder_of_the_release_gives_the_logits_that_it_gave_there(name, mod
     ours = model(FULL_SIZE).eval()
     from_release({f"module.{key}": tensor for key, tensor in state.items()}, ours)
     with torch.no_grad():
-        logits = ours(frames, mfcc)
+        logits = ours(frames if model is VideoOnly else mfcc)
     torch.testing.assert_close(logits, torch.tensor(record["logits"]), atol=1e-5, rtol=1e-5)
 
 
@@ -594,30 +582,30 @@ def test_a_state_dict_that_does_not_fit_is_an_error_and_changes_nothing():
 def test_the_linear_yardstick_is_scikit_learns_logistic_regression():
     rng = np.random.default_rng(0)
     model = build("linear")
-    n_statistics = batch(model)[1].shape[1]
+    of_landmarks, of_mfcc = (
+        rng.normal(size=(96, *array.shape[1:])).astype(np.float32) for array in batch("linear")
+    )
     emotion = np.arange(96) % 8
     actor = np.arange(96) // 8
-    statistics = rng.normal(size=(96, n_statistics, 1)).astype(np.float32)
-    statistics[:, 0, 0] += emotion
-    model.fit(statistics, emotion, actor)
+    of_landmarks[:, 0] += emotion
+    model.fit(emotion, actor, of_landmarks, of_mfcc)
     with torch.no_grad():
-        ours = model(torch.empty(0), torch.from_numpy(statistics)).softmax(dim=1).numpy()
+        logits = model(torch.from_numpy(of_landmarks), torch.from_numpy(of_mfcc))
+    statistics = np.concatenate([of_landmarks, of_mfcc], axis=1)
     theirs = [
-        LogisticRegression(C=c, max_iter=2000)
-        .fit(statistics[:, :, 0], emotion)
-        .predict_proba(statistics[:, :, 0])
+        LogisticRegression(C=c, max_iter=2000).fit(statistics, emotion).predict_proba(statistics)
         for c in STRENGTHS
     ]
+    ours = logits.softmax(dim=1).numpy()
     assert min(np.abs(ours - each).max() for each in theirs) < 1e-4
 
 
 def test_the_linear_yardstick_never_answers_an_emotion_that_nobody_showed_it():
-    rng = np.random.default_rng(0)
     model = build("linear")
-    statistics = rng.normal(size=(40, batch(model)[1].shape[1], 1)).astype(np.float32)
-    model.fit(statistics, np.arange(40) % 5, np.arange(40) // 4)
+    inputs = [array.numpy() for array in batch("linear", 40)]
+    model.fit(np.arange(40) % 5, np.arange(40) // 4, *inputs)
     with torch.no_grad():
-        logits = model(torch.empty(0), 10 * torch.from_numpy(statistics))
+        logits = model(*(10 * torch.from_numpy(array) for array in inputs))
     assert int(logits.argmax(dim=1).max()) < 5
 
 
@@ -649,24 +637,23 @@ def test_bfloat16_gradients_are_right_where_frames_are_few(shape, kernel_size, s
 
 def test_the_logits_of_motion_and_voice_are_the_sum_of_both_networks_log_odds():
     model = build("motion_voice").eval()
-    frames, both = batch(model)
-    motion, voice = both[:, :N_TRACKS], both[:, N_TRACKS:]
+    motion, voice = batch("motion_voice")
     expected = model.motion(motion).log_softmax(dim=1) + model.voice(voice).log_softmax(dim=1)
-    torch.testing.assert_close(model(frames, both), expected)
+    torch.testing.assert_close(model(motion, voice), expected)
 
 
 def test_each_of_the_two_networks_is_trained_by_its_own_loss():
     torch.manual_seed(0)
     model = build("motion_voice")
-    frames, both = batch(model)
+    motion, voice = batch("motion_voice")
     emotion = torch.arange(N_CLIPS) % N_EMOTIONS
     torch.manual_seed(1)
-    model.loss(frames, both, emotion)[0].backward()
+    model.loss(emotion, motion, voice)[0].backward()
     together = model.motion.head[1].weight.grad.clone()
     model.zero_grad()
     torch.manual_seed(1)
     cross_entropy = torch.nn.functional.cross_entropy
-    cross_entropy(model.motion(both[:, :N_TRACKS]), emotion, label_smoothing=0.1).backward()
+    cross_entropy(model.motion(motion), emotion, label_smoothing=0.1).backward()
     torch.testing.assert_close(model.motion.head[1].weight.grad, together)
 
 

@@ -48,7 +48,7 @@ def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  #
     folder = run_folder(runs, row, 1, find(row).seeds((1,))[0])
     found = trained.load_trained(folder)
     test = found.test_positions(clips)
-    logits = found.logits(clips.frames[test], found.sound_of(clips)[test])
+    logits = found.logits(found.arrays(clips, test))
     kept = read_run(folder).test
     assert kept.clips["clip"].tolist() == clips.index["clip"].iloc[test].tolist()
     np.testing.assert_array_equal(logits.astype(np.float16), kept.logits[-1].astype(np.float16))
@@ -70,17 +70,16 @@ def test_other_clips_than_those_it_was_trained_on_are_refused(runs, clips):  # n
 
 
 def test_silence_is_the_mean_of_all_test_clips_in_the_clips_own_types(runs, clips):  # noqa: F811
+    test = clips.index["actor"].isin([1, 2, 3, 4]).to_numpy()
     for row in ("cfn_sr", "erann"):
-        found = trained.load_trained(run_folder(runs, row, 1, 1))
-        silence = found.silence(clips)
-        test = clips.index["actor"].isin([1, 2, 3, 4]).to_numpy()
-        sound = found.sound_of(clips)[test]
-        expected = sound.astype(np.float64).mean(axis=0).astype(sound.dtype)
-        np.testing.assert_array_equal(silence.sound, expected)
-        assert silence.sound.dtype == sound.dtype
-        pictures = np.asarray(clips.frames)[test].astype(np.float64).mean(axis=0)
-        np.testing.assert_array_equal(silence.pictures, pictures.round())
-        assert silence.pictures.dtype == np.uint8
+        silence = trained.load_trained(run_folder(runs, row, 1, 1)).silence(clips)
+        assert tuple(silence) == find(row).inputs
+        for name, found in silence.items():
+            own = np.asarray(getattr(clips, name))[test]
+            mean = own.astype(np.float64).mean(axis=0)
+            expected = mean.round() if name == "frames" else mean
+            np.testing.assert_array_equal(found, expected.astype(own.dtype))
+            assert found.dtype == own.dtype
 
 
 def spoil_json(folder):
