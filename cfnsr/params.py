@@ -55,6 +55,13 @@ class PointingClips(DrawnClips):
     voice_reliability: Probability | None = None
 
 
+class Drawing(_Section):
+    """How the 68 points become a picture: boxed by the clip or by each frame."""
+
+    box: Literal["clip", "frame"] = "clip"
+    line_width_px: Annotated[int, Field(ge=1, le=5)] = 1
+
+
 class Preprocess(_Section):
     """Clips to arrays (section 3.2). The defaults are the paper's.
 
@@ -71,14 +78,8 @@ class Preprocess(_Section):
     offset_s: Annotated[float, Field(ge=0)] = 0.5
     duration_s: Annotated[float, Field(gt=0)] = 2.45
     n_mfcc: Annotated[int, Field(ge=1, le=128)] = 13  # there are 128 mel bands
+    drawing: Drawing = Drawing()  # of faces of which there are only landmarks
     rejected: Literal["stop", "skip"] = "stop"
-
-
-class Drawing(_Section):
-    """How the 68 points become a picture: boxed by the clip or by each frame."""
-
-    box: Literal["clip", "frame"] = "clip"
-    line_width_px: Annotated[int, Field(ge=1, le=5)] = 1
 
 
 class Model(_Section):
@@ -138,7 +139,6 @@ class SourceParams(_Section):
 
     root: Path | None = None
     preprocess: Preprocess = Preprocess()
-    drawing: Drawing = Drawing()
     model: Model = Model()
     training: Training = Training()
 

@@ -49,7 +49,10 @@ def test_the_defaults_are_the_papers_but_for_the_annealed_rate(written):
         ("ravdess: {preprocess: {frame_size: 4}}", "ravdess.preprocess.frame_size: .*16, found 4"),
         ("ravdess: {preprocess: {n_mfcc: 200}}", "ravdess.preprocess.n_mfcc: .*128, found 200"),
         ("ravdess: {preprocess: }", "ravdess.preprocess: .*found None"),
-        ("ravdess: {drawing: {line_width_px: 90}}", "ravdess.drawing.line_width_px: .*found 90"),
+        (
+            "ravdess: {preprocess: {drawing: {line_width_px: 9}}}",
+            "drawing.line_width_px: .*found 9",
+        ),
         ("synthetic: {clips: {face_reliability: 1.5}}", "synthetic.clips.face_reliability: .*1.5"),
         ("ravdess: {training: {audio: {learning_rate: .nan}}}", "learning_rate: .*finite.*nan"),
         ("ravdess: {training: {audio: {batch_size: 1}}}", "batch_size: .*2, found 1"),

@@ -18,9 +18,7 @@ from torch.nn import functional as F
 
 from cfnsr.data import motion, summary
 from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.data.drawing import draw_faces
 from cfnsr.errors import InputError
-from cfnsr.params import Drawing
 
 # Of ImageNet, as in the release.
 RGB_MEAN = (0.485, 0.456, 0.406)
@@ -87,8 +85,8 @@ class Clips:
         return np.flatnonzero(self.index["actor"].isin(list(actors)))
 
 
-def load_clips(folder: Path, drawing: Drawing) -> Clips:
-    """Open what preprocessing left in `folder`; landmarks are drawn now.
+def load_clips(folder: Path) -> Clips:
+    """Open what preprocessing left in `folder`.
 
     Raises:
         InputError: there is nothing.
@@ -97,19 +95,10 @@ def load_clips(folder: Path, drawing: Drawing) -> Clips:
         raise InputError(f"{folder} holds no preprocessed clips; run `dvc repro preprocess`")
     index = pd.read_csv(folder / "index.csv", dtype={"clip": str})
     settings = json.loads((folder / "settings.json").read_text())
-    if (folder / "points.npy").exists():
-        points = np.load(folder / "points.npy")
-        size = settings["frame_size"]
-        frames = np.empty((*points.shape[:2], size, size, 1), np.uint8)
-        for picture, clip in zip(frames, points, strict=True):
-            picture[..., 0] = draw_faces(clip, size, drawing)
-        settings["drawing"] = drawing.model_dump()
-    else:
-        frames = np.load(folder / "frames.npy", mmap_mode="r")
     what = json.dumps(settings, sort_keys=True) + index.to_csv(lineterminator="\n")
     return Clips(
         index,
-        frames,
+        np.load(folder / "frames.npy", mmap_mode="r"),
         np.load(folder / "mfcc.npy"),
         np.load(folder / "log_mel.npy", mmap_mode="r"),
         np.load(folder / "landmark_statistics.npy"),

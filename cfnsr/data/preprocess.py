@@ -4,8 +4,8 @@ build/<data>/arrays/
     index.csv      one line a clip: names, labels, sha256 of its files; the arrays' row order
     rejected.csv   the files that cannot be used, and why
     settings.json  what the arrays were made with
-    frames.npy     uint8 RGB (clip, frame, S, S, 3)        from real video, or
-    points.npy     float32 (clip, frame, 68, 2), pixels    from landmarks alone
+    frames.npy     uint8 (clip, frame, S, S, channel): 3 of RGB, or 1 of strokes where a face is
+                   drawn from its landmarks
     mfcc.npy       float32 (clip, coefficient, time)
     log_mel.npy    float16 (clip, band, time)
     landmark_statistics.npy   float32 (clip, statistic), see `cfnsr.data.summary`
@@ -28,11 +28,12 @@ from tqdm import tqdm
 from cfnsr import cluster
 from cfnsr.data import audio, motion, summary, video
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
+from cfnsr.data.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess, Source
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
-VERSION = 3
+VERSION = 4
 INDEX_COLUMNS = (
     "clip",
     "actor",
@@ -77,10 +78,20 @@ def preprocess_clip(
     arrays = sound_arrays(window, settings)
     arrays |= track_arrays(points, len(waveform) / rate_hz, settings)
     if draws_landmarks:
-        arrays["points"] = points[video.choose_frames(len(points), settings)].astype(np.float32)
+        arrays["frames"] = drawn(points[video.choose_frames(len(points), settings)], settings)
     else:
         arrays["frames"] = video.read_faces(media, points, settings)
     return arrays
+
+
+def drawn(points: np.ndarray, settings: Preprocess) -> np.ndarray:
+    """A face from its landmarks alone: uint8 (frame, S, S, 1).
+
+    Args:
+        points: (frame, 68, 2), in any unit.
+    """
+    pictures = draw_faces(points.astype(np.float32), settings.frame_size, settings.drawing)
+    return pictures[..., None]
 
 
 def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarray]:

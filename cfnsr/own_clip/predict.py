@@ -18,7 +18,6 @@ from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_re
 from cfnsr.data import motion, summary
 from cfnsr.data.clips import Arrays
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
-from cfnsr.data.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.evaluation import tables
 from cfnsr.figures.attention_maps import on_frames, on_pixels
@@ -227,9 +226,6 @@ def _inputs(opened: OwnClip, trained: Trained) -> Iterator[Arrays]:
     """What the network is given of each window, unscaled, as of one clip."""
     for arrays in opened.arrays():
         found = {name: array[None] for name, array in arrays.items()}
-        if trained.sees_frames and "frames" not in found:
-            size = trained.preprocess.frame_size
-            found["frames"] = draw_faces(arrays["points"], size, trained.drawing)[None, ..., None]
         if "mfcc" in found:
             found["mfcc_statistics"] = summary.mfcc_statistics(found["mfcc"])
             found["coarse_log_mel"] = motion.coarse(found["log_mel"])

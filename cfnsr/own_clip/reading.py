@@ -105,7 +105,7 @@ class OwnClip:
             if self._crops_faces:
                 arrays["frames"] = next(cropped)
             elif self.points is not None:
-                arrays["points"] = self.points[frames].astype(np.float32)
+                arrays["frames"] = preprocess.drawn(self.points[frames], self.settings)
             if self.needs.tracks and self.points is not None:
                 points, duration_s = self.points[first : first + n], window.end_s - window.start_s
                 arrays |= preprocess.track_arrays(points, duration_s, self.settings)

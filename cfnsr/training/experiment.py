@@ -88,7 +88,6 @@ class Experiment:
             "schedule": self.schedule.model_dump() if self.schedule else None,
             "training": training.common | {"precision": self.precision},
             "preprocess": source.preprocess.model_dump(),
-            "drawing": source.drawing.model_dump(),
             "pretrained_sha256": pretrained and file_hash(pretrained),
             "data_sha256": self.clips.sha256,
             "starts_from_sha256": {

@@ -17,7 +17,7 @@ from cfnsr import cluster
 from cfnsr.data.clips import Clips, load_clips
 from cfnsr.errors import InputError
 from cfnsr.models.registry import Group, asked_for, find
-from cfnsr.params import Drawing, Params
+from cfnsr.params import Params
 from cfnsr.training.experiment import (
     Experiment,
     changed_by,
@@ -77,7 +77,7 @@ class Task:
         """
         weights = starting_weights(self.row, self.fold, self.seed, self.params, self.runs)
         arrays = arrays_folder(self.row, self.params, self.repository)
-        clips = _clips(arrays, self.params.source.drawing)
+        clips = _clips(arrays)
         return Experiment(self.row, self.fold, self.seed, self.params, clips, weights)
 
     def is_done(self) -> bool:
@@ -290,14 +290,14 @@ def _make_arrays(row: str, params: Params, repository: Path) -> None:
     )
 
 
-def _clips(arrays: Path, drawing: Drawing) -> Clips:
+def _clips(arrays: Path) -> Clips:
     try:
-        return _load(arrays, drawing, (arrays / "index.csv").stat().st_mtime_ns)
+        return _load(arrays, (arrays / "index.csv").stat().st_mtime_ns)
     except FileNotFoundError:
-        return load_clips(arrays, drawing)  # says what is missing
+        return load_clips(arrays)  # says what is missing
 
 
 @lru_cache(maxsize=2)
-def _load(arrays: Path, drawing: Drawing, changed_ns: int) -> Clips:
+def _load(arrays: Path, changed_ns: int) -> Clips:
     """Kept by a worker from run to run, until the arrays change."""
-    return load_clips(arrays, drawing)
+    return load_clips(arrays)

@@ -9,7 +9,6 @@ PACKAGE = Path(__file__).parents[1]
 SHARED = (
     "data/clips",
     "data/corpora/ravdess",
-    "data/drawing",
     "training/experiment",
     "training/train",
 )

@@ -15,7 +15,7 @@ from cfnsr.data.clips import Arrays, Clips, Scaling, normalise, split
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
-from cfnsr.params import Drawing, Model, Preprocess, SourceParams
+from cfnsr.params import Model, Preprocess, SourceParams
 from cfnsr.training.experiment import read_tensors
 
 #: What run.json's `model` says beside its class and its switches.
@@ -45,11 +45,6 @@ class Trained:
     @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
-
-    @property
-    def drawing(self) -> Drawing:
-        """How landmarks become pictures."""
-        return Drawing.model_validate(self.info["drawing"])
 
     @property
     def sees_frames(self) -> bool:

@@ -400,7 +400,7 @@ def test_with_16_positions_the_maps_lie_on_the_cue_better_than_chance_and_untrai
         finer,
         tmp_path / "scratch",
     )
-    clips = load_clips(tmp_path / "arrays", source.drawing)
+    clips = load_clips(tmp_path / "arrays")
     runs = tmp_path / "runs"
     for row in ("audio", "video", "cfn_sr", "video_to_audio"):
         train_row(row, 1, settings, clips, runs)

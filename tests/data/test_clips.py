@@ -24,10 +24,8 @@ from cfnsr.data.clips import (
     normalise,
 )
 from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.data.drawing import draw_faces
 from cfnsr.data.motion import N_TRACKS
 from cfnsr.errors import InputError
-from cfnsr.params import Drawing
 
 N_CLIPS, N_FRAMES, SIZE = 12, 4, 20
 CPU = torch.device("cpu")
@@ -48,12 +46,8 @@ def write_arrays(folder, *, drawn=False, **changed):
     index.to_csv(folder / "index.csv", index=False)
     settings = {"source": "synthetic", "frame_size": SIZE} | changed
     (folder / "settings.json").write_text(json.dumps(settings))
-    if drawn:
-        points = rng.uniform(10, 90, (N_CLIPS, N_FRAMES, 68, 2)).astype(np.float32)
-        np.save(folder / "points.npy", points)
-    else:
-        shape = (N_CLIPS, N_FRAMES, SIZE, SIZE, 3)
-        np.save(folder / "frames.npy", rng.integers(0, 256, shape, np.uint8))
+    shape = (N_CLIPS, N_FRAMES, SIZE, SIZE, 1 if drawn else 3)
+    np.save(folder / "frames.npy", rng.integers(0, 256, shape, np.uint8))
     scale = rng.uniform(1, 50, (13, 1))
     np.save(folder / "mfcc.npy", (scale * rng.normal(3, 1, (N_CLIPS, 13, 30))).astype(np.float32))
     np.save(folder / "log_mel.npy", rng.normal(-40, 9, (N_CLIPS, 16, 30)).astype(np.float16))
@@ -69,7 +63,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def clips(folder):
-    return load_clips(folder, Drawing())
+    return load_clips(folder)
 
 
 def loader_of(clips, names=("frames", "mfcc"), per_frame=False, device=CPU):
@@ -95,40 +89,22 @@ def test_the_clips_of_some_actors_are_found_in_index_order(clips):
     assert len(clips.of_actors([24])) == 0
 
 
-def test_points_are_drawn_when_loaded_with_one_channel(tmp_path):
-    folder = write_arrays(tmp_path, drawn=True)
-    found = load_clips(folder, Drawing(line_width_px=2))
-    points = np.load(folder / "points.npy")
-    assert found.frames.shape == (N_CLIPS, N_FRAMES, SIZE, SIZE, 1)
-    for picture, clip in zip(found.frames, points, strict=True):
-        np.testing.assert_array_equal(
-            picture[..., 0], draw_faces(clip, SIZE, Drawing(line_width_px=2))
-        )
-
-
 def test_nothing_preprocessed_is_one_line(tmp_path):
     with pytest.raises(InputError, match="holds no preprocessed clips; run `dvc repro preprocess`"):
-        load_clips(tmp_path, Drawing())
+        load_clips(tmp_path)
 
 
-def test_the_hash_changes_with_data_and_settings_and_with_drawing_only_where_it_draws(tmp_path):
-    def sha256(name, drawing=None, **kwargs):
-        return load_clips(write_arrays(tmp_path / name, **kwargs), drawing or Drawing()).sha256
+def test_the_hash_changes_with_data_and_settings(tmp_path):
+    def sha256(name, **changed):
+        return load_clips(write_arrays(tmp_path / name, **changed)).sha256
 
-    same = sha256("a")
-    thick = Drawing(line_width_px=2)
-    assert sha256("b") == same == sha256("c", thick)
-    hashes = [
-        same,
-        sha256("d", drawn=True),
-        sha256("e", thick, drawn=True),
-        sha256("f", offset_s=0.4),
-    ]
+    assert sha256("a") == sha256("b")
+    hashes = [sha256("c"), sha256("d", drawing={"line_width_px": 2}), sha256("e", offset_s=0.4)]
     index = pd.read_csv(tmp_path / "a" / "index.csv", dtype=str)
     index.loc[3, "media_sha256"] = "f" * 64
     index.to_csv(tmp_path / "a" / "index.csv", index=False)
-    hashes.append(load_clips(tmp_path / "a", Drawing()).sha256)
-    assert len(set(hashes)) == 5
+    hashes.append(load_clips(tmp_path / "a").sha256)
+    assert len(set(hashes)) == 4
 
 
 def test_scaling_is_scikit_learns_on_the_training_clips_alone(clips):
@@ -216,7 +192,7 @@ def test_augmented_batches_follow_the_seed_and_change_the_pictures_alone(loader)
 
 
 def test_batches_keep_the_channels_last_in_memory_as_they_lie_on_disk(loader, tmp_path):
-    drawn = load_clips(write_arrays(tmp_path, drawn=True), Drawing())
+    drawn = load_clips(write_arrays(tmp_path, drawn=True))
     strokes = loader_of(drawn)
     for augmented in (False, True):
         for chosen in (loader, strokes):

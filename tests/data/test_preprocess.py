@@ -14,6 +14,7 @@ from test_cluster import kill_at_work
 from cfnsr.data import audio, motion, preprocess, sources, summary, video
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS, Take, parse_name
+from cfnsr.data.drawing import draw_faces
 from cfnsr.errors import InputError
 from cfnsr.params import Drawing, Preprocess
 
@@ -207,7 +208,7 @@ def test_a_run_that_ends_while_it_writes_leaves_no_index_of_half_the_arrays(
         with pytest.raises(KeyboardInterrupt):
             run(synthetic_root, tmp_path, SMALL.model_copy(update={"frame_size": 20}))
     with pytest.raises(InputError, match="holds no preprocessed clips"):
-        load_clips(tmp_path / "arrays", Drawing())
+        load_clips(tmp_path / "arrays")
     run(synthetic_root, tmp_path)
     assert contents(tmp_path) == before
 
@@ -276,7 +277,7 @@ RUN = """
 import sys
 from pathlib import Path
 from cfnsr.data import preprocess, sources
-from cfnsr.params import Preprocess
+from cfnsr.params import Drawing, Preprocess
 root, folder = map(Path, sys.argv[1:3])
 preprocess.preprocess(
     sources.manifest(root, "synthetic"), root, folder / "arrays", "synthetic",
@@ -318,26 +319,28 @@ def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(
     assert len((tmp_path / "arrays/index.csv").read_text().splitlines()) == 8
 
 
-def test_drawn_landmarks_keep_the_chosen_frames_points_in_pixels(clips_root, tmp_path):
+def test_faces_of_landmarks_are_drawn_at_the_chosen_frames(clips_root, tmp_path):
     for stem in STEMS:
         media = clips_root / f"Actor_{stem[-2:]}" / f"{stem}.mp4"
         waveform, rate = audio.read_waveform(media)
         soundfile.write(media.with_name(f"03{stem[2:]}.wav"), waveform, rate)
-    index = run(clips_root, tmp_path, source="ravdess_landmarks")
+    drawing = Drawing(box="frame", line_width_px=2)
+    settings = SMALL.model_copy(update={"drawing": drawing})
+    index = run(clips_root, tmp_path, settings, "ravdess_landmarks")
     assert {path.name for path in (tmp_path / "arrays").glob("*.npy")} == {
-        "points.npy",
+        "frames.npy",
         "mfcc.npy",
         "log_mel.npy",
         "landmark_statistics.npy",
         "motion.npy",
     }
-    points = np.load(tmp_path / "arrays" / "points.npy")
-    assert points.shape == (8, 5, 68, 2)
-    assert points.dtype == np.float32
+    frames = np.load(tmp_path / "arrays" / "frames.npy")
+    assert frames.shape == (8, 5, 24, 24, 1)
     for i, clip in enumerate(index["clip"]):
         landmarks = video.read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv")
         chosen = [k * len(landmarks) // 5 for k in range(5)]
-        np.testing.assert_allclose(points[i], landmarks[chosen], rtol=1e-6)
+        expected = draw_faces(landmarks[chosen].astype(np.float32), 24, drawing)
+        np.testing.assert_array_equal(frames[i, ..., 0], expected)
 
 
 def test_landmarks_that_were_cut_at_the_end_of_a_line_are_rejected(clips_root, tmp_path):
@@ -361,15 +364,14 @@ def test_the_real_videos_of_actor_1_become_the_papers_arrays(ravdess_actor_1, tm
     assert np.load(tmp_path / "arrays" / "mfcc.npy").shape == (3, 13, 212)
 
 
-def test_the_60_real_takes_of_actor_1_become_points_and_mfccs(ravdess_actor_1, tmp_path):
+def test_the_60_real_takes_of_actor_1_become_drawn_faces_and_mfccs(ravdess_actor_1, tmp_path):
     settings = Preprocess(n_frames=16, frame_size=64)
     index = run(ravdess_actor_1, tmp_path, settings, "ravdess_landmarks")
     assert len(index) == 60
     assert index["emotion"].value_counts()["neutral"] == 4
-    points = np.load(tmp_path / "arrays" / "points.npy")
-    assert points.shape == (60, 16, 68, 2)
-    assert points.min() >= 0
-    assert (points.max(axis=(0, 1, 2)) <= (1280, 720)).all()
+    frames = np.load(tmp_path / "arrays" / "frames.npy", mmap_mode="r")
+    assert frames.shape == (60, 16, 64, 64, 1)
+    assert 0.02 < (frames > 0).mean() < 0.4
     mfcc = np.load(tmp_path / "arrays" / "mfcc.npy")
     assert mfcc.shape == (60, 13, 212)
     assert np.isfinite(mfcc).all()

@@ -65,7 +65,7 @@ def trained_runs(root, folder, data, rows):
     preprocess.preprocess(
         manifest, root, folder / "arrays", data, SOURCE.preprocess, folder / "scratch", 1
     )
-    clips = load_clips(folder / "arrays", SOURCE.drawing)
+    clips = load_clips(folder / "arrays")
     runs = folder / "runs" / data / "paper"
     for row in rows:
         seeds = (1, 2, 3) if row.startswith("motion_voice") else (1,)

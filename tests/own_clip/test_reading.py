@@ -132,7 +132,8 @@ def test_drawn_landmarks_need_sound_but_no_film(one_clip, tmp_path):
     needs = Needs(video=True, sound=True, draws_landmarks=True)
     (arrays,) = open_clip(path, one_clip[1], SMALL, needs).arrays()
     expected = preprocess.preprocess_clip(*one_clip, SMALL, draws_landmarks=True)
-    np.testing.assert_array_equal(arrays["points"], expected["points"])
+    assert arrays["frames"].shape == (5, 24, 24, 1)
+    np.testing.assert_array_equal(arrays["frames"], expected["frames"])
 
     half = tmp_path / "half.csv"
     lines = one_clip[1].read_text().splitlines(True)

@@ -17,7 +17,7 @@ from cfnsr.data.clips import Clips, Loader, load_clips
 from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
-from cfnsr.params import Drawing, Model, Params, Schedule, SyntheticParams, Training
+from cfnsr.params import Model, Params, Schedule, SyntheticParams, Training
 from cfnsr.training import train
 from cfnsr.training.experiment import Experiment
 from cfnsr.training.runs import read_run, run_folder
@@ -38,7 +38,7 @@ def settings(protocol="paper", **training_changes):
 
 @pytest.fixture(scope="module")
 def clips(random_arrays):
-    return load_clips(random_arrays, Drawing())
+    return load_clips(random_arrays)
 
 
 def run(clips, folder: Path, row="audio", fold=1, params=None):
