@@ -12,7 +12,7 @@ repro: .git $(STAMP)
 	@python -m cfnsr compare | tail -n 1
 
 test: $(STAMP)
-	pytest -m "not slow"
+	pytest -m "not slow" -n auto --dist loadfile
 
 check: $(STAMP)
 	ruff format --check .
@@ -43,7 +43,7 @@ $(STAMP): requirements.lock pyproject.toml
 
 # One version of each library for every supported Python (librosa 0.11 and 1.0 differ).
 lock: $(STAMP)
-	uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --fork-strategy fewest \
+	uv pip compile pyproject.toml --group dev --extra slurm --universal --python-version 3.11 --fork-strategy fewest \
 		--generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
 
 clean:
