@@ -241,7 +241,8 @@ def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]
 
     def stays() -> Iterator[Any]:
         while True:
-            yield replace(first, frames=normalise(loader.augment(pictures)))
+            frames = normalise(loader.augment(pictures))
+            yield replace(first, inputs=(frames, *first.inputs[1:]))
 
     seconds = report.interleaved(
         {"loader": lambda: train(from_loader()), "stays": lambda: train(stays())}, 3, n_warm_up=1
