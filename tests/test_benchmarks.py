@@ -14,6 +14,8 @@ import pytest
 import torch
 from conftest import REPOSITORY
 
+pytestmark = pytest.mark.slow  # five minutes in all; CI runs them
+
 BENCHMARKS = REPOSITORY / "benchmarks"
 
 #: A release of our own making, with the names that the benchmarks import and nothing of its code.
