@@ -21,7 +21,7 @@ from cfnsr.evaluation.tables import (
     verdict,
 )
 from cfnsr.evaluation.uncertainty import LEVEL
-from cfnsr.models.registry import find
+from cfnsr.models.registry import REFERENCE, find
 from cfnsr.params import Source
 
 MINUS = "\N{MINUS SIGN}"
@@ -44,8 +44,8 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
     """What a printed table says above itself."""
     measured = "; ".join(extent(protocol, runs_by_row) for protocol, runs_by_row in runs.items())
     ceiling = (
-        " Ceiling: the best possible accuracy from what a system sees and hears, where it can only "
-        "add the two up by such means."
+        " Ceiling: the best possible accuracy from what a system sees and hears; of systems that "
+        "add up what face and voice say, the best that adding up can reach."
         if data in ("synthetic", "pointing", "mixture")
         else ""
     )
@@ -55,9 +55,9 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
         "resampled by actor]. Paper: as printed there, on RAVDESS. UAR and the difference from "
         "CFN-SR are of the last epoch; the difference and its p are of a paired test by actor, on "
         "the seeds that both have or on all where they have none in common, with Holm's correction "
-        f"over the comparisons with CFN-SR. A difference is bold where p < {LEVEL} and the row has "
+        f"over the comparisons with CFN-SR. A difference is bold where p < {LEVEL} and both have "
         f"converged: accuracy rises by at most {CONVERGED_PCT:g} point over the last quarter of "
-        f"its epochs.{ceiling}"
+        f"their epochs.{ceiling}"
     )
 
 
@@ -186,6 +186,9 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
     header = ["System", *["Protocol"] * has_protocols, "Fusion", "Parameters as trained", "Epochs"]
     header += ["Paper, M", "Paper, %", *rules]
     header += ["UAR, %", "vs CFN-SR, points (p)", *["Ceiling, %"] * has_ceilings]
+    of_reference = table[(table["row"] == REFERENCE) & (table["rule"] == TEST_RULE)]
+    is_rising = of_reference["last_quarter_pct"] > CONVERGED_PCT
+    unconverged = set(of_reference.loc[is_rising, "protocol"])
     notes, lines = _Notes(markup), []
     table = table.assign(ceiling=row_ceilings(table, ceilings))
     for names, group in table.groupby(["row", "protocol"], sort=False):
@@ -217,7 +220,8 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
         ]
         test = by_rule.get(TEST_RULE)
         difference = markup.escape(_difference(test))
-        if test and verdict(test) and not rising:
+        has_converged = not rising and protocol not in unconverged
+        if test and verdict(test) and has_converged:
             difference = markup.bold.format(difference)
         lines.append(
             [

@@ -98,14 +98,15 @@ def test_convergence_is_the_last_quarter_s_mean_against_the_quarter_before():
     assert np.isnan(tables.last_quarter_pct([run([4])]))
 
 
-def test_a_row_that_has_not_converged_is_never_bold(tmp_path):
+def test_a_row_is_never_bold_where_it_or_what_it_is_compared_with_has_not_converged(tmp_path):
     def text(video):
         runs = by_row(*[run(n, row, k) for k in range(1, 6) for row, n in video.items()])
         return written(tmp_path / "t", runs, REAL)[1]
 
-    better = {"cfn_sr": [1, 1, 1, 1]}
-    assert "**+75.00" in text(better | {"video": [7, 7, 7, 7]})
-    assert "**" not in text(better | {"video": [5, 5, 6, 7]})
+    converged, rising = {"cfn_sr": [1, 1, 1, 1]}, {"cfn_sr": [0, 0, 0, 1]}
+    assert "**+75.00" in text(converged | {"video": [7, 7, 7, 7]})
+    assert "**" not in text(converged | {"video": [5, 5, 6, 7]})
+    assert "**" not in text(rising | {"video": [7, 7, 7, 7]})
 
 
 def test_an_alias_has_the_numbers_of_the_row_that_it_names():
