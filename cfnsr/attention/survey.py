@@ -39,9 +39,9 @@ from cfnsr.attention.maps import (
 from cfnsr.attention.reliance import outcomes_of_run, summarise
 from cfnsr.data.audio import HOP
 from cfnsr.data.clips import Arrays, Clips
+from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.cues import PARTS
-from cfnsr.data.video import read_landmarks
 from cfnsr.errors import InputError
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params

@@ -3,7 +3,7 @@
 import numpy as np
 
 from cfnsr.data.audio import HOP, N_MELS, n_mfcc_frames
-from cfnsr.data.video import N_LANDMARKS
+from cfnsr.data.landmarks import N_LANDMARKS
 from cfnsr.params import Preprocess
 
 LEFT_EYE, RIGHT_EYE = slice(36, 42), slice(42, 48)

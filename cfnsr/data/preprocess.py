@@ -29,6 +29,7 @@ from cfnsr import cluster
 from cfnsr.data import audio, motion, summary, video
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
 from cfnsr.data.drawing import draw_faces
+from cfnsr.data.landmarks import check_duration, read_landmarks
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess, Source
 
@@ -70,10 +71,10 @@ def preprocess_clip(
         raise InputError(
             f"landmarks {take.stem(1)}.csv are missing; fetch the landmark archive again"
         )
-    points = video.read_landmarks(landmarks)
+    points = read_landmarks(landmarks)
     waveform, rate_hz = audio.read_waveform(media)
     if draws_landmarks:
-        video.check_duration(landmarks, len(waveform) / rate_hz)
+        check_duration(landmarks, len(waveform) / rate_hz)
     window = audio.cut_window(media.name, waveform, rate_hz, settings)
     arrays = sound_arrays(window, settings)
     arrays |= track_arrays(points, len(waveform) / rate_hz, settings)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from cfnsr.data.video import N_LANDMARKS
+from cfnsr.data.landmarks import N_LANDMARKS
 
 N_LANDMARK_STATISTICS = 3 * 2 * N_LANDMARKS + 2 * 4
 N_STATISTICS_PER_MFCC = 5

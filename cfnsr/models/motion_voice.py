@@ -7,8 +7,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from cfnsr.data.landmarks import N_LANDMARKS
 from cfnsr.data.motion import MIRRORED, N_BANDS, N_TRACKS
-from cfnsr.data.video import N_LANDMARKS
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 
 LABEL_SMOOTHING = 0.1

@@ -14,6 +14,7 @@ import numpy as np
 from tqdm import tqdm
 
 from cfnsr.data import audio, preprocess, video
+from cfnsr.data.landmarks import are_of_one_clip, check_duration, read_landmarks
 from cfnsr.errors import InputError
 from cfnsr.own_clip import face_detection
 from cfnsr.params import Preprocess
@@ -175,10 +176,10 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
     warnings: tuple[str, ...] = ()
     if landmarks is not None and (needs.video or needs.tracks):
         remedy = "export them again with OpenFace" + otherwise
-        points = video.read_landmarks(landmarks, remedy)
+        points = read_landmarks(landmarks, remedy)
         if not n_frames:
-            video.check_duration(landmarks, sound_s, remedy)
-        elif not video.are_of_one_clip(n_frames, len(points)):
+            check_duration(landmarks, sound_s, remedy)
+        elif not are_of_one_clip(n_frames, len(points)):
             raise InputError(
                 f"{path.name} has {n_frames} frames, but {landmarks.name} has {len(points)}; "
                 "do both belong to this clip?"

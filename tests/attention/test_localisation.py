@@ -29,10 +29,11 @@ from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_m
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import pointing, recording
 from cfnsr.data.synthetic.control import cue
 from cfnsr.data.synthetic.cues import takes
-from cfnsr.data.video import choose_frames, read_landmarks
+from cfnsr.data.video import choose_frames
 from cfnsr.errors import InputError
 from cfnsr.figures import attention, attention_effects, attention_maps
 from cfnsr.models.registry import find

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from cfnsr.data.drawing import STROKES, draw_faces
-from cfnsr.data.video import read_landmarks
+from cfnsr.data.landmarks import read_landmarks
 from cfnsr.params import Drawing
 
 SIZE = 64

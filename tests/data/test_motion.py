@@ -5,8 +5,9 @@ from conftest import turned
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfnsr.data import motion, video
+from cfnsr.data import motion
 from cfnsr.data.audio import HOP
+from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.motion import MIRRORED, N_TRACKS, STRIDE
 from cfnsr.data.synthetic import faces
 from cfnsr.params import Preprocess
@@ -60,7 +61,7 @@ def test_mirrored_landmarks_are_those_of_the_same_parts_of_the_face():
 
 
 def test_a_mirrored_drawn_face_keeps_its_order_from_left_to_right(one_clip):
-    points = video.read_landmarks(one_clip[1]).mean(axis=0)
+    points = read_landmarks(one_clip[1]).mean(axis=0)
     points -= points[27:31].mean(axis=0)  # the ridge of the nose
     mirrored = points[list(MIRRORED)] * [-1, 1]
     for strokes in (range(17), range(17, 27), range(31, 36), range(48, 55)):

@@ -15,6 +15,7 @@ from cfnsr.data import audio, motion, preprocess, sources, summary, video
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS, Take, parse_name
 from cfnsr.data.drawing import draw_faces
+from cfnsr.data.landmarks import read_landmarks
 from cfnsr.errors import InputError
 from cfnsr.params import Drawing, Preprocess
 
@@ -83,7 +84,7 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
     }
     for i, line in index.iterrows():
         media = synthetic_root / f"Actor_{line['actor']:02d}" / f"01-01-{line['clip']}.mp4"
-        points = video.read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv")
+        points = read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv")
         log_mel = audio.log_mel(audio.read_window(media, SMALL), 44_100)
         np.testing.assert_array_equal(whole["frames"][i], video.read_faces(media, points, SMALL))
         np.testing.assert_array_equal(whole["mfcc"][i], audio.mfcc(log_mel, 13))
@@ -337,7 +338,7 @@ def test_faces_of_landmarks_are_drawn_at_the_chosen_frames(clips_root, tmp_path)
     frames = np.load(tmp_path / "arrays" / "frames.npy")
     assert frames.shape == (8, 5, 24, 24, 1)
     for i, clip in enumerate(index["clip"]):
-        landmarks = video.read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv")
+        landmarks = read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv")
         chosen = [k * len(landmarks) // 5 for k in range(5)]
         expected = draw_faces(landmarks[chosen].astype(np.float32), 24, drawing)
         np.testing.assert_array_equal(frames[i, ..., 0], expected)
