@@ -85,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
         dest="trained",
         type=Path,
         metavar="FOLDER",
-        help="a run's folder, runs/…/seed_<s>; default: CFN-SR of params.yaml's first fold",
+        help="a run's folder, runs/…/seed_<s>; default: the network that comes with the package",
     )
     command.add_argument(
         "--landmarks",
@@ -97,6 +97,11 @@ def main(arguments: list[str] | None = None) -> int:
         "--output", type=Path, metavar="DIR", help="default: build/predict/<clip name>"
     )
     command.set_defaults(run=_predict)
+
+    command = commands.add_parser(
+        "publish", help="train the network that comes with the package, and write its card"
+    )
+    command.set_defaults(run=_publish)
 
     options = parser.parse_args(arguments)
     try:
@@ -232,12 +237,10 @@ def _predict(options: argparse.Namespace) -> None:
     os.environ.update(cluster.environment(chosen.source.training.same_bits))
     from cfnsr.own_clip import predict
 
-    run = options.trained or predict.default_run(chosen, params.repository_root())
+    run = options.trained or predict.PUBLISHED
     prediction = predict.predict(options.clip, run, options.landmarks)
     print(predict.report(prediction))
-    accuracy_pct = predict.accuracy_pct(run)
-    if accuracy_pct is not None:
-        print(f"(it classified {accuracy_pct:.1f} % of its own test actors' clips rightly)")
+    print(f"({predict.track_record(run, prediction)})")
     for warning in prediction.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     output = options.output or params.repository_root() / "build/predict" / options.clip.stem
@@ -245,6 +248,13 @@ def _predict(options: argparse.Namespace) -> None:
         print("no overlay: this network does not look at the face")
     for path in predict.write(prediction, output):
         print(f"written: {path}")
+
+
+def _publish(options: argparse.Namespace) -> None:
+    os.environ.update(cluster.environment(same_bits=True))
+    from cfnsr.own_clip import publish
+
+    print(f"written: {publish.publish(params.load(), params.repository_root())}")
 
 
 if __name__ == "__main__":

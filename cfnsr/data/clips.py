@@ -134,6 +134,12 @@ class Scaling:
         return scaled.astype(np.float32)
 
 
+def rms(array: np.ndarray) -> np.ndarray:
+    """Root mean square of each clip's values, (clip,), of (clip, ...)."""
+    mean: np.ndarray = np.square(array).mean(axis=tuple(range(1, array.ndim)), dtype=np.float64)
+    return np.sqrt(mean)
+
+
 @dataclass(frozen=True)
 class Batch:
     """What a model is given, in the order in which it takes it, and `emotion` (clip,).

@@ -4,6 +4,7 @@ The clip is preprocessed and scaled as the run's training clips were, so a clip 
 format gets the logits that the training stored for it.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,20 +17,20 @@ from tqdm import tqdm
 
 from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_regions
 from cfnsr.data import motion, summary
-from cfnsr.data.clips import Arrays
+from cfnsr.data.clips import Arrays, rms
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
 from cfnsr.errors import InputError
 from cfnsr.evaluation import tables
 from cfnsr.figures.attention_maps import on_frames, on_pixels
 from cfnsr.figures.own_clip import timeline
 from cfnsr.figures.style import save
-from cfnsr.models.registry import REFERENCE
 from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
-from cfnsr.params import Params
-from cfnsr.training.runs import read_run, run_folder
+from cfnsr.training.runs import read_run
 from cfnsr.training.trained import Trained, Viewed, load_trained
 
 FIGURES = ("attention", "timeline")
+#: The network that comes with the package, see `cfnsr.own_clip.publish`.
+PUBLISHED = Path(__file__).parent / "network"
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,28 +88,12 @@ class Prediction:
         )
 
 
-def default_run(params: Params, repository: Path) -> Path:
-    """CFN-SR of the first fold and seed that params.yaml asks for.
-
-    Raises:
-        InputError: it is not trained.
-    """
-    fold, seed = params.folds[0], params.seeds[0]
-    folder = run_folder(Path("runs") / params.data / params.protocol, REFERENCE, fold, seed)
-    if not (repository / folder).is_dir():
-        raise InputError(
-            f"no trained network: {folder} is not there; train it with `dvc repro train@{fold}` "
-            "(or all with `make repro`), or name another with --run"
-        )
-    return repository / folder
-
-
 def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     """Classify a clip, window by window.
 
     Args:
         clip: a video with sound, of any length.
-        run: `runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>`.
+        run: `runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>`, or `PUBLISHED`.
         landmarks: OpenFace's csv of the clip's 68 points; without it the face is looked for.
 
     Raises:
@@ -123,6 +108,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     )
     opened = open_clip(clip, landmarks, trained.preprocess, needs)
     logits, surest, largest = [], None, 0.0
+    unlike: Counter[str] = Counter()
     # One at a time, so that no clip's length fills the memory.
     inputs = tqdm(
         _inputs(opened, trained),
@@ -131,6 +117,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
         delay=PATIENCE_S,
     )
     for window, arrays in zip(opened.windows, inputs, strict=True):
+        unlike.update(_unlike(trained, arrays))
         view = trained.view(arrays)
         maps = read_maps(view, arrays)
         logits.append(maps.logits[0])
@@ -144,7 +131,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
         opened.windows,
         np.stack(logits),
         overlay,
-        (*_warnings(clip, trained), *opened.warnings),
+        (*_warnings(clip, trained, unlike), *opened.warnings),
     )
 
 
@@ -214,12 +201,31 @@ def report(prediction: Prediction) -> str:
     return "\n".join(lines)
 
 
-def accuracy_pct(run: Path) -> float | None:
-    """How many of its test actors' clips the run classified rightly after its last epoch."""
+def track_record(run: Path, prediction: Prediction) -> str:
+    """How often the network was right on actors whom it had not been trained on, as a sentence."""
+    if run == PUBLISHED:
+        surest = float(prediction.mean.iloc[0])
+        table = pd.read_csv(run / "confidence.csv")
+        row = table[surest >= table["low"]].iloc[-1]
+        verdict = "unsure: " if row["accuracy_pct"] < 50 else ""
+        return (
+            f"{verdict}of the {row['n_clips']:.0f} clips of unseen actors of which it was as sure "
+            f"({row['low']} to {row['high']}) it classified {row['accuracy_pct']:.0f} % rightly"
+        )
     try:
-        return float(read_run(run).test.accuracy_pct[-1])
+        accuracy_pct = read_run(run).test.accuracy_pct[-1]
     except InputError:
-        return None  # weights alone are enough to predict
+        return "how often it is right is not known: there are weights alone"
+    return f"{accuracy_pct:.1f} % of its own test actors' clips were classified rightly"
+
+
+def _unlike(trained: Trained, arrays: Arrays) -> set[str]:
+    """Whether the face, the voice or both are outside the range of the training clips."""
+    found = set()
+    for name, (low, high) in trained.typical.items():
+        if not low <= rms(trained.scaling[name](arrays[name]))[0] <= high:
+            found.add("face" if name in trained.row.of_face else "voice")
+    return found
 
 
 def _inputs(opened: OwnClip, trained: Trained) -> Iterator[Arrays]:
@@ -246,14 +252,22 @@ def _overlay(window: Window, arrays: Arrays, view: Viewed, maps: Maps) -> Overla
 
 def _name(trained: Trained) -> str:
     info = trained.info
+    if not info["actors"]["test"]:
+        n_actors = len(info["actors"]["training"])
+        return f"{trained.row.label} (trained on all {n_actors} actors of RAVDESS)"
     return (
         f"{trained.row.label} ({tables.DATA_LABELS[info['data']]}, protocol {info['protocol']}, "
         f"fold {info['fold']}, seed {info['seed']})"
     )
 
 
-def _warnings(clip: Path, trained: Trained) -> Iterator[str]:
+def _warnings(clip: Path, trained: Trained, unlike: Counter[str]) -> Iterator[str]:
     info = trained.info
+    for what, n_windows in unlike.items():
+        yield (
+            f"the {what} of {n_windows} windows is unlike that of any clip that this network was "
+            "trained on; do not rely on what it says"
+        )
     if info["row"] == "cfn_sr_released":
         yield (
             "the logits of this network depend on which clips share its batch; here each window "

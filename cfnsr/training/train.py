@@ -17,7 +17,7 @@ import torch
 from torch import nn
 
 from cfnsr import cluster
-from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
+from cfnsr.data.clips import Clips, Loader, Scaling, augmentation, rms
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.late_fusion import LateFusion
@@ -83,8 +83,14 @@ def train(
     if "frames" in shapes:
         shapes["frames"] = (3, *shapes["frames"][:3])
     info["forward_gflops"] = model.forward_gflops(*shapes.values())
+    trained_on = experiment.clips.of_actors(experiment.split.training)
     info["scaling"] = {
-        name: {"mean": each.mean.tolist(), "sd": each.sd.tolist()} for name, each in scaling.items()
+        name: {
+            "mean": each.mean.tolist(),
+            "sd": each.sd.tolist(),
+            "rms": [float(of(rms(loader.arrays[name][trained_on]))) for of in (np.min, np.max)],
+        }
+        for name, each in scaling.items()
     }
 
     if isinstance(model, LateFusion) and system.combines:
@@ -172,10 +178,8 @@ def _loader(experiment: Experiment, device: torch.device) -> tuple[dict[str, Sca
 
 
 def _held_out(experiment: Experiment) -> dict[str, np.ndarray]:
-    """Positions of the test clips and, where the protocol has them, of the validation clips."""
-    sets = {"training": experiment.split.training, "test": experiment.split.test}
-    if experiment.split.validation:
-        sets["validation"] = experiment.split.validation
+    """Positions of the clips that test and that choose the epoch, as far as the split has them."""
+    sets = {name: actors for name, actors in vars(experiment.split).items() if actors}
     positions = {name: experiment.clips.of_actors(actors) for name, actors in sets.items()}
     for name, found in positions.items():
         if len(found) == 0:

@@ -31,6 +31,8 @@ class Trained:
         info: run.json.
         preprocess: how a clip becomes arrays.
         scaling: of each input but frames, from the run's own training actors.
+        typical: the smallest and largest root mean square of each scaled input, over the clips of
+            these actors.
         batch_size: in which its logits were computed; it matters for a row whose clips depend on
             their neighbours (`cfn_sr_released`), and for no other.
     """
@@ -40,6 +42,7 @@ class Trained:
     info: dict[str, Any]
     preprocess: Preprocess
     scaling: Mapping[str, Scaling]
+    typical: Mapping[str, tuple[float, float]]
     batch_size: int
 
     @property
@@ -180,7 +183,8 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
     """
     info = read_info(folder)
     try:
-        weights = read_tensors(folder / "weights.pt")
+        published = folder / "weights.safetensors"
+        weights = read_tensors(published if published.exists() else folder / "weights.pt")
     except FileNotFoundError:
         raise _no_run(folder, "weights.pt") from None
     except (InputError, OSError):
@@ -192,6 +196,7 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
             name: Scaling(np.array(each["mean"]), np.array(each["sd"]))
             for name, each in info["scaling"].items()
         }
+        typical = {name: (each["rms"][0], each["rms"][1]) for name, each in info["scaling"].items()}
         schedule = info["schedule"]
     except InputError:
         raise
@@ -208,7 +213,7 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Fitted without epochs: so small that one batch holds all clips.
     batch_size = schedule["batch_size"] if schedule else 1_000_000
-    return Trained(model.eval().to(device), row, info, preprocess, scaling, batch_size)
+    return Trained(model.eval().to(device), row, info, preprocess, scaling, typical, batch_size)
 
 
 def read_info(folder: Path) -> dict[str, Any]:

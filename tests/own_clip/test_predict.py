@@ -154,10 +154,11 @@ def joined(paths, target):
     return target.with_suffix(".mp4"), target.with_suffix(".csv")
 
 
-def test_a_long_clip_gets_a_timeline(repository, clips_root, tmp_path, capsys):
+def test_a_long_clip_gets_a_timeline(repository, runs, clips_root, tmp_path, capsys):
     paths = sorted(clips_root.glob("Actor_01/*.mp4"))[:3]
     path, landmarks = joined(paths, tmp_path / "long")
-    arguments = ["predict", str(path), "--landmarks", str(landmarks)]
+    run = str(runs["cfn_sr"])
+    arguments = ["predict", str(path), "--landmarks", str(landmarks), "--run", run]
     assert main(arguments) == 0
 
     written = repository / "build/predict/long"
@@ -179,7 +180,7 @@ def test_a_long_clip_gets_a_timeline(repository, clips_root, tmp_path, capsys):
     assert "it knows only drawn faces" in printed.err
 
     # A short clip after it must not leave the long one's timeline behind.
-    assert main(["predict", str(paths[0]), "--output", str(written)]) == 0
+    assert main(["predict", str(paths[0]), "--run", run, "--output", str(written)]) == 0
     assert not list(written.glob("timeline.*"))
 
 
@@ -339,13 +340,19 @@ def test_landmark_networks_are_not_told_to_leave_landmarks_out(
     assert capsys.readouterr().err.endswith(f"{message}\n")
 
 
-def test_without_a_trained_network_the_command_that_trains_one_is_named(
-    clip, tmp_path, monkeypatch, capsys
-):
-    (tmp_path / "params.yaml").write_text("fold: 3\nsynthetic: {clips: {}}\n")
-    monkeypatch.chdir(tmp_path)
-    assert main(["predict", str(clip[0])]) == 1
-    assert "`dvc repro train@3`" in capsys.readouterr().err
+def test_without_a_run_the_published_network_answers(repository, clip, capsys):
+    assert main(["predict", str(clip[0]), "--landmarks", str(clip[1]), "--output", "out"]) == 0
+    printed = capsys.readouterr()
+    assert "trained on all 24 actors" in printed.out
+    assert re.search(r"clips of unseen actors of which it was as sure", printed.out)
+
+
+def test_a_voice_and_a_face_unlike_the_training_clips_are_told(runs, clip, monkeypatch):
+    run = runs["motion_voice"]
+    assert not any("unlike" in each for each in predict.predict(*clip[:1], run, clip[1]).warnings)
+    monkeypatch.setattr(predict.motion, "coarse", lambda log_mel: 0 * log_mel[:, :64, ::4] - 500)
+    warnings = predict.predict(clip[0], run, clip[1]).warnings
+    assert any(each.startswith("the voice of 1 windows is unlike") for each in warnings)
 
 
 def test_a_real_clip_gets_probabilities_from_its_found_face(

@@ -1,0 +1,160 @@
+"""The network in the box: trained on all actors and kept in git, with its card.
+
+    python -m cfnsr publish
+
+writes cfnsr/own_clip/network/:
+
+    weights.safetensors  its weights
+    run.json             as of any run; nobody is left to test it
+    confidence.csv       how often a network of the same row was right on actors whom it had not
+                         been trained on, by its confidence; from the predictions in figures/
+    README.md            its card
+"""
+
+import json
+import shutil
+from dataclasses import dataclass
+from itertools import pairwise
+from pathlib import Path
+from string import Template
+
+import pandas as pd
+from safetensors.torch import save_file
+
+from cfnsr import cluster
+from cfnsr.data import preprocess, sources
+from cfnsr.data.clips import load_clips
+from cfnsr.data.corpora.ravdess import EMOTIONS, N_ACTORS, Split
+from cfnsr.errors import InputError
+from cfnsr.evaluation import predictions, scores
+from cfnsr.evaluation.selection import Rule
+from cfnsr.models.registry import asked_for, find
+from cfnsr.own_clip.predict import PUBLISHED
+from cfnsr.params import Params, Source
+from cfnsr.training.experiment import Experiment, predecessors, read_tensors
+from cfnsr.training.grid import arrays_folder
+from cfnsr.training.runs import Run
+from cfnsr.training.train import train
+
+#: The best row that needs nothing but landmarks and sound.
+ROW = "motion_voice_averaged"
+DATA: Source = "ravdess_landmarks"
+SEEDS = (1234, 1235, 1236)
+#: Where its honest accuracy comes from.
+PROTOCOL = "nested"
+RULE: Rule = "last epoch"
+#: Between these confidences accuracy is given.
+EDGES = (0.0, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+_CARD = Path(__file__).with_name("card.md")
+
+
+class _OfAllActors(Experiment):
+    """It is tested on nobody."""
+
+    @property
+    def split(self) -> Split:
+        return Split(tuple(range(1, N_ACTORS + 1)), (), ())
+
+
+@dataclass(frozen=True)
+class _Job:
+    row: str
+    seed: int
+    params: Params
+    repository: Path
+
+    @property
+    def folder(self) -> Path:
+        return self.repository / "build" / "published" / self.row / f"seed_{self.seed}"
+
+
+def publish(params: Params, repository: Path) -> Path:
+    """Train the row on all actors and write the published network; its folder.
+
+    Args:
+        params: of which the section of the data counts.
+
+    Raises:
+        InputError: the data, or the predictions that its accuracy follows from, are not there.
+    """
+    kept = predictions.read(repository / "figures" / DATA / "predictions" / PROTOCOL)
+    runs = [run for run in kept if run.row == ROW]
+    if not runs:
+        raise InputError(
+            f"figures/{DATA} has no predictions of {ROW} under protocol {PROTOCOL}, so its "
+            "accuracy on unseen actors is not known; take them from git"
+        )
+    params = params.model_copy(update={"data": DATA, "seeds": SEEDS})
+    _preprocess(params, repository)
+    for row in asked_for(ROW, SEEDS):
+        jobs = [_Job(row, seed, params, repository) for seed in find(row).seeds(SEEDS)]
+        for _, error in cluster.finished(_train, jobs):
+            if error is not None:
+                raise error
+    _write(_Job(ROW, 0, params, repository).folder, runs)
+    return PUBLISHED
+
+
+def _preprocess(params: Params, repository: Path) -> None:
+    arrays = arrays_folder(ROW, params, repository)
+    settings = params.source.preprocess
+    if not (arrays / "index.csv").exists() or not preprocess.is_made_with(arrays, DATA, settings):
+        root = sources.provide(params, repository)
+        scratch = repository / "build" / "scratch" / "preprocess"
+        preprocess.preprocess(sources.manifest(root, DATA), root, arrays, DATA, settings, scratch)
+
+
+def _train(job: _Job) -> None:
+    starts_from = {
+        module: _Job(row, seed, job.params, job.repository).folder / "weights.pt"
+        for module, (row, seed) in predecessors(job.row, job.seed, SEEDS).items()
+    }
+    clips = load_clips(arrays_folder(job.row, job.params, job.repository))
+    experiment = _OfAllActors(job.row, 0, job.seed, job.params, clips, starts_from)
+    train(experiment, job.folder, job.repository / "build" / "scratch" / "train")
+
+
+def _write(run: Path, tested: list[Run]) -> None:
+    PUBLISHED.mkdir(exist_ok=True)
+    save_file(read_tensors(run / "weights.pt"), PUBLISHED / "weights.safetensors")
+    shutil.copy(run / "run.json", PUBLISHED)
+    _by_confidence(tested).to_csv(
+        PUBLISHED / "confidence.csv", index_label="low", float_format="%.4g", lineterminator="\n"
+    )
+    (PUBLISHED / "README.md").write_text(card(run, tested), "utf-8")
+
+
+def card(run: Path, tested: list[Run]) -> str:
+    """The text of card.md with the numbers of its run, and of others on actors unknown to them."""
+    score, lines = scores.score(tested, RULE), scores.outcomes(tested, RULE)
+    info = json.loads((run / "run.json").read_text())
+    sex = lines["actor"].mod(2).map({1: "of men", 0: "of women"})
+    emotion = lines["emotion"].map(dict(enumerate(EMOTIONS)))
+    spans = [f"{low} to {high}" for low, high in pairwise(EDGES)]
+    return Template(_CARD.read_text("utf-8")).substitute(
+        n_parameters=f"{info['n_parameters']:,}",
+        n_clips=f"{score.n_clips:,}",
+        accuracy=f"{score.accuracy_pct:.1f} % [{score.ci_low_pct:.1f}, {score.ci_high_pct:.1f}]",
+        ece=f"{score.ece:.3f}",
+        by_emotion=_markdown(_accuracy(lines, emotion).loc[list(EMOTIONS)]),
+        by_sex=_markdown(_accuracy(lines, sex)),
+        by_confidence=_markdown(_by_confidence(tested).set_axis(spans)),
+    )
+
+
+def _by_confidence(tested: list[Run]) -> pd.DataFrame:
+    lines = scores.outcomes(tested, RULE)
+    found = _accuracy(lines, pd.cut(lines["confidence"], EDGES, labels=EDGES[:-1]))
+    return found.assign(high=EDGES[1:])[["high", "accuracy_pct", "n_clips"]]
+
+
+def _accuracy(lines: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
+    """accuracy_pct and n_clips of each group of clips."""
+    right = lines["correct"].groupby(by, observed=False)
+    return pd.DataFrame({"accuracy_pct": 100 * right.mean(), "n_clips": right.size()})
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    columns = table[["accuracy_pct", "n_clips"]].itertuples()
+    lines = [f"| {name} | {accuracy:.1f} | {n} |" for name, accuracy, n in columns]
+    return "\n".join(["| clips | right, % | how many |", "|:--|--:|--:|", *lines])
