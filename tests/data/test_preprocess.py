@@ -84,7 +84,7 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
     }
     for i, line in index.iterrows():
         media = synthetic_root / f"Actor_{line['actor']:02d}" / f"01-01-{line['clip']}.mp4"
-        points = read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv")
+        points = read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv").points
         log_mel = audio.log_mel(audio.read_window(media, SMALL), 44_100)
         np.testing.assert_array_equal(whole["frames"][i], video.read_faces(media, points, SMALL))
         np.testing.assert_array_equal(whole["mfcc"][i], audio.mfcc(log_mel, 13))
@@ -243,7 +243,8 @@ def test_one_broken_clip_of_every_kind_is_one_clear_line(one_clip, tmp_path):
         remux(media, path, only=only)
     outside = tmp_path / "outside.csv"
     table = pd.read_csv(landmarks)
-    (table + 5000).to_csv(outside, index=False)
+    away = table.assign(**{name: table[name] + 5000 for name in table if name[:2] in ("x_", "y_")})
+    away.to_csv(outside, index=False)
     half = tmp_path / "half.csv"
     table.head(20).to_csv(half, index=False)
     for path, points, expected in (
@@ -251,7 +252,7 @@ def test_one_broken_clip_of_every_kind_is_one_clear_line(one_clip, tmp_path):
         (deaf, landmarks, "no picture stream"),
         (media, outside, "face is outside the frame"),
         (media, half, "landmarks of 20"),
-        (media, None, f"landmarks {media.stem}.csv are missing"),
+        (media, tmp_path / "landmarks/no.csv", r"landmarks landmarks/no\.csv are missing"),
     ):
         with pytest.raises(InputError, match=expected) as caught:
             preprocess.preprocess_clip(path, points, SMALL, draws_landmarks=False)
@@ -338,7 +339,7 @@ def test_faces_of_landmarks_are_drawn_at_the_chosen_frames(clips_root, tmp_path)
     frames = np.load(tmp_path / "arrays" / "frames.npy")
     assert frames.shape == (8, 5, 24, 24, 1)
     for i, clip in enumerate(index["clip"]):
-        landmarks = read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv")
+        landmarks = read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv").points
         chosen = [k * len(landmarks) // 5 for k in range(5)]
         expected = draw_faces(landmarks[chosen].astype(np.float32), 24, drawing)
         np.testing.assert_array_equal(frames[i, ..., 0], expected)

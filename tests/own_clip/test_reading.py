@@ -75,7 +75,7 @@ def test_so_does_a_real_clip(ravdess_actor_1):
 def test_each_window_holds_its_own_stretch_of_sound_and_film(one_clip):
     path, landmarks = one_clip
     clip = open_clip(path, landmarks, SHORT, BOTH)
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     rate_hz = len(points) / clip.duration_s
     assert len(clip.windows) > 1
     for window, arrays in zip(clip.windows, clip.arrays(), strict=True):
@@ -100,7 +100,7 @@ def test_windows_that_share_their_first_frame_are_both_whole(one_clip, monkeypat
 
 def test_without_landmarks_the_found_face_is_cropped(one_clip, monkeypatch):
     path, landmarks = one_clip
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     corners = np.stack([points.min(axis=1), points.max(axis=1)], axis=1)
     looked = []
 
