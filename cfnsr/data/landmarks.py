@@ -60,15 +60,17 @@ def read_landmarks(path: Path, remedy: str = _FETCH) -> Landmarks:
         remedy: what an error tells the user to do.
 
     Raises:
-        InputError: missing, no table, without the columns x_0..x_67, y_0..y_67, a damaged line,
+        InputError: not there, no table, without the columns x_0..x_67, y_0..y_67, a damaged line,
             a frame twice, too many frames lost, or points that are no face.
     """
     try:
         with np.errstate(over="ignore", invalid="ignore"):  # what is huge or nan is refused
             return _read(path)
-    except FileNotFoundError:
-        where = f"{path.parent.name}/{path.name}"
-        raise InputError(f"landmarks {where} are missing; fetch the landmark archive") from None
+    except OSError as error:
+        raise InputError(
+            f"landmarks {path.parent.name}/{path.name} cannot be read ({error.strerror}); "
+            "fetch the landmark archive"
+        ) from None
     except InputError as error:
         raise InputError(f"landmarks {path.name} {error}; {remedy}") from None
 
@@ -100,7 +102,7 @@ def are_of_one_clip(n_frames: int, n_landmarks: int) -> bool:
 def _read(path: Path) -> Landmarks:
     table = _table(path)
     coordinates = table[_COLUMNS].to_numpy(float)
-    frame, face = _numbers(table)
+    frame, face = _frame_and_face(table)
     n_frames = int(frame.max()) + 1
     end_s = float(table["timestamp"].max()) if "timestamp" in table else np.nan
     tracked = _is_tracked(table, coordinates)
@@ -119,6 +121,7 @@ def _read(path: Path) -> Landmarks:
             f"tracker found in {len(rows)} of {n_frames} frames"
         )
     if len(rows) < n_frames:
+        # Without time stamps a film has some 30 frames a second.
         frame_s = end_s / (n_frames - 1) if end_s > 0 and n_frames > 1 else 1 / 30
         _reject_gaps(whom, frame[rows], n_frames, frame_s)
         notes.append(
@@ -131,7 +134,7 @@ def _read(path: Path) -> Landmarks:
     return Landmarks(path.name, _points(whole), None if np.isnan(end_s) else end_s, tuple(notes))
 
 
-def _numbers(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
+def _frame_and_face(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     """The frame, from 0, and the face of each row; without columns, the row's place and 0."""
     n_rows = len(table)
     frame = table["frame"].to_numpy() if "frame" in table else np.arange(n_rows, dtype=float)
@@ -141,7 +144,7 @@ def _numbers(table: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
     pairs, counts = np.unique(np.stack([frame, face]), axis=1, return_counts=True)
     if (counts > 1).any():
         raise InputError(f"have frame {pairs[0, counts.argmax()]:.0f} twice")
-    if len(set(face)) > 1 and "frame" not in table:
+    if len(np.unique(face)) > 1 and "frame" not in table:
         raise InputError("have several faces, but lack column frame")
     return frame - min(1, frame.min()), face  # OpenFace counts from 1
 

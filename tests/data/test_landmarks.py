@@ -306,5 +306,5 @@ def test_landmarks_that_do_not_end_with_the_sound_are_refused(csv, table, separa
 
 def test_missing_landmarks_are_refused_with_their_path(tmp_path):
     path = tmp_path / "landmarks" / "gone.csv"
-    with pytest.raises(InputError, match=r"landmarks/gone\.csv are missing; fetch the landmark"):
+    with pytest.raises(InputError, match=r"landmarks/gone\.csv cannot be read \(No such file"):
         read_landmarks(path)

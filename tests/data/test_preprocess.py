@@ -111,10 +111,11 @@ def test_a_finished_run_leaves_no_scratch_and_an_empty_list_of_rejects(arrays):
 def test_the_order_in_which_files_are_found_changes_nothing(
     arrays, synthetic_root, tmp_path, monkeypatch
 ):
-    in_order = Path.glob
-    monkeypatch.setattr(
-        Path, "glob", lambda self, pattern: sorted(in_order(self, pattern), reverse=True)
-    )
+    for name in ("iterdir", "rglob"):
+        listed = getattr(Path, name)
+        monkeypatch.setattr(
+            Path, name, lambda *given, listed=listed: sorted(listed(*given), reverse=True)
+        )
     run(synthetic_root, tmp_path)
     assert contents(tmp_path) == contents(arrays)
 
@@ -129,7 +130,7 @@ def spoil(root):
     csv[STEMS[4]].unlink()
     csv[STEMS[5]].write_text("")
     table = pd.read_csv(csv[STEMS[6]])
-    (table * 0).to_csv(csv[STEMS[6]], index=False)
+    table.assign(success=0).to_csv(csv[STEMS[6]], index=False)
     shutil.copy(media[STEMS[0]], root / "Actor_02")
     shutil.copy(media[STEMS[0]], root / "Actor_01" / "holiday.mp4")
     shutil.copy(media[STEMS[0]], root / "Actor_01" / f"01-02{STEMS[0][5:]}.mp4")
@@ -137,9 +138,9 @@ def spoil(root):
         f"{STEMS[1]}.mp4": "cannot be decoded",
         f"{STEMS[2]}.mp4": "cannot be decoded",
         f"{STEMS[3]}.mp4": "cannot be decoded",
-        f"{STEMS[4]}.mp4": "are missing; fetch the landmark archive",
+        f"{STEMS[4]}.mp4": "cannot be read (No such file or directory); fetch the landmark archive",
         f"{STEMS[5]}.mp4": "are empty or no csv",
-        f"{STEMS[6]}.mp4": "the tracker lost the face",
+        f"{STEMS[6]}.mp4": "lack the face in",
         f"{STEMS[0]}.mp4": "is there twice; keep one of the two",
         "holiday.mp4": "is not a RAVDESS name",
         f"01-02{STEMS[0][5:]}.mp4": "is a song",
@@ -219,7 +220,7 @@ def test_a_run_without_any_usable_clip_is_an_error_even_when_skipping(
     clips_root, tmp_path, settings
 ):
     for path in (clips_root / "landmarks").iterdir():
-        path.unlink()
+        path.write_text("")
     with pytest.raises(InputError, match="8 of 8 clips cannot be used"):
         run(clips_root, tmp_path, settings)
     assert not (tmp_path / "arrays" / "index.csv").exists()
@@ -252,7 +253,7 @@ def test_one_broken_clip_of_every_kind_is_one_clear_line(one_clip, tmp_path):
         (deaf, landmarks, "no picture stream"),
         (media, outside, "face is outside the frame"),
         (media, half, "landmarks of 20"),
-        (media, tmp_path / "landmarks/no.csv", r"landmarks landmarks/no\.csv are missing"),
+        (media, tmp_path / "landmarks/no.csv", r"landmarks landmarks/no\.csv cannot be read"),
     ):
         with pytest.raises(InputError, match=expected) as caught:
             preprocess.preprocess_clip(path, points, SMALL, draws_landmarks=False)
