@@ -135,7 +135,7 @@ def lacking(manifest: pd.DataFrame) -> str:
         if actor not in whole
     ]
     if whole:
-        parts.append(f"all of actor {', '.join(map(str, whole))}")
+        parts.append(f"every take of actor {', '.join(map(str, whole))}")
     return f"{len(absent)} of {len(everything)} official takes are not there: {'; '.join(parts)}"
 
 

@@ -129,7 +129,7 @@ def spoil(root):
     media[STEMS[3]].write_text("not a video")
     csv[STEMS[4]].unlink()
     csv[STEMS[5]].write_text("")
-    table = pd.read_csv(csv[STEMS[6]])
+    table = pd.read_csv(csv[STEMS[6]]).copy()  # in one piece
     table.assign(success=0).to_csv(csv[STEMS[6]], index=False)
     shutil.copy(media[STEMS[0]], root / "Actor_02")
     shutil.copy(media[STEMS[0]], root / "Actor_01" / "holiday.mp4")

@@ -105,8 +105,8 @@ def test_what_lacks_of_the_official_takes_is_one_line(clips_root):
     assert sources.lacking(official) == ""
     some = official[:240].drop(index=[70, 71])
     assert sources.lacking(some) == (
-        "1202 of 1440 official takes are not there: 2 of actor 2, such as 02-02-02-01-02; all of "
-        f"actor {', '.join(map(str, range(5, 25)))}"
+        "1202 of 1440 official takes are not there: 2 of actor 2, such as 02-02-02-01-02; "
+        f"every take of actor {', '.join(map(str, range(5, 25)))}"
     )
 
 
