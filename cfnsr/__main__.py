@@ -152,6 +152,8 @@ def _dataset(options: argparse.Namespace) -> None:
     manifest = sources.manifest(root, chosen.data)
     sources.write_manifest(manifest, repository / "build" / chosen.data / "manifest.csv")
     print(f"{len(manifest)} clips in {root}")
+    if chosen.drawn is None and (absent := sources.lacking(manifest)):
+        print(absent)
 
 
 def _notebooks(options: argparse.Namespace) -> None:

@@ -376,7 +376,7 @@ class _Cues:
             take = self._takes[position]
             part = design.cue(take, self._clips).points_to
             parts = PARTS if part is None else [each for each in PARTS if (each == part) == named]
-            landmarks = read_landmarks(self._folder / f"{take.stem()}.csv")
+            landmarks = read_landmarks(self._folder / f"{take.stem()}.csv").points
             self._faces[position, named] = face_cue(landmarks, self._preprocess, parts)
         return self._faces[position, named]
 

@@ -52,29 +52,26 @@ class Job:
     """One clip: where its files are and where its arrays go."""
 
     media: Path
-    landmarks: Path | None
+    landmarks: Path
     result: Path
     draws_landmarks: bool
     settings: Preprocess
 
 
 def preprocess_clip(
-    media: Path, landmarks: Path | None, settings: Preprocess, draws_landmarks: bool
+    media: Path, landmarks: Path, settings: Preprocess, draws_landmarks: bool
 ) -> dict[str, np.ndarray]:
     """One clip's arrays, by the names that the module lists.
 
     Raises:
         InputError: the clip cannot be used.
     """
-    take = parse_name(media.stem)
-    if landmarks is None:
-        raise InputError(
-            f"landmarks {take.stem(1)}.csv are missing; fetch the landmark archive again"
-        )
-    points = read_landmarks(landmarks)
+    parse_name(media.stem)  # refuses what is no take
+    tracked = read_landmarks(landmarks)
+    points = tracked.points
     waveform, rate_hz = audio.read_waveform(media)
     if draws_landmarks:
-        check_duration(landmarks, len(waveform) / rate_hz)
+        check_duration(tracked, len(waveform) / rate_hz)
     window = audio.cut_window(media.name, waveform, rate_hz, settings)
     arrays = sound_arrays(window, settings)
     arrays |= track_arrays(points, len(waveform) / rate_hz, settings)
@@ -154,7 +151,7 @@ def preprocess(
     jobs = [
         Job(
             root / file["media"],
-            root / file["landmarks"] if file["landmarks"] else None,
+            root / file["landmarks"],
             scratch / f"{_key(file, settings, draws)}.npz",
             draws,
             settings,

@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from fnmatch import fnmatch
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +12,14 @@ from pooch import file_hash
 from tqdm import tqdm
 
 from cfnsr.data import download
-from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, parse_name
+from cfnsr.data.corpora.ravdess import (
+    AUDIO_ONLY,
+    AUDIO_VIDEO,
+    N_ACTORS,
+    Take,
+    parse_name,
+    speech_takes,
+)
 from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.params import Params, Source, checkout_of
@@ -57,14 +67,15 @@ def provide(params: Params, repository: Path) -> Path:
 def manifest(root: Path, source: Source) -> pd.DataFrame:
     """List the media files of a source with their landmarks and both files' sha256.
 
-    Every name is listed, also those that preprocessing will reject. `landmarks` and its hash are
-    empty where there is no such file.
+    Every name is listed, also those that preprocessing will reject. Folders and suffixes may be in
+    any case and nested once more, as unpacking leaves them. Where there are no landmarks,
+    `landmarks` is where they were looked for, and their hash is empty.
 
     Returns:
         Columns `media`, `landmarks` (paths below root), `media_sha256`, `landmarks_sha256`.
 
     Raises:
-        InputError: no media file at all, or one that cannot be read.
+        InputError: no media file or no landmarks at all, or a file that cannot be read.
     """
     media = list(_media(root, source))
     if not media:
@@ -73,7 +84,19 @@ def manifest(root: Path, source: Source) -> pd.DataFrame:
             f"no clips in {root}: expected {pattern}; point {source}.root of params.yaml at the "
             "folder that holds Actor_01 to Actor_24"
         )
-    landmarks = [_landmarks_of(path, root) for path in media]
+    takes = [_take(path) for path in media]
+    # They carry the name of the take's audio-video file, whatever the media file is.
+    stems = [
+        take.stem(AUDIO_VIDEO) if take else path.stem
+        for path, take in zip(media, takes, strict=True)
+    ]
+    there = {path.stem: path for path in _files(root, "landmarks", ".csv")}
+    landmarks = [there.get(stem) for stem in stems]
+    if any(takes) and not any(landmarks):
+        raise InputError(
+            f"no landmarks of these clips in {root / 'landmarks'}: expected {stems[0]}.csv and so "
+            "on; move the csv files of FacialTracking_Actors_01-24.zip there"
+        )
     with ThreadPoolExecutor() as pool:
         files = [path for pair in zip(media, landmarks, strict=True) for path in pair]
         hashes = list(
@@ -82,11 +105,38 @@ def manifest(root: Path, source: Source) -> pd.DataFrame:
     return pd.DataFrame(
         {
             "media": [str(path.relative_to(root)) for path in media],
-            "landmarks": [str(path.relative_to(root)) if path else "" for path in landmarks],
+            "landmarks": [
+                str(path.relative_to(root)) if path else f"landmarks/{stem}.csv"
+                for path, stem in zip(landmarks, stems, strict=True)
+            ],
             "media_sha256": hashes[::2],
             "landmarks_sha256": hashes[1::2],
         }
     )
+
+
+def lacking(manifest: pd.DataFrame) -> str:
+    """Which of RAVDESS's 1440 takes a manifest lacks, as a sentence; empty if it has them all."""
+    there = {take.clip for path in manifest["media"] if (take := _take(Path(path)))}
+    everything = speech_takes()
+    absent = [take for take in everything if take.clip not in there]
+    if not absent:
+        return ""
+    by_actor = {
+        actor: [take.clip for take in takes]
+        for actor, takes in groupby(absent, key=attrgetter("actor"))
+    }
+    whole = [
+        actor for actor, clips in by_actor.items() if len(clips) == len(everything) // N_ACTORS
+    ]
+    parts = [
+        f"{len(clips)} of actor {actor}, such as {clips[0]}"
+        for actor, clips in by_actor.items()
+        if actor not in whole
+    ]
+    if whole:
+        parts.append(f"every take of actor {', '.join(map(str, whole))}")
+    return f"{len(absent)} of {len(everything)} official takes are not there: {'; '.join(parts)}"
 
 
 def write_manifest(table: pd.DataFrame, path: Path) -> None:
@@ -110,23 +160,32 @@ def _media(root: Path, source: Source) -> Iterator[Path]:
     """Files of the source's modality, and files whose name says nothing, in name order."""
     modality = AUDIO_ONLY if source == "ravdess_landmarks" else AUDIO_VIDEO
     suffix = ".wav" if source == "ravdess_landmarks" else ".mp4"
-    for path in sorted(root.glob(f"Actor_*/*{suffix}")):
-        try:
-            if parse_name(path.stem).modality != modality:
-                continue  # the video archives also hold 02- files, without sound
-        except InputError:
-            pass  # preprocessing rejects it with the reason
-        yield path
+    for path in _files(root, "actor_*", suffix):
+        take = _take(path)
+        # The video archives also hold 02- files, without sound. What is no take is rejected by
+        # preprocessing, with the reason.
+        if take is None or take.modality == modality:
+            yield path
 
 
-def _landmarks_of(media: Path, root: Path) -> Path | None:
-    """Landmarks carry the name of the take's audio-video file, whatever the media file is."""
+def _files(root: Path, folders: str, suffix: str) -> list[Path]:
+    """What lies in or below the folders of `root`, in any case, by folder and name."""
+    found = [
+        path
+        for folder in root.iterdir()
+        if fnmatch(folder.name.lower(), folders)
+        for path in folder.rglob("*")
+        # macOS leaves a ._ file beside each one.
+        if path.suffix.lower() == suffix and not path.name.startswith("._") and not path.is_dir()
+    ]
+    return sorted(found, key=lambda path: (path.parent.name.lower(), path.name, path))
+
+
+def _take(path: Path) -> Take | None:
     try:
-        stem = parse_name(media.stem).stem(AUDIO_VIDEO)
+        return parse_name(path.stem)
     except InputError:
         return None
-    path = root / "landmarks" / f"{stem}.csv"
-    return path if path.is_file() else None
 
 
 def _sha256(path: Path | None) -> str:

@@ -176,9 +176,10 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
     warnings: tuple[str, ...] = ()
     if landmarks is not None and (needs.video or needs.tracks):
         remedy = "export them again with OpenFace" + otherwise
-        points = read_landmarks(landmarks, remedy)
+        tracked = read_landmarks(landmarks, remedy)
+        points, warnings = tracked.points, tracked.notes
         if not n_frames:
-            check_duration(landmarks, sound_s, remedy)
+            check_duration(tracked, sound_s, remedy)
         elif not are_of_one_clip(n_frames, len(points)):
             raise InputError(
                 f"{path.name} has {n_frames} frames, but {landmarks.name} has {len(points)}; "

@@ -77,13 +77,17 @@ class Experiment:
         row = self.system
         training = source.training
         pretrained = self.params.pretrained if "frames" in row.inputs else None
+        there = set(self.clips.index["actor"])
         return {
             "row": self.row,
             "fold": self.fold,
             "seed": self.seed,
             "data": self.params.data,
             "protocol": self.params.protocol,
-            "actors": {name: list(actors) for name, actors in vars(self.split).items()},
+            "actors": {
+                name: [actor for actor in actors if actor in there]
+                for name, actors in vars(self.split).items()
+            },
             "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
             "schedule": self.schedule.model_dump() if self.schedule else None,
             "training": training.common | {"precision": self.precision},

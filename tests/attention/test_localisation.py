@@ -46,7 +46,7 @@ FOUR = np.arange(4).reshape(1, 2, 2).repeat(3, axis=1).repeat(3, axis=2)  # of 1
 
 def test_the_face_cue_covers_brows_eyes_and_mouth_and_not_the_chin(synthetic_root):
     settings = SMALL.model_copy(update={"frame_size": 96})
-    points = read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv")
+    points = read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv").points
     masks = face_cue(points, settings)
     assert masks.shape == (SMALL.n_frames, 96, 96)
     chosen = points[choose_frames(len(points), settings)]
@@ -100,7 +100,7 @@ def test_where_the_voice_points_its_part_alone_is_the_cue(tmp_path):
     )
     cues = _Cues(study, tmp_path)
     assert cues.points
-    landmarks = read_landmarks(tmp_path / "landmarks" / f"{take.stem()}.csv")
+    landmarks = read_landmarks(tmp_path / "landmarks" / f"{take.stem()}.csv").points
     parts = [pointing.cue(take, clips).points_to]
     named = face_cue(landmarks, settings.pointing.preprocess, parts)
     np.testing.assert_array_equal(cues._face(0, True), named)

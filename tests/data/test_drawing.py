@@ -15,7 +15,7 @@ finite = st.floats(-1e4, 1e4, width=32)
 
 @pytest.fixture(scope="module")
 def points(synthetic_root):
-    return read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv")
+    return read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv").points
 
 
 def extent(pictures):

@@ -61,7 +61,7 @@ def test_mirrored_landmarks_are_those_of_the_same_parts_of_the_face():
 
 
 def test_a_mirrored_drawn_face_keeps_its_order_from_left_to_right(one_clip):
-    points = read_landmarks(one_clip[1]).mean(axis=0)
+    points = read_landmarks(one_clip[1]).points.mean(axis=0)
     points -= points[27:31].mean(axis=0)  # the ridge of the nose
     mirrored = points[list(MIRRORED)] * [-1, 1]
     for strokes in (range(17), range(17, 27), range(31, 36), range(48, 55)):

@@ -84,7 +84,7 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
     }
     for i, line in index.iterrows():
         media = synthetic_root / f"Actor_{line['actor']:02d}" / f"01-01-{line['clip']}.mp4"
-        points = read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv")
+        points = read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv").points
         log_mel = audio.log_mel(audio.read_window(media, SMALL), 44_100)
         np.testing.assert_array_equal(whole["frames"][i], video.read_faces(media, points, SMALL))
         np.testing.assert_array_equal(whole["mfcc"][i], audio.mfcc(log_mel, 13))
@@ -111,10 +111,11 @@ def test_a_finished_run_leaves_no_scratch_and_an_empty_list_of_rejects(arrays):
 def test_the_order_in_which_files_are_found_changes_nothing(
     arrays, synthetic_root, tmp_path, monkeypatch
 ):
-    in_order = Path.glob
-    monkeypatch.setattr(
-        Path, "glob", lambda self, pattern: sorted(in_order(self, pattern), reverse=True)
-    )
+    for name in ("iterdir", "rglob"):
+        listed = getattr(Path, name)
+        monkeypatch.setattr(
+            Path, name, lambda *given, listed=listed: sorted(listed(*given), reverse=True)
+        )
     run(synthetic_root, tmp_path)
     assert contents(tmp_path) == contents(arrays)
 
@@ -128,8 +129,8 @@ def spoil(root):
     media[STEMS[3]].write_text("not a video")
     csv[STEMS[4]].unlink()
     csv[STEMS[5]].write_text("")
-    table = pd.read_csv(csv[STEMS[6]])
-    (table * 0).to_csv(csv[STEMS[6]], index=False)
+    table = pd.read_csv(csv[STEMS[6]]).copy()  # in one piece
+    table.assign(success=0).to_csv(csv[STEMS[6]], index=False)
     shutil.copy(media[STEMS[0]], root / "Actor_02")
     shutil.copy(media[STEMS[0]], root / "Actor_01" / "holiday.mp4")
     shutil.copy(media[STEMS[0]], root / "Actor_01" / f"01-02{STEMS[0][5:]}.mp4")
@@ -137,9 +138,9 @@ def spoil(root):
         f"{STEMS[1]}.mp4": "cannot be decoded",
         f"{STEMS[2]}.mp4": "cannot be decoded",
         f"{STEMS[3]}.mp4": "cannot be decoded",
-        f"{STEMS[4]}.mp4": "are missing; fetch the landmark archive",
+        f"{STEMS[4]}.mp4": "cannot be read (No such file or directory); fetch the landmark archive",
         f"{STEMS[5]}.mp4": "are empty or no csv",
-        f"{STEMS[6]}.mp4": "the tracker lost the face",
+        f"{STEMS[6]}.mp4": "lack the face in",
         f"{STEMS[0]}.mp4": "is there twice; keep one of the two",
         "holiday.mp4": "is not a RAVDESS name",
         f"01-02{STEMS[0][5:]}.mp4": "is a song",
@@ -219,7 +220,7 @@ def test_a_run_without_any_usable_clip_is_an_error_even_when_skipping(
     clips_root, tmp_path, settings
 ):
     for path in (clips_root / "landmarks").iterdir():
-        path.unlink()
+        path.write_text("")
     with pytest.raises(InputError, match="8 of 8 clips cannot be used"):
         run(clips_root, tmp_path, settings)
     assert not (tmp_path / "arrays" / "index.csv").exists()
@@ -243,7 +244,8 @@ def test_one_broken_clip_of_every_kind_is_one_clear_line(one_clip, tmp_path):
         remux(media, path, only=only)
     outside = tmp_path / "outside.csv"
     table = pd.read_csv(landmarks)
-    (table + 5000).to_csv(outside, index=False)
+    away = table.assign(**{name: table[name] + 5000 for name in table if name[:2] in ("x_", "y_")})
+    away.to_csv(outside, index=False)
     half = tmp_path / "half.csv"
     table.head(20).to_csv(half, index=False)
     for path, points, expected in (
@@ -251,7 +253,7 @@ def test_one_broken_clip_of_every_kind_is_one_clear_line(one_clip, tmp_path):
         (deaf, landmarks, "no picture stream"),
         (media, outside, "face is outside the frame"),
         (media, half, "landmarks of 20"),
-        (media, None, f"landmarks {media.stem}.csv are missing"),
+        (media, tmp_path / "landmarks/no.csv", r"landmarks landmarks/no\.csv cannot be read"),
     ):
         with pytest.raises(InputError, match=expected) as caught:
             preprocess.preprocess_clip(path, points, SMALL, draws_landmarks=False)
@@ -338,7 +340,7 @@ def test_faces_of_landmarks_are_drawn_at_the_chosen_frames(clips_root, tmp_path)
     frames = np.load(tmp_path / "arrays" / "frames.npy")
     assert frames.shape == (8, 5, 24, 24, 1)
     for i, clip in enumerate(index["clip"]):
-        landmarks = read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv")
+        landmarks = read_landmarks(clips_root / "landmarks" / f"01-01-{clip}.csv").points
         chosen = [k * len(landmarks) // 5 for k in range(5)]
         expected = draw_faces(landmarks[chosen].astype(np.float32), 24, drawing)
         np.testing.assert_array_equal(frames[i, ..., 0], expected)

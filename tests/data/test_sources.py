@@ -1,12 +1,14 @@
 import hashlib
 import shutil
 
+import pandas as pd
 import pytest
 import soundfile
 from conftest import TAKES
 
 from cfnsr.data import download, sources
 from cfnsr.data.audio import read_waveform
+from cfnsr.data.corpora import ravdess
 from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.params import Clips, Params, SourceParams, SyntheticParams
@@ -41,14 +43,71 @@ def test_unusable_names_and_songs_are_listed_and_silent_videos_passed_over(clips
         "Actor_01/holiday.mp4",
         "Actor_01/01-02-03-01-01-01-01.mp4",
     }
-    assert table.loc["Actor_01/holiday.mp4", "landmarks"] == ""
+    assert table.loc["Actor_01/holiday.mp4", "landmarks_sha256"] == ""
 
 
-def test_a_clip_without_landmarks_has_empty_fields(clips_root):
+def test_a_clip_without_landmarks_names_where_they_were_looked_for(clips_root):
     (clips_root / "landmarks" / f"{STEMS[2]}.csv").unlink()
     table = sources.manifest(clips_root, "synthetic").set_index("media")
-    assert table.loc[media(STEMS[2]), ["landmarks", "landmarks_sha256"]].tolist() == ["", ""]
-    assert (table["landmarks"] != "").sum() == len(STEMS) - 1
+    line = table.loc[media(STEMS[2]), ["landmarks", "landmarks_sha256"]]
+    assert line.tolist() == [f"landmarks/{STEMS[2]}.csv", ""]
+    assert (table["landmarks_sha256"] != "").sum() == len(STEMS) - 1
+
+
+def upper_case_suffixes(root):
+    for path in [*root.glob("Actor_02/*"), *root.glob("landmarks/*")]:
+        path.rename(path.with_suffix(path.suffix.upper()))
+
+
+def folders_in_any_case(root):
+    (root / "Actor_01").rename(root / "actor_01")
+    (root / "landmarks").rename(root / "Landmarks")
+
+
+def nested_twice(root):
+    for folder in (root / "Actor_02", root / "landmarks"):
+        folder.rename(root / "inner")
+        folder.mkdir()
+        (root / "inner").rename(folder / folder.name)
+
+
+def what_macos_leaves(root):
+    for path in [*root.glob("Actor_01/*"), *root.glob("landmarks/*")]:
+        path.with_name(f"._{path.name}").write_bytes(bytes(4096))
+    (root / "Actor_01" / ".DS_Store").touch()
+    (root / "Actor_01" / "a folder.mp4").mkdir()
+
+
+@pytest.mark.parametrize(
+    "change", [upper_case_suffixes, folders_in_any_case, nested_twice, what_macos_leaves]
+)
+def test_every_clip_is_found_in_the_same_order_however_it_was_unpacked(clips_root, change):
+    columns = ["media_sha256", "landmarks_sha256"]
+    expected = sources.manifest(clips_root, "ravdess")
+    change(clips_root)
+    table = sources.manifest(clips_root, "ravdess")
+    assert table[columns].equals(expected[columns])
+    for path in [*table["media"], *table["landmarks"]]:
+        assert (clips_root / path).is_file()
+
+
+def test_landmarks_elsewhere_are_one_line_that_says_where_they_were_looked_for(clips_root):
+    (clips_root / "landmarks").rename(clips_root / "FacialTracking_Actors_01-24")
+    with pytest.raises(InputError) as caught:
+        sources.manifest(clips_root, "ravdess")
+    assert str(caught.value).startswith(f"no landmarks of these clips in {clips_root}/landmarks: ")
+
+
+def test_what_lacks_of_the_official_takes_is_one_line(clips_root):
+    official = pd.DataFrame(
+        {"media": [media(take.stem(3), ".wav") for take in ravdess.speech_takes()]}
+    )
+    assert sources.lacking(official) == ""
+    some = official[:240].drop(index=[70, 71])
+    assert sources.lacking(some) == (
+        "1202 of 1440 official takes are not there: 2 of actor 2, such as 02-02-02-01-02; "
+        f"every take of actor {', '.join(map(str, range(5, 25)))}"
+    )
 
 
 def test_drawn_landmarks_go_with_the_wav_files_of_their_take(clips_root):

@@ -77,7 +77,7 @@ def test_too_few_frames_for_consecutive_ones_are_refused():
 @pytest.mark.parametrize("settings", [SETTINGS, SETTINGS.model_copy(update={"frame_size": 112})])
 def test_faces_are_a_plain_decode_a_slice_and_a_resize(one_clip, settings):
     media, landmarks = one_clip
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     with av.open(media) as container:
         pictures = [frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]
     assert len(pictures) == len(points)
@@ -95,7 +95,7 @@ def test_faces_are_a_plain_decode_a_slice_and_a_resize(one_clip, settings):
 
 def test_squashing_the_frame_first_gives_the_same_face_with_less_sharpness(one_clip):
     media, landmarks = one_clip
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     sharp, blurred = (read_faces(media, points, chosen) for chosen in (SETTINGS, SQUASHED))
     assert sharp.shape == blurred.shape
     assert sharpness(sharp) > 2 * sharpness(blurred)
@@ -138,7 +138,7 @@ def test_a_face_outside_the_frame_is_refused(corner, settings):
 
 def test_landmarks_of_another_length_than_the_video_are_refused_but_three_frames_pass(one_clip):
     media, landmarks = one_clip
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     for wrong in (points[:20], np.concatenate([points, points])):
         with pytest.raises(InputError, match=rf"frames, but landmarks of {len(wrong)}; do both"):
             read_faces(media, wrong, SETTINGS)
@@ -158,7 +158,7 @@ def test_an_mp4_without_its_index_is_refused(one_clip, tmp_path):
     remux(one_clip[0], path, index_first=False)
     cut(path, 0.6)
     with pytest.raises(InputError, match=r"^clip\.mp4 cannot be decoded"):
-        read_faces(path, read_landmarks(one_clip[1]), SETTINGS)
+        read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
@@ -167,7 +167,7 @@ def test_an_mp4_that_is_cut_short_is_refused(one_clip, tmp_path, share):
     remux(one_clip[0], path)
     cut(path, share)
     with pytest.raises(InputError, match=r"^clip\.mp4(: only .* is cut short| cannot be decod)"):
-        read_faces(path, read_landmarks(one_clip[1]), SETTINGS)
+        read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
 
 
 def shorten_edit(path, by_s):
@@ -219,13 +219,13 @@ def test_an_mp4_without_pictures_is_refused(one_clip, tmp_path):
     path = tmp_path / "clip.mp4"
     remux(one_clip[0], path, only="audio")
     with pytest.raises(InputError, match=r"^clip\.mp4: no picture stream; fetch"):
-        read_faces(path, read_landmarks(one_clip[1]), SETTINGS)
+        read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
 
 
 def test_real_faces_are_sharp_and_skin_is_reddish(ravdess_actor_1):
     paper = Preprocess()
     media = ravdess_actor_1 / "Actor_01" / "01-01-08-01-01-02-01.mp4"
-    points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{media.stem}.csv")
+    points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{media.stem}.csv").points
     faces = read_faces(media, points, paper)
     squashed = read_faces(media, points, paper.model_copy(update={"crop": "squashed_first"}))
     assert faces.shape == (30, 224, 224, 3)

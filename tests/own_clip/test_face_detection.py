@@ -91,7 +91,7 @@ def test_on_real_clips_the_box_is_that_of_the_landmarks(ravdess_actor_1):
     clips = sorted(ravdess_actor_1.glob("Actor_01/*.mp4"))
     assert clips
     for path in clips:
-        points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{path.stem}.csv")
+        points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{path.stem}.csv").points
         frames = pictures(path, face_detection.looked_at(len(points)))
         boxes, warnings = face_detection.track(frames, len(points))
         expected = np.stack([points.min(axis=1), points.max(axis=1)], axis=1)

@@ -150,7 +150,9 @@ def joined(paths, target):
         container.mux(voice.encode(block))
         container.mux(voice.encode())
     tables = [pd.read_csv(path.parents[1] / "landmarks" / f"{path.stem}.csv") for path in paths]
-    pd.concat(tables).to_csv(target.with_suffix(".csv"), index=False)
+    table = pd.concat(tables, ignore_index=True)
+    table["frame"] = table.index + 1
+    table.to_csv(target.with_suffix(".csv"), index=False)
     return target.with_suffix(".mp4"), target.with_suffix(".csv")
 
 

@@ -3,6 +3,7 @@
 import struct
 
 import numpy as np
+import pandas as pd
 import pytest
 from conftest import SMALL, cut, remux
 from hypothesis import given
@@ -75,7 +76,7 @@ def test_so_does_a_real_clip(ravdess_actor_1):
 def test_each_window_holds_its_own_stretch_of_sound_and_film(one_clip):
     path, landmarks = one_clip
     clip = open_clip(path, landmarks, SHORT, BOTH)
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     rate_hz = len(points) / clip.duration_s
     assert len(clip.windows) > 1
     for window, arrays in zip(clip.windows, clip.arrays(), strict=True):
@@ -100,7 +101,7 @@ def test_windows_that_share_their_first_frame_are_both_whole(one_clip, monkeypat
 
 def test_without_landmarks_the_found_face_is_cropped(one_clip, monkeypatch):
     path, landmarks = one_clip
-    points = read_landmarks(landmarks)
+    points = read_landmarks(landmarks).points
     corners = np.stack([points.min(axis=1), points.max(axis=1)], axis=1)
     looked = []
 
@@ -125,6 +126,22 @@ def test_what_a_network_does_not_use_need_not_be_there(one_clip, tmp_path):
         remux(one_clip[0], path, only=only)
         (arrays,) = open_clip(path, one_clip[1], SMALL, needs).arrays()
         assert set(arrays) == ({"mfcc", "log_mel"} if only == "audio" else {"frames"})
+
+
+def test_frames_that_the_tracker_lost_are_said_or_refused(one_clip, tmp_path):
+    table = pd.read_csv(one_clip[1]).copy()  # in one piece
+    needs = Needs(video=True, sound=True, tracks=True)
+    whole = next(open_clip(*one_clip, SMALL, needs).arrays())
+    lost = tmp_path / "lost.csv"
+    table.assign(success=1 - table["frame"].isin([4, 5])).to_csv(lost, index=False)
+    clip = open_clip(one_clip[0], lost, SMALL, needs)
+    (warning,) = clip.warnings
+    assert f"2 of {len(table)} frames were interpolated" in warning
+    assert 0 < np.abs(next(clip.arrays())["motion"] - whole["motion"]).max() < 0.2
+
+    table.assign(success=1 * (table["frame"] < 30)).to_csv(lost, index=False)
+    with pytest.raises(InputError, match=r"lack the face in .* export them again with OpenFace"):
+        open_clip(one_clip[0], lost, SMALL, needs)
 
 
 def test_drawn_landmarks_need_sound_but_no_film(one_clip, tmp_path):

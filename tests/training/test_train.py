@@ -45,6 +45,12 @@ def run(clips, folder: Path, row="audio", fold=1, params=None):
     return train_row(row, fold, params or settings(), clips, folder)[0]
 
 
+def without_actors(clips, *actors):
+    kept = np.flatnonzero(~clips.index["actor"].isin(actors))
+    arrays = (clips.frames, clips.mfcc, clips.log_mel, clips.landmark_statistics, clips.motion)
+    return Clips(clips.index.iloc[kept], *(array[kept] for array in arrays), "few")
+
+
 def contents(folder: Path):
     return {path.name: path.read_bytes() for path in folder.iterdir() if path.name != "timing.json"}
 
@@ -332,10 +338,22 @@ def test_nested_never_lets_test_actors_train_scale_or_choose(clips, tmp_path, mo
 
 
 def test_a_fold_whose_actors_are_missing_says_so(clips, tmp_path):
-    arrays = (clips.frames, clips.mfcc, clips.log_mel, clips.landmark_statistics, clips.motion)
-    few = Clips(clips.index.iloc[16:], *(array[16:] for array in arrays), "few")
     with pytest.raises(InputError, match="no test clips: none of the actors 1, 2, 3, 4"):
-        run(few, tmp_path)
+        run(without_actors(clips, 1, 2, 3, 4), tmp_path)
+
+
+@pytest.mark.parametrize("protocol", ["paper", "nested"])
+def test_a_run_names_the_actors_whose_clips_it_used(clips, tmp_path, protocol):
+    few = without_actors(clips, 2, 6, 23, 24)
+    trained = run(few, tmp_path, params=settings(protocol))
+    validation = [5, 7, 8] if protocol == "nested" else []
+    rest = [actor for actor in (5, 7, *range(8, 23)) if actor not in validation]
+    assert trained.info["actors"] == {
+        "training": rest,
+        "validation": validation,
+        "test": [1, 3, 4],
+    }
+    assert set(trained.test.clips["actor"]) == {1, 3, 4}
 
 
 def test_a_diverged_training_says_what_to_do(clips, tmp_path):
