@@ -14,7 +14,7 @@ from cfnsr.data.audio import N_MELS, n_mfcc_frames
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.motion import N_BANDS, N_TRACKS, n_moments
 from cfnsr.data.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
-from cfnsr.params import Model, SourceParams
+from cfnsr.params import Hybrid, Model, SourceParams
 
 N_EMOTIONS = len(EMOTIONS)
 
@@ -26,6 +26,7 @@ class Sizes:
     model: Model = field(default_factory=Model)
     n_mfcc: int = 13
     n_mfcc_frames: int = 212
+    hybrid: Hybrid = field(default_factory=Hybrid)
 
     @classmethod
     def of(cls, source: SourceParams) -> "Sizes":
@@ -35,6 +36,7 @@ class Sizes:
             source.model,
             settings.n_mfcc,
             n_mfcc_frames(settings.sample_rate_hz, settings.duration_s),
+            source.hybrid,
         )
 
     def shape(self, array: str) -> tuple[int, ...]:
