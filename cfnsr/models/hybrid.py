@@ -149,7 +149,13 @@ class ModelLevel(EmotionModel):
         hybrid = self.hybrid
         video, audio = (torch.from_numpy(fc7).to(self.linear.weight.device) for fc7 in inputs)
         segments = side_by_side(video, audio)
-        self.dbn.learn(segments, hybrid.n_rbm_epochs, hybrid.n_gibbs_steps, hybrid.persistent)
+        self.dbn.learn(
+            segments,
+            hybrid.n_rbm_epochs,
+            hybrid.rbm_learning_rate,
+            hybrid.n_gibbs_steps,
+            hybrid.persistent,
+        )
         label = None
         if self.fine_tuning == "labels":
             label = torch.from_numpy(emotion).to(video.device).repeat_interleave(video.shape[2])

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cfnsr.models.base import N_EMOTIONS
 
-BATCH_SIZE, LEARNING_RATE, MOMENTUM, WEIGHT_DECAY = 100, 0.001, 0.5, 2e-4
+BATCH_SIZE, MOMENTUM, WEIGHT_DECAY = 100, 0.5, 2e-4
 FINE_TUNING_RATE = 0.001
 
 
@@ -78,7 +78,12 @@ class RBM(nn.Module):
         return -self.free_energy(visible) - self.log_partition()
 
     def learn(
-        self, data: Tensor, n_epochs: int, n_steps: int = 1, persistent: bool = False
+        self,
+        data: Tensor,
+        n_epochs: int,
+        learning_rate: float,
+        n_steps: int = 1,
+        persistent: bool = False,
     ) -> list[float]:
         """Contrastive divergence on data (n, visible).
 
@@ -89,7 +94,7 @@ class RBM(nn.Module):
             The mean squared error of reconstruction over each epoch.
         """
         optimizer = torch.optim.SGD(
-            self.parameters(), LEARNING_RATE, MOMENTUM, weight_decay=WEIGHT_DECAY
+            self.parameters(), learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
         )
         samples, errors = None, []
         for _ in range(n_epochs):
@@ -135,12 +140,10 @@ class DBN(nn.Module):
             hidden = rbm.mean_visible(hidden)
         return hidden
 
-    def learn(
-        self, data: Tensor, n_epochs: int, n_steps: int = 1, persistent: bool = False
-    ) -> None:
+    def learn(self, data: Tensor, *how: Any) -> None:
         """Each machine after the one below it, see `RBM.learn`."""
         for rbm in self.rbms:
-            rbm.learn(data, n_epochs, n_steps, persistent)
+            rbm.learn(data, *how)
             data = rbm(data).detach()
 
     def fine_tune(self, data: Tensor, n_epochs: int, label: Tensor | None = None) -> None:

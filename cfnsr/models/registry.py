@@ -507,8 +507,8 @@ def find(name: str) -> Row:
 def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
     """The rows that are trained where params.yaml asks for `row`, each after what it starts from.
 
-    `all` are the systems, ablations and the hybrid (one of several networks only where there are as
-    many seeds), `hybrid` and `switches` that group and CFN-SR, which it is compared with.
+    `all` are the systems and ablations (one of several networks only where there are as many
+    seeds), `hybrid` and `switches` those groups, each with CFN-SR, which it is compared with.
 
     Raises:
         InputError: there is no such row, or it has more members than there are seeds.
@@ -517,7 +517,9 @@ def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
         names = [
             name
             for name, each in ROWS.items()
-            if each.group != "switches" and each.alias is None and each.n_members <= len(seeds)
+            if each.group in ("systems", "ablations")
+            and each.alias is None
+            and each.n_members <= len(seeds)
         ]
     elif row in ("hybrid", "switches"):
         names = [REFERENCE, *(name for name, each in ROWS.items() if each.group == row)]
@@ -532,11 +534,13 @@ def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
 
 
 def reported(row: str, seeds: Sequence[int]) -> list[str]:
-    """The rows of tables and figures where params.yaml asks for `row`.
+    """The rows of Tables 1 and 2 and their figures where params.yaml asks for `row`.
 
-    Those that are trained; but with `switches`, which have a notebook of their own, all others.
+    Those that are trained; but with `hybrid` and `switches`, which have notebooks of their own, all
+    others.
     """
-    return asked_for("all" if row == "switches" else row, seeds)
+    has_its_own = row in ("hybrid", "switches") or row in HYBRID
+    return asked_for("all" if has_its_own else row, seeds)
 
 
 def _up_to(name: str) -> list[str]:

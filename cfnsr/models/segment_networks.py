@@ -13,8 +13,6 @@ from cfnsr.data.segments import N_BANDS, N_CHANNELS
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 from cfnsr.models.resnext import Conv3d
 
-#: AlexNet's input, pixels.
-AUDIO_SIZE = 227
 #: Units of fc7 at full width.
 N_FC7 = 4096
 #: Keeps the logarithm of a vote finite.
@@ -24,8 +22,7 @@ _LEAST = 1e-6
 class AlexNet(nn.Module):
     """Pictures (n, 3, 227, 227) to logits: torchvision's network and names, at any width.
 
-    So torchvision's ImageNet weights fit at width 1. Its pool to 6 x 6, which there already are, is
-    left out.
+    So torchvision's ImageNet weights fit at width 1.
     """
 
     def __init__(self, width: float = 1.0, n_classes: int = N_EMOTIONS) -> None:
@@ -38,6 +35,7 @@ class AlexNet(nn.Module):
             *(nn.Conv2d(c, d, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(d, d, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
         )
+        self.avgpool = nn.AdaptiveAvgPool2d(6)  # changes nothing at 224 to 256 pixels
         self.classifier = nn.Sequential(
             *(nn.Dropout(), nn.Linear(36 * d, e), nn.ReLU()),
             *(nn.Dropout(), nn.Linear(e, e), nn.ReLU()),
@@ -47,7 +45,7 @@ class AlexNet(nn.Module):
 
     def embed(self, pictures: Tensor) -> Tensor:
         """The values before the last layer, (n, unit)."""
-        return self.classifier[:-1](self.features(pictures).flatten(1))
+        return self.classifier[:-1](self.avgpool(self.features(pictures)).flatten(1))
 
     def classify(self, fc7: Tensor) -> Tensor:
         return self.classifier[-1](fc7)
@@ -108,21 +106,25 @@ class SegmentNetwork(EmotionModel):
         raise NotImplementedError
 
     def segments(self, clips: Tensor) -> Tensor:
-        """Clips as the row gives them to what the network takes, (clip, segment, ...)."""
+        """What the row is given of clips, (clip, segment, ...)."""
         raise NotImplementedError
+
+    def embed(self, segment: Tensor) -> Tensor:
+        """Its fc7, (n, unit)."""
+        return self.network.embed(segment)
 
     def loss(self, emotion: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         segments = self.segments(*inputs)
         n_clips, n_segments = segments.shape[:2]
         drawn = torch.randint(n_segments, (n_clips,), device=segments.device)
         chosen = segments[torch.arange(n_clips, device=segments.device), drawn]
-        logits = self.network.classify(self.network.embed(chosen))
+        logits = self.network.classify(self.embed(chosen))
         return F.cross_entropy(logits, emotion), logits
 
     def fc7(self, clips: Tensor) -> Tensor:
         """Of each segment, (clip, unit, segment)."""
         one_by_one = self.segments(clips).unbind(1)
-        return torch.stack([self.network.embed(segment) for segment in one_by_one], dim=2)
+        return torch.stack([self.embed(segment) for segment in one_by_one], dim=2)
 
     def forward(self, clips: Tensor) -> Tensor:
         """Log of the share of segments' votes; their mean probability is a last vote, for ties."""
@@ -137,6 +139,7 @@ class HeardSegments(SegmentNetwork):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
+        self.size = sizes.hybrid.picture_size
         self.audio = AlexNet(sizes.hybrid.width)
 
     @property
@@ -144,11 +147,12 @@ class HeardSegments(SegmentNetwork):
         return self.audio
 
     def segments(self, clips: Tensor) -> Tensor:
-        """(clip, segment, 3, 227, 227)."""
-        pictures = clips.unflatten(1, (N_CHANNELS, N_BANDS)).movedim(3, 1)
-        size = (AUDIO_SIZE, AUDIO_SIZE)
-        resized = F.interpolate(pictures.flatten(0, 1), size, mode="bilinear")
-        return resized.unflatten(0, pictures.shape[:2])
+        """(clip, segment, 3, 64, 64)."""
+        return clips.unflatten(1, (N_CHANNELS, N_BANDS)).movedim(3, 1)
+
+    def embed(self, segment: Tensor) -> Tensor:
+        """As pictures of the size that AlexNet takes."""
+        return super().embed(F.interpolate(segment, (self.size, self.size), mode="bilinear"))
 
 
 class SeenSegments(SegmentNetwork):
