@@ -18,19 +18,11 @@ N_CHANNELS = 3
 
 
 def n_segments(settings: Preprocess) -> int:
-    """How many the analysed sound has: 6 in 2.45 s. What is left at its end is not heard.
-
-    Raises:
-        InputError: the analysed sound is shorter than a segment.
-    """
+    """How many the analysed sound has: 6 in 2.45 s. What is left at its end is not heard."""
     n_window, n_shift = _in_samples(settings)
     n_samples = round(settings.duration_s * settings.sample_rate_hz)
     n_moments = 1 + (n_samples - n_window) // n_shift
-    if n_moments < N_MOMENTS:
-        raise InputError(
-            f"preprocess.duration_s is {settings.duration_s}, but a segment takes {SEGMENT_S:.3f} s"
-        )
-    return 1 + (n_moments - N_MOMENTS) // STEP
+    return max(0, 1 + (n_moments - N_MOMENTS) // STEP)
 
 
 def segment_mel(window: np.ndarray, settings: Preprocess) -> np.ndarray:
@@ -41,9 +33,16 @@ def segment_mel(window: np.ndarray, settings: Preprocess) -> np.ndarray:
 
     Args:
         window: float32 samples of the analysed sound at the settings' rate.
+
+    Raises:
+        InputError: it is shorter than a segment.
     """
     import librosa
 
+    if n_segments(settings) == 0:
+        raise InputError(
+            f"preprocess.duration_s is {settings.duration_s}, but a segment takes {SEGMENT_S:.3f} s"
+        )
     n_window, n_shift = _in_samples(settings)
     n_fft = 1 << (n_window - 1).bit_length()
     power = librosa.feature.melspectrogram(

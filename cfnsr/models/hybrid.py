@@ -26,7 +26,6 @@ from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 from cfnsr.models.late_fusion import Averaging, LateFusion, Multiplication
 from cfnsr.models.linear import find_best, folds
 from cfnsr.models.rbm import DBN
-from cfnsr.models.segment_networks import N_FC7, narrow
 
 #: Inverse strengths of the SVM's penalty to choose from.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
@@ -172,7 +171,7 @@ def side_by_side(video: Tensor, audio: Tensor) -> Tensor:
 
 def n_units(sizes: Sizes) -> int:
     """Of one network's fc7."""
-    return narrow(N_FC7, sizes.hybrid.width)
+    return sizes.shape("video_fc7")[0]
 
 
 def svm() -> LinearSVC:

@@ -10,11 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cfnsr.data.segments import N_BANDS, N_CHANNELS
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import N_EMOTIONS, N_FC7, EmotionModel, Sizes, narrow
 from cfnsr.models.resnext import Conv3d
 
-#: Units of fc7 at full width.
-N_FC7 = 4096
 #: Keeps the logarithm of a vote finite.
 _LEAST = 1e-6
 
@@ -171,11 +169,6 @@ class SeenSegments(SegmentNetwork):
     def segments(self, clips: Tensor) -> Tensor:
         """(clip, segment, 3, frame, S, S)."""
         return clips.unflatten(2, (-1, self.n_frames)).movedim(2, 1)
-
-
-def narrow(n: int, width: float) -> int:
-    """So many channels or units in a network of that width."""
-    return max(1, round(width * n))
 
 
 def _conv3d(n_in: int, n_out: int) -> nn.Conv3d:
