@@ -29,6 +29,8 @@ from cfnsr.models.rbm import DBN
 
 #: Inverse strengths of the SVM's penalty to choose from.
 STRENGTHS = (1e-4, 1e-3, 1e-2, 1e-1)
+#: The same on the last units of a belief network, which vary less than standardised fc7.
+STRENGTHS_ABOVE = (1e-2, 1e-1, 1.0, 10.0)
 #: Standard deviations within which a belief network takes fc7: units that hardly ever answer in
 #: training would shout when they do in a test clip.
 WITHIN = 4.0
@@ -161,7 +163,7 @@ class ModelLevel(EmotionModel):
         self.dbn.fine_tune(segments, hybrid.n_fine_tuning_epochs, label)
         with torch.no_grad():
             x = self._mean(video, audio).cpu().numpy()
-        find_best(self.linear, svm(), x, emotion, actor, STRENGTHS)
+        find_best(self.linear, svm(), x, emotion, actor, STRENGTHS_ABOVE)
 
 
 def side_by_side(video: Tensor, audio: Tensor) -> Tensor:
