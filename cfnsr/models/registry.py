@@ -17,7 +17,7 @@ FusionStage = Literal["-", "Early", "Late", "Model"]
 ScheduleName = Literal[
     "video", "audio", "erann", "fusion", "ours", "hybrid_video", "hybrid_audio", "none"
 ]
-#: Which rows are trained together; `switches` run when `row: switches` asks for them.
+#: Which rows are trained together; `hybrid` and `switches` where `row` asks for them by name.
 Group = Literal["systems", "ablations", "hybrid", "switches"]
 #: Arrays of a face, see `cfnsr.data.clips.Clips`; the others are of a voice.
 _OF_FACE = frozenset({"frames", "landmark_statistics", "motion", "video_fc7"})
@@ -41,11 +41,10 @@ class Row:
     weights they get, and for `inputs` that are features, the rows whose networks made them;
     `members` the row whose trained networks, one per seed, this one averages. `combines` says that
     the row trains nothing: its decisions are computed from those of the rows that it starts from.
-    `additive` says that it decides for the emotion of the largest sum of a
-    function of what it sees and one of what it hears, see `cfnsr.data.synthetic.pointing`. `alias`
-    names the row that is the same system under another name; it is not trained again. `training`
-    and `preprocess` are values of these sections of params.yaml that the row changes, and
-    `seed_step` is added to its seeds.
+    `additive` says that it decides for the emotion of the largest sum of a function of what it sees
+    and one of what it hears, see `cfnsr.data.synthetic.pointing`. `alias` names the row that is the
+    same system under another name; it is not trained again. `training` and `preprocess` are values
+    of these sections of params.yaml that the row changes, and `seed_step` is added to its seeds.
     """
 
     label: str

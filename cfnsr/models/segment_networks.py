@@ -18,9 +18,9 @@ _LEAST = 1e-6
 
 
 class AlexNet(nn.Module):
-    """Pictures (n, 3, 227, 227) to logits: torchvision's network and names, at any width.
+    """Pictures (n, 3, 227, 227) to fc7 and logits: torchvision's network, at any width.
 
-    So torchvision's ImageNet weights fit at width 1.
+    Its names are torchvision's, so that the ImageNet weights from there fit at width 1.
     """
 
     def __init__(self, width: float = 1.0, n_classes: int = N_EMOTIONS) -> None:
@@ -33,7 +33,7 @@ class AlexNet(nn.Module):
             *(nn.Conv2d(c, d, 3, padding=1), nn.ReLU()),
             *(nn.Conv2d(d, d, 3, padding=1), nn.ReLU(), nn.MaxPool2d(3, 2)),
         )
-        self.avgpool = nn.AdaptiveAvgPool2d(6)  # changes nothing at 224 to 256 pixels
+        self.avgpool = nn.AdaptiveAvgPool2d(6)  # at 227 pixels they are there already
         self.classifier = nn.Sequential(
             *(nn.Dropout(), nn.Linear(36 * d, e), nn.ReLU()),
             *(nn.Dropout(), nn.Linear(e, e), nn.ReLU()),
@@ -50,7 +50,7 @@ class AlexNet(nn.Module):
 
 
 class C3D(nn.Module):
-    """Frames (n, 3, frame, height, width) to logits: 8 convolutions, 5 pools, 3 linear layers.
+    """Frames (n, 3, frame, S, S) to fc7 and logits: 8 convolutions, 5 pools, 3 linear layers.
 
     At full size for 16 frames of 112 x 112 pixels (Tran et al. 2015). The names are those of the
     public Sports-1M weights for PyTorch: conv1, conv2, conv3a, conv3b, ..., conv5b, fc6, fc7, fc8,
