@@ -65,14 +65,15 @@ class Drawing(_Section):
 class Preprocess(_Section):
     """Clips to arrays (section 3.2). The defaults are the paper's.
 
-    `frame_choice`: the paper says 30 consecutive images, its code takes them evenly spaced.
+    `frame_choice`: the paper says 30 consecutive images, its code takes them evenly spaced;
+    `segments` are for the rows of group hybrid, which ask for them by themselves.
     `crop`: cut the face out of the full frame, or, as the release does, of a frame that was
     squashed to `frame_size` first. `rejected`: stop when a clip cannot be used, or go on without.
     """
 
     n_frames: Count = 30
     frame_size: Annotated[int, Field(ge=16)] = 224
-    frame_choice: Literal["evenly_spaced", "consecutive"] = "evenly_spaced"
+    frame_choice: Literal["evenly_spaced", "consecutive", "segments"] = "evenly_spaced"
     crop: Literal["full_resolution", "squashed_first"] = "full_resolution"
     sample_rate_hz: Count = 44_100
     offset_s: Annotated[float, Field(ge=0)] = 0.5
@@ -93,6 +94,31 @@ class Model(_Section):
     n_heads: Count = 8
 
 
+class Hybrid(_Section):
+    """The hybrid deep model of Zhang et al. (2017). The defaults are their sizes, where known.
+
+    A segment's spectrogram becomes a picture of `picture_size` pixels, and beside it `n_frames` of
+    `frame_size` pixels are seen; `width` scales channels and units of AlexNet and C3D. `n_hidden`
+    are the units of the stacked RBMs, which learn for `n_rbm_epochs` each at `rbm_learning_rate`,
+    by `n_gibbs_steps` steps from the data, or from where the last ones ended (`persistent`), and
+    are then fine-tuned. `alexnet` and `c3d` are checkpoints that the networks
+    start from (null: random weights), see `cfnsr.models.segment_networks`.
+    """
+
+    n_frames: Count = 16
+    frame_size: Annotated[int, Field(ge=16)] = 112
+    picture_size: Annotated[int, Field(ge=63)] = 227  # AlexNet's smallest is 63
+    width: Annotated[float, Field(gt=0, le=1)] = 1.0
+    n_hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (4096, 1024)
+    n_rbm_epochs: Count = 100
+    rbm_learning_rate: Annotated[float, Field(gt=0)] = 0.001
+    n_gibbs_steps: Count = 1
+    persistent: bool = False
+    n_fine_tuning_epochs: Count = 100
+    alexnet: Path | None = None
+    c3d: Path | None = None
+
+
 class Schedule(_Section):
     """One training (section 3.2: Adam, learning rate 0.001; the release: batch 16, 70 epochs).
 
@@ -106,7 +132,7 @@ class Schedule(_Section):
 
 
 class Training(_Section):
-    """Schedules of the two encoders, of ERANN, of rows that start from the encoders, and of ours.
+    """Schedules of the two encoders, ERANN, rows that start from the encoders, ours, the hybrid.
 
     `same_bits`: results do not depend on the make of an x86-64 processor, see
     `cfnsr.cluster.SAME_BITS`; `precision` auto is then float32.
@@ -121,6 +147,8 @@ class Training(_Section):
     erann: Schedule = Schedule()
     fusion: Schedule = Schedule()
     ours: Schedule = Schedule(n_epochs=40, batch_size=32)
+    hybrid_video: Schedule = Schedule(n_epochs=40, batch_size=30, learning_rate=0.0001)
+    hybrid_audio: Schedule = Schedule(n_epochs=40, batch_size=30, learning_rate=0.0001)
     standardise_mfcc: bool = True
     augment_per_frame: bool = False
     precision: Precision | Literal["auto"] = "auto"
@@ -141,6 +169,7 @@ class SourceParams(_Section):
     preprocess: Preprocess = Preprocess()
     model: Model = Model()
     training: Training = Training()
+    hybrid: Hybrid = Hybrid()
 
 
 class SyntheticParams(SourceParams):
@@ -205,21 +234,26 @@ class Params(_Section):
             )
         return (self.fold,)
 
-    @property
-    def pretrained(self) -> Path | None:
-        """The checkpoint that the video encoder starts from; relative to the user's checkout.
+    def checkpoint(self, schedule: str) -> Path | None:
+        """What the network that follows a schedule starts from; relative to the user's checkout.
 
         Raises:
             InputError: there is no such file.
         """
-        named = self.source.training.pretrained
+        source = self.source
+        files = {
+            "video": ("training.pretrained", "a video encoder", source.training.pretrained),
+            "hybrid_video": ("hybrid.c3d", "a C3D", source.hybrid.c3d),
+            "hybrid_audio": ("hybrid.alexnet", "an AlexNet", source.hybrid.alexnet),
+        }
+        key, network, named = files.get(schedule, ("", "", None))
         if named is None:
             return None
         path = checkout_of(repository_root()) / named.expanduser()
         if not path.is_file():
             raise InputError(
-                f"{self.data}.training.pretrained: {path} is no file; expected the checkpoint of a "
-                "video encoder (or null for random weights)"
+                f"{self.data}.{key}: {path} is no file; expected the checkpoint of {network} (or "
+                "null for random weights)"
             )
         return path
 

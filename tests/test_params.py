@@ -143,7 +143,7 @@ def test_a_checkpoint_is_looked_for_below_the_users_checkout(written, monkeypatc
     with pytest.raises(
         InputError, match=r"synthetic\.training\.pretrained: .*resnext.pth is no file"
     ):
-        settings.pretrained  # noqa: B018
+        settings.checkpoint("video")
     (path.parent / "weights").mkdir()
     (path.parent / "weights/resnext.pth").touch()
-    assert settings.pretrained == path.parent / "weights/resnext.pth"
+    assert settings.checkpoint("video") == path.parent / "weights/resnext.pth"

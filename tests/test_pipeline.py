@@ -227,7 +227,7 @@ def test_two_reproductions_from_scratch_have_equal_hashes(clone):
     ("change_to", "message"),
     [
         ({"fold": 9}, "fold: expected all or 1 to 5 under protocol paper, found 9"),
-        ({"row": "cfnsr"}, "row: expected all, switches or one of video"),
+        ({"row": "cfnsr"}, "row: expected all, hybrid, switches or one of video"),
         ({"epochs": 3}, "unknown parameter epochs"),
     ],
 )

@@ -46,7 +46,8 @@ class Clips:
     `frames` is uint8 (clip, frame, S, S, channel), 3 channels of RGB or 1 of drawn strokes;
     `mfcc` float32 (clip, coefficient, time); `log_mel` float16 (clip, band, time);
     `landmark_statistics` float32 (clip, statistic); `motion` float32 (clip, track, moment);
-    `emotion` the class index of each clip; `sha256` stands for all of it.
+    `segment_mel` float16 (clip, channel * band, segment, moment), None unless frames are those of
+    segments; `emotion` the class index of each clip; `sha256` stands for all of it.
     """
 
     index: pd.DataFrame
@@ -56,6 +57,7 @@ class Clips:
     landmark_statistics: np.ndarray
     motion: np.ndarray
     sha256: str
+    segment_mel: np.ndarray | None = None
 
     @cached_property
     def emotion(self) -> np.ndarray:
@@ -95,6 +97,7 @@ def load_clips(folder: Path) -> Clips:
         raise InputError(f"{folder} holds no preprocessed clips; run `dvc repro preprocess`")
     index = pd.read_csv(folder / "index.csv", dtype={"clip": str})
     settings = json.loads((folder / "settings.json").read_text())
+    segments = folder / "segment_mel.npy"
     what = json.dumps(settings, sort_keys=True) + index.to_csv(lineterminator="\n")
     return Clips(
         index,
@@ -104,6 +107,7 @@ def load_clips(folder: Path) -> Clips:
         np.load(folder / "landmark_statistics.npy"),
         np.load(folder / "motion.npy"),
         hashlib.sha256(what.encode()).hexdigest(),
+        np.load(segments, mmap_mode="r") if segments.exists() else None,
     )
 
 

@@ -10,6 +10,8 @@ build/<data>/arrays/
     log_mel.npy    float16 (clip, band, time)
     landmark_statistics.npy   float32 (clip, statistic), see `cfnsr.data.summary`
     motion.npy     float32 (clip, track, moment), see `cfnsr.data.motion`
+    segment_mel.npy   float16 (clip, channel * band, segment, moment), where frames are those of
+                   segments, see `cfnsr.data.segments`
 """
 
 import hashlib
@@ -26,7 +28,7 @@ import pandas as pd
 from tqdm import tqdm
 
 from cfnsr import cluster
-from cfnsr.data import audio, motion, summary, video
+from cfnsr.data import audio, motion, segments, summary, video
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
@@ -74,11 +76,13 @@ def preprocess_clip(
         check_duration(tracked, len(waveform) / rate_hz)
     window = audio.cut_window(media.name, waveform, rate_hz, settings)
     arrays = sound_arrays(window, settings)
-    arrays |= track_arrays(points, len(waveform) / rate_hz, settings)
+    duration_s = len(waveform) / rate_hz
+    arrays |= track_arrays(points, duration_s, settings)
     if draws_landmarks:
-        arrays["frames"] = drawn(points[video.choose_frames(len(points), settings)], settings)
+        chosen = video.choose_frames(len(points), settings, duration_s)
+        arrays["frames"] = drawn(points[chosen], settings)
     else:
-        arrays["frames"] = video.read_faces(media, points, settings)
+        arrays["frames"] = video.read_faces(media, points, settings, duration_s)
     return arrays
 
 
@@ -93,14 +97,17 @@ def drawn(points: np.ndarray, settings: Preprocess) -> np.ndarray:
 
 
 def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarray]:
-    """What a network hears: `mfcc` and `log_mel`, by the names that the module lists.
+    """What a network hears: `mfcc`, `log_mel` and segments, by the names that the module lists.
 
     Args:
         window: float32 samples of the analysed sound at the settings' rate.
     """
     log_mel = audio.log_mel(window, settings.sample_rate_hz)
     mfcc = audio.mfcc(log_mel, settings.n_mfcc)
-    return {"mfcc": mfcc, "log_mel": log_mel.astype(np.float16)}
+    arrays = {"mfcc": mfcc, "log_mel": log_mel.astype(np.float16)}
+    if settings.frame_choice == "segments":
+        arrays["segment_mel"] = segments.segment_mel(window, settings).astype(np.float16)
+    return arrays
 
 
 def track_arrays(

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 from av.video.reformatter import VideoReformatter
 
+from cfnsr.data import segments
 from cfnsr.data.landmarks import are_of_one_clip
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
@@ -16,19 +17,26 @@ from cfnsr.params import Preprocess
 VideoPacket: TypeAlias = "av.Packet[av.VideoStream]"
 
 
-def choose_frames(n_available: int, settings: Preprocess) -> np.ndarray:
+def choose_frames(
+    n_available: int, settings: Preprocess, duration_s: float | None = None
+) -> np.ndarray:
     """Which frames of a clip to keep, `n_frames` indices in ascending order.
 
-    `evenly_spaced` over the whole clip (the release; frames repeat where the clip has fewer), or
-    `consecutive` ones from the middle (the paper's text).
+    `evenly_spaced` over the whole clip (the release; frames repeat where the clip has fewer),
+    `consecutive` ones from the middle (the paper's text), or as many beside each of the clip's
+    `segments`, see `cfnsr.data.segments`; for these alone the clip's duration is needed.
 
     >>> choose_frames(9, Preprocess(n_frames=3))
     array([0, 3, 6])
 
     Raises:
-        InputError: fewer frames than `consecutive` needs.
+        InputError: fewer frames than `consecutive` or `segments` need.
     """
     n = settings.n_frames
+    if settings.frame_choice == "segments":
+        if duration_s is None:
+            raise InputError("frame_choice: segments is for the rows of group hybrid alone")
+        return segments.frames_beside(n_available, duration_s, settings)
     if settings.frame_choice == "evenly_spaced":
         return np.arange(n) * n_available // n
     if n_available < n:
@@ -39,14 +47,17 @@ def choose_frames(n_available: int, settings: Preprocess) -> np.ndarray:
     return np.arange(n) + (n_available - n) // 2
 
 
-def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:
+def read_faces(
+    path: Path, landmarks: np.ndarray, settings: Preprocess, duration_s: float | None = None
+) -> np.ndarray:
     """The chosen frames of a video, each cropped to the box of its landmarks.
 
     Args:
         landmarks: (frame, 68, 2), pixels of the full frame, one entry a frame of the video.
+        duration_s: see `choose_frames`.
 
     Returns:
-        uint8 RGB (n_frames, frame_size, frame_size, 3).
+        uint8 RGB (chosen frame, frame_size, frame_size, 3).
 
     Raises:
         InputError: undecodable, cut short, or its face is outside the frame.
@@ -65,7 +76,7 @@ def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.nd
                     f"{len(order)} frames, but landmarks of {len(landmarks)}; "
                     "do both belong to this take?"
                 )
-            wanted = choose_frames(min(len(order), len(landmarks)), settings)
+            wanted = choose_frames(min(len(order), len(landmarks)), settings, duration_s)
             faces = dict(_decode_faces(packets, order, set(wanted), stream, landmarks, settings))
     except (av.FFmpegError, OSError) as error:
         raise InputError(

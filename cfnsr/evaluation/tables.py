@@ -64,6 +64,7 @@ PAPER_RULE: Rule = "best test epoch"
 #: What always naming one emotion gets right: each has two of an actor's fifteen kinds of takes,
 #: but neutral, which RAVDESS has in one intensity only, has one.
 CHANCE_PCT = 100 * 2 / 15
+_CHECKPOINT = "its training starts from a checkpoint"
 #: `above_ceiling` accuses a system wrongly in one reproduction out of a hundred at most.
 LEAK_LEVEL = 0.01
 
@@ -239,8 +240,18 @@ def row_notes(params: Params) -> dict[str, str]:
     here, there = ("-".join(map(str, counts)) for counts in (blocks, full))
     notes = [f"here {here} blocks, a ResNeXt50 has {there}"] if blocks != full else []
     if params.source.training.pretrained is not None:
-        notes.append("its training starts from a checkpoint")
+        notes.append(_CHECKPOINT)
     return {"video": "; ".join(notes)} if notes else {}
+
+
+def hybrid_notes(params: Params) -> dict[str, str]:
+    """The same of the hybrid's two networks."""
+    hybrid = params.source.hybrid
+    of_width = f"; {hybrid.width:g} of its published width" if hybrid.width < 1 else ""
+    return {
+        name: (_CHECKPOINT if path else "its training starts from random weights") + of_width
+        for name, path in {"hybrid_video": hybrid.c3d, "hybrid_audio": hybrid.alexnet}.items()
+    }
 
 
 def seeds(runs_by_row: RunsByRow, rule: Rule) -> pd.DataFrame:

@@ -17,6 +17,7 @@ from cfnsr.models.encoder import Encoder
 from cfnsr.models.registry import find
 from cfnsr.models.resnext import Bottleneck
 from cfnsr.params import SourceParams
+from cfnsr.training.experiment import changed_by
 
 Shape = tuple[int, ...]
 
@@ -44,10 +45,11 @@ def read(row: str, source: SourceParams) -> Network:
     Raises:
         InputError: there is no such row.
     """
-    sizes, settings = Sizes.of(source), source.preprocess
+    sizes, settings = Sizes.of(source), changed_by(find(row), source).preprocess
+    n_frames = settings.n_frames * (sizes.n_segments if find(row).group == "hybrid" else 1)
     with torch.device("meta"):
         model = find(row).build(sizes).to("meta").eval()  # also what NumPy made
-        frames = (3, settings.n_frames, settings.frame_size, settings.frame_size)
+        frames = (3, n_frames, settings.frame_size, settings.frame_size)
         inputs = [
             torch.empty(1, *(frames if name == "frames" else sizes.shape(name)))
             for name in find(row).inputs

@@ -10,13 +10,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from cfnsr.data import segments
 from cfnsr.data.audio import N_MELS, n_mfcc_frames
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.motion import N_BANDS, N_TRACKS, n_moments
 from cfnsr.data.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
-from cfnsr.params import Model, SourceParams
+from cfnsr.params import Hybrid, Model, SourceParams
 
 N_EMOTIONS = len(EMOTIONS)
+#: Units of AlexNet's and C3D's fc7 at full width.
+N_FC7 = 4096
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,8 @@ class Sizes:
     model: Model = field(default_factory=Model)
     n_mfcc: int = 13
     n_mfcc_frames: int = 212
+    hybrid: Hybrid = field(default_factory=Hybrid)
+    n_segments: int = 6
 
     @classmethod
     def of(cls, source: SourceParams) -> "Sizes":
@@ -35,10 +40,13 @@ class Sizes:
             source.model,
             settings.n_mfcc,
             n_mfcc_frames(settings.sample_rate_hz, settings.duration_s),
+            source.hybrid,
+            segments.n_segments(settings),
         )
 
     def shape(self, array: str) -> tuple[int, ...]:
-        """Of one clip's array, but for frames, on whose size no weight depends."""
+        """Of one clip's array, but for frames, on whose size few weights depend."""
+        fc7 = (narrow(N_FC7, self.hybrid.width), self.n_segments)
         return {
             "mfcc": (self.n_mfcc, self.n_mfcc_frames),
             "log_mel": (N_MELS, self.n_mfcc_frames),
@@ -46,10 +54,22 @@ class Sizes:
             "mfcc_statistics": (N_STATISTICS_PER_MFCC * self.n_mfcc,),
             "landmark_statistics": (N_LANDMARK_STATISTICS,),
             "motion": (N_TRACKS, n_moments(self.n_mfcc_frames)),
+            "segment_mel": (
+                segments.N_CHANNELS * segments.N_BANDS,
+                self.n_segments,
+                segments.N_MOMENTS,
+            ),
+            "video_fc7": fc7,
+            "audio_fc7": fc7,
         }[array]
 
 
 FULL_SIZE = Sizes()
+
+
+def narrow(n: int, width: float) -> int:
+    """So many channels or units in a network of that width, see `Hybrid`."""
+    return max(1, round(width * n))
 
 
 class EmotionModel(nn.Module):

@@ -4,7 +4,7 @@ import math
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.mfcc_cnn import MFCCNet
@@ -13,6 +13,9 @@ from cfnsr.models.resnext import ResNeXt
 
 class LateFusion(EmotionModel):
     """Both encoders with both heads."""
+
+    video: nn.Module
+    audio: nn.Module
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()

@@ -1,9 +1,12 @@
 """The yardstick: multinomial logistic regression on statistics of the whole clip."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, GroupKFold
+from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -28,23 +31,41 @@ class Linear(EmotionModel):
     def forward(self, of_landmarks: Tensor, of_mfcc: Tensor) -> Tensor:
         return self.linear(torch.cat([of_landmarks, of_mfcc], dim=1))
 
-    @torch.no_grad()
     def fit(self, emotion: np.ndarray, actor: np.ndarray, *inputs: np.ndarray) -> None:
-        """Minimise the cross entropy (eq. 10) under an L2 penalty.
-
-        The penalty is the one that classifies unheard actors best in a cross-validation over the
-        training actors given here; no other actor has a say.
-        """
+        """Minimise the cross entropy (eq. 10) under an L2 penalty, see `find_best`."""
         statistics = np.concatenate(inputs, axis=1)
-        folds = GroupKFold(min(5, len(np.unique(actor))))
-        search = GridSearchCV(
-            LogisticRegression(max_iter=2000), {"C": STRENGTHS}, cv=folds, scoring="accuracy"
-        )
-        # Two threads on problems this small spend their time waiting for each other.
-        with threadpool_limits(1):
-            best = search.fit(statistics, emotion, groups=actor).best_estimator_
-        # Emotions that no training clip shows keep a logit that never wins.
-        self.linear.weight.zero_()
-        self.linear.bias.fill_(best.intercept_.min() - 20)
-        self.linear.weight[best.classes_] = torch.from_numpy(best.coef_).float()
-        self.linear.bias[best.classes_] = torch.from_numpy(best.intercept_).float()
+        find_best(self.linear, LogisticRegression(max_iter=2000), statistics, emotion, actor)
+
+
+@torch.no_grad()
+def find_best(
+    layer: nn.Linear,
+    estimator: LogisticRegression | LinearSVC,
+    x: np.ndarray,
+    emotion: np.ndarray,
+    actor: np.ndarray,
+    strengths: Sequence[float] = STRENGTHS,
+) -> LogisticRegression | LinearSVC:
+    """Fit a linear classifier to clips, (clip, n), and give `layer` its weights.
+
+    Its penalty is the one that classifies unheard actors best in a cross-validation over those
+    given here; no other actor has a say.
+
+    Returns:
+        The fitted estimator.
+    """
+    search = GridSearchCV(estimator, {"C": strengths}, cv=folds(actor), scoring="accuracy")
+    # Two threads on problems this small spend their time waiting for each other.
+    with threadpool_limits(1):
+        best = search.fit(x, emotion, groups=actor).best_estimator_
+    # Emotions that no training clip shows keep a logit that never wins.
+    layer.weight.zero_()
+    layer.bias.fill_(best.intercept_.min() - 20)
+    layer.weight[best.classes_] = torch.from_numpy(best.coef_).to(layer.weight)
+    layer.bias[best.classes_] = torch.from_numpy(best.intercept_).to(layer.bias)
+    return best
+
+
+def folds(actor: np.ndarray) -> GroupKFold:
+    """Of the actors who play clips, so that nobody is on both sides."""
+    return GroupKFold(min(5, len(np.unique(actor))))

@@ -14,11 +14,13 @@ if TYPE_CHECKING:
     from cfnsr.models.base import EmotionModel, Sizes
 
 FusionStage = Literal["-", "Early", "Late", "Model"]
-ScheduleName = Literal["video", "audio", "erann", "fusion", "ours", "none"]
-#: Which rows are trained together; `switches` run when `row: switches` asks for them.
-Group = Literal["systems", "ablations", "switches"]
+ScheduleName = Literal[
+    "video", "audio", "erann", "fusion", "ours", "hybrid_video", "hybrid_audio", "none"
+]
+#: Which rows are trained together; `hybrid` and `switches` where `row` asks for them by name.
+Group = Literal["systems", "ablations", "hybrid", "switches"]
 #: Arrays of a face, see `cfnsr.data.clips.Clips`; the others are of a voice.
-_OF_FACE = frozenset({"frames", "landmark_statistics", "motion"})
+_OF_FACE = frozenset({"frames", "landmark_statistics", "motion", "video_fc7"})
 #: What a fusion starts from: the row whose weights each of its modules gets.
 ENCODERS = {"video": "video", "audio": "audio"}
 #: The row that all others are compared with.
@@ -36,13 +38,13 @@ class Row:
     the class takes them; whether it sees and hears follows from that. `schedule` is the part of
     `training` in params.yaml that it follows; one that follows `none` is fitted at once, without
     epochs. `starts_from` names, for modules of the model, the rows of the same fold and seed whose
-    weights they get; `members` the row whose trained networks, one per seed, this one averages.
-    `combines` says that the row trains nothing: its decisions are computed from those of the rows
-    that it starts from. `additive` says that it decides for the emotion of the largest sum of a
-    function of what it sees and one of what it hears, see `cfnsr.data.synthetic.pointing`. `alias`
-    names the row that is the same system under another name; it is not trained again. `training`
-    and `preprocess` are values of these sections of params.yaml that the row changes, and
-    `seed_step` is added to its seeds.
+    weights they get, and for `inputs` that are features, the rows whose networks made them;
+    `members` the row whose trained networks, one per seed, this one averages. `combines` says that
+    the row trains nothing: its decisions are computed from those of the rows that it starts from.
+    `additive` says that it decides for the emotion of the largest sum of a function of what it sees
+    and one of what it hears, see `cfnsr.data.synthetic.pointing`. `alias` names the row that is the
+    same system under another name; it is not trained again. `training` and `preprocess` are values
+    of these sections of params.yaml that the row changes, and `seed_step` is added to its seeds.
     """
 
     label: str
@@ -350,7 +352,99 @@ def _switched(name: str, label: str, encoder: str | None = None, **changes: Any)
     }
 
 
-ROWS: dict[str, Row] = TABLE_1 | TABLE_2 | EXTRA
+_FEATURES = {"video_fc7": "hybrid_video", "audio_fc7": "hybrid_audio"}
+_SVMS = _FEATURES | {"video": "hybrid_video_svm", "audio": "hybrid_audio_svm"}
+_ON_FEATURES = (
+    "on the fc7 of C3D and AlexNet above, whose parameters and operations are not counted again"
+)
+
+
+def _hybrid(
+    label: str,
+    fusion_stage: FusionStage,
+    model: str,
+    note: str = _ON_FEATURES,
+    starts_from: Mapping[str, str] = _FEATURES,
+    **others: Any,
+) -> Row:
+    """A row of the hybrid deep model; on features, unless it says otherwise."""
+    return Row(
+        label,
+        fusion_stage,
+        model,
+        note=note,
+        **{"inputs": tuple(_FEATURES), "schedule": "none", "starts_from": starts_from} | others,
+        group="hybrid",
+        preprocess={"frame_choice": "segments"},
+    )
+
+
+def _decisions(label: str, rule: str, additive: bool = False) -> Row:
+    note = "of the two SVMs' scores; trains nothing"
+    return _hybrid(label, "Late", f"hybrid.{rule}", note, _SVMS, combines=True, additive=additive)
+
+
+# Zhang et al. 2017, see `cfnsr.models.hybrid`; its printed results are not verified.
+HYBRID: dict[str, Row] = {
+    "hybrid_video": _hybrid(
+        "C3D (Vid.), vote of segments",
+        "-",
+        "segment_networks.SeenSegments",
+        "",
+        {},
+        inputs=("frames",),
+        schedule="hybrid_video",
+    ),
+    "hybrid_audio": _hybrid(
+        "AlexNet (Aud.), vote of segments",
+        "-",
+        "segment_networks.HeardSegments",
+        "",
+        {},
+        inputs=("segment_mel",),
+        schedule="hybrid_audio",
+    ),
+    "hybrid_video_svm": _hybrid(
+        "C3D (Vid.), mean fc7 and SVM",
+        "-",
+        "hybrid.MeanSVM",
+        starts_from={"video_fc7": "hybrid_video"},
+        inputs=("video_fc7",),
+    ),
+    "hybrid_audio_svm": _hybrid(
+        "AlexNet (Aud.), mean fc7 and SVM",
+        "-",
+        "hybrid.MeanSVM",
+        starts_from={"audio_fc7": "hybrid_audio"},
+        inputs=("audio_fc7",),
+    ),
+    "hybrid_features": _hybrid(
+        "Feature level",
+        "Early",
+        "hybrid.MeanSVM",
+        options={"n_networks": 2},
+        additive=True,
+    ),
+    "hybrid_maximum": _decisions("Decision level, maximum", "Maximum"),
+    "hybrid_minimum": _decisions("Decision level, minimum", "Minimum"),
+    "hybrid_sum": _decisions("Decision level, sum", "Sum", additive=True),
+    "hybrid_product": _decisions("Decision level, product", "Product", additive=True),
+    "hybrid_scores": _hybrid("Score level", "Late", "hybrid.ScoreLevel", additive=True),
+    "hybrid_dbn": _hybrid(
+        "Model level, DBN fine-tuned on labels",
+        "Model",
+        "hybrid.ModelLevel",
+        options={"fine_tuning": "labels"},
+    ),
+    "hybrid_autoencoder": _hybrid(
+        "Model level, DBN fine-tuned as an autoencoder",
+        "Model",
+        "hybrid.ModelLevel",
+        f"{_ON_FEATURES}; as in its first author's code, where the paper is said to use labels",
+        options={"fine_tuning": "reconstruction"},
+    ),
+}
+ROWS: dict[str, Row] = TABLE_1 | TABLE_2 | EXTRA | HYBRID
 #: The differences between paper and release that can be measured, and what another seed changes.
 SWITCHES: dict[str, Row] = (
     _switched("another_seed", "nothing but the seed", "video", seed_step=ANOTHER_SEED)
@@ -405,7 +499,7 @@ def find(name: str) -> Row:
     """
     if name not in ROWS:
         asked = ", ".join(row for row in ROWS if row not in SWITCHES)
-        raise InputError(f"row: expected all, switches or one of {asked}; found {name}")
+        raise InputError(f"row: expected all, hybrid, switches or one of {asked}; found {name}")
     return ROWS[name]
 
 
@@ -413,7 +507,7 @@ def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
     """The rows that are trained where params.yaml asks for `row`, each after what it starts from.
 
     `all` are the systems and ablations (one of several networks only where there are as many
-    seeds), `switches` the differences between paper and release and CFN-SR itself.
+    seeds), `hybrid` and `switches` those groups, each with CFN-SR, which it is compared with.
 
     Raises:
         InputError: there is no such row, or it has more members than there are seeds.
@@ -422,10 +516,12 @@ def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
         names = [
             name
             for name, each in ROWS.items()
-            if each.group != "switches" and each.alias is None and each.n_members <= len(seeds)
+            if each.group in ("systems", "ablations")
+            and each.alias is None
+            and each.n_members <= len(seeds)
         ]
-    elif row == "switches":
-        names = [REFERENCE, *SWITCHES]
+    elif row in ("hybrid", "switches"):
+        names = [REFERENCE, *(name for name, each in ROWS.items() if each.group == row)]
     else:
         names = [find(row).alias or row]
         n_members = find(names[0]).n_members
@@ -437,11 +533,13 @@ def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
 
 
 def reported(row: str, seeds: Sequence[int]) -> list[str]:
-    """The rows of tables and figures where params.yaml asks for `row`.
+    """The rows of Tables 1 and 2 and their figures where params.yaml asks for `row`.
 
-    Those that are trained; but with `switches`, which have a notebook of their own, all others.
+    Those that are trained; but with `hybrid` and `switches`, which have notebooks of their own, all
+    others.
     """
-    return asked_for("all" if row == "switches" else row, seeds)
+    has_its_own = row in ("hybrid", "switches") or row in HYBRID
+    return asked_for("all" if has_its_own else row, seeds)
 
 
 def _up_to(name: str) -> list[str]:

@@ -100,6 +100,11 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
         InputError: the clip, its landmarks or the run cannot be used.
     """
     trained = load_trained(run)
+    if trained.row.group == "hybrid":
+        raise InputError(
+            f"{run} is of the hybrid deep model, which takes clips of the corpus alone; choose "
+            "another row"
+        )
     needs = Needs(
         trained.sees_frames,
         bool(trained.row.of_voice),

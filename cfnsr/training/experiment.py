@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from pooch import file_hash
 from torch import nn
@@ -18,13 +19,16 @@ from cfnsr.params import Params, Precision, Schedule, SourceParams
 from cfnsr.training import provenance
 from cfnsr.training.runs import run_folder
 
+#: The last layers of 3D ResNets, C3D and AlexNet; a checkpoint may have them of other classes.
+_HEADS = ("fc.", "fc8.", "classifier.6.")
+
 
 @dataclass(frozen=True, eq=False)
 class Experiment:
     """A row on a fold with a seed.
 
     `starts_from` are the weights that are not drawn at random, by the module that they belong to
-    (`video`, `audio`, `members.0`).
+    (`video`, `audio`, `members.0`), or by the input that their network made (`video_fc7`).
     """
 
     row: str
@@ -67,6 +71,14 @@ class Experiment:
             has_bf16 = torch.cpu.get_capabilities().get("avx512_bf16", False)
         return "bf16-mixed" if has_bf16 and "frames" in self.system.inputs else "32-true"
 
+    def array(self, name: str) -> np.ndarray:
+        """An input of the row, of all clips: a clip's array, or what the row's networks made."""
+        if name in self.starts_from:
+            features: np.ndarray = np.load(self.starts_from[name].with_name("fc7.npy"))
+            return features
+        array: np.ndarray = getattr(self.clips, name)
+        return array
+
     @property
     def split(self) -> Split:
         return split_actors(self.fold, self.params.protocol)
@@ -76,8 +88,12 @@ class Experiment:
         source = self.source
         row = self.system
         training = source.training
-        pretrained = self.params.pretrained if "frames" in row.inputs else None
         there = set(self.clips.index["actor"])
+        pretrained = self.params.checkpoint("video") if "frames" in row.inputs else None
+        model = {"class": row.model, **row.options, **source.model.model_dump(mode="json")}
+        if row.group == "hybrid":
+            pretrained = self.params.checkpoint(row.schedule)
+            model["hybrid"] = source.hybrid.model_dump(mode="json", exclude={"alexnet", "c3d"})
         return {
             "row": self.row,
             "fold": self.fold,
@@ -88,7 +104,7 @@ class Experiment:
                 name: [actor for actor in actors if actor in there]
                 for name, actors in vars(self.split).items()
             },
-            "model": {"class": row.model, **row.options, **source.model.model_dump(mode="json")},
+            "model": model,
             "schedule": self.schedule.model_dump() if self.schedule else None,
             "training": training.common | {"precision": self.precision},
             "preprocess": source.preprocess.model_dump(),
@@ -103,16 +119,21 @@ class Experiment:
 
 def changed_by(row: Row, source: SourceParams) -> SourceParams:
     """A data source's section of params.yaml with the values that a row changes."""
+    changes = {name: dict(getattr(row, name)) for name in ("training", "preprocess")}
+    if row.group == "hybrid":
+        changes["preprocess"] |= source.hybrid.model_dump(include={"n_frames", "frame_size"})
     return source.model_copy(
         update={
-            name: getattr(source, name).model_copy(update=dict(getattr(row, name)))
-            for name in ("training", "preprocess")
+            name: getattr(source, name).model_copy(update=values)
+            for name, values in changes.items()
         }
     )
 
 
 def is_a_change(row: Row, params: Params) -> bool:
-    """Whether what a row changes is not set already, and the data have its subject."""
+    """Whether what a switch changes is not set already, and the data have its subject."""
+    if row.group != "switches":
+        return True
     if params.data == "ravdess_landmarks" and "crop" in row.preprocess:
         return False  # nothing is cropped out of a drawn face
     return all(
@@ -131,8 +152,10 @@ def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path)
     Raises:
         InputError: it is not there yet.
     """
-    if find(row).schedule == "video":
-        return {} if params.pretrained is None else {"video": params.pretrained}
+    system = find(row)
+    if system.schedule in ("video", "hybrid_video", "hybrid_audio"):
+        path = params.checkpoint(system.schedule)
+        return {} if path is None else {"video" if system.of_face else "audio": path}
     return {
         module: _weights(name, fold, before, runs, row)
         for module, (name, before) in predecessors(row, seed, params.seeds).items()
@@ -164,7 +187,7 @@ def _weights(name: str, fold: int, seed: int, runs: Path, for_row: str) -> Path:
 
 
 def start_from(module: nn.Module, name: str, path: Path) -> None:
-    """Load a module's weights, of a run or of a checkpoint with the public 3D-ResNets' names.
+    """Load a module's weights, of a run or of a checkpoint with the names of public ones.
 
     A head that `module` lacks, or that is of other classes, is left behind.
 
@@ -183,7 +206,7 @@ def start_from(module: nn.Module, name: str, path: Path) -> None:
         if key in given and given[key].shape == own.shape:
             weights[key] = given[key]
         # Checkpoints of torch 0.3 do not count batches.
-        elif not key.startswith("fc.") and not key.endswith(".num_batches_tracked"):
+        elif not key.startswith(_HEADS) and not key.endswith(".num_batches_tracked"):
             found = f"one of {tuple(given[key].shape)}" if key in given else "none"
             raise _other_network(
                 path, name, f"expected a {key} of {tuple(own.shape)}, found {found}"

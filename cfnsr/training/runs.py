@@ -8,6 +8,8 @@ runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>/
     test_clips.csv         clip, actor, emotion index of each row of the logits
     validation_*           the same for the actors that choose the epoch (protocol nested)
     weights.pt             the state dict after the last epoch
+    fc7.npy                of the networks of group hybrid: float32 (clip, unit, segment) of all
+                           clips, which other rows of the group start from
     timing.json            seconds, date, host, git commit: not a result, so no stage hashes it
 """
 

@@ -21,6 +21,7 @@ from cfnsr.data.clips import Clips, Loader, Scaling, augmentation, rms
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.late_fusion import LateFusion
+from cfnsr.models.segment_networks import SegmentNetwork
 from cfnsr.params import Schedule
 from cfnsr.training import provenance
 from cfnsr.training.experiment import Experiment, start_from
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 #: Saving the state costs about as much as a small epoch, so it is not done after each of them.
 SAVE_EVERY_S = 20.0
+#: So many clips at a time become features.
+FEATURE_BATCH = 16
 
 
 @dataclass
@@ -75,7 +78,10 @@ def train(
 
     torch.manual_seed(experiment.seed)
     model = system.build(Sizes.of(source))
-    for name, path in experiment.starts_from.items():
+    weights = {
+        name: path for name, path in experiment.starts_from.items() if name not in system.inputs
+    }
+    for name, path in weights.items():
         start_from(model.get_submodule(name), name, path)
     info["n_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)
     scaling, loader = _loader(experiment, fabric.device)
@@ -94,7 +100,7 @@ def train(
     }
 
     if isinstance(model, LateFusion) and system.combines:
-        history = _combined(model, [path.parent for path in experiment.starts_from.values()])
+        history = _combined(model, [path.parent for path in weights.values()])
     elif experiment.schedule is None:
         history = _fit_at_once(experiment, model, loader, held_out)
     else:
@@ -106,6 +112,8 @@ def train(
     partial = scratch / f"{platform.node()}-{os.getpid()}"
     partial.mkdir(parents=True)
     _write(partial, history, experiment.clips, held_out, model)
+    if isinstance(model, SegmentNetwork):
+        np.save(partial / "fc7.npy", fc7(model, loader))
     _write_json(partial / "run.json", info)
     _write_json(partial / "timing.json", provenance.timing(started, time.time()))
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -168,7 +176,7 @@ def _loader(experiment: Experiment, device: torch.device) -> tuple[dict[str, Sca
     trained_on = clips.of_actors(experiment.split.training)
     scaling, arrays = {}, {}
     for name in experiment.system.inputs:
-        arrays[name] = array = getattr(clips, name)
+        arrays[name] = array = experiment.array(name)
         if name != "frames":
             keeps = name == "mfcc" and not training.standardise_mfcc
             scaling[name] = Scaling.none(array) if keeps else Scaling.of(array[trained_on])
@@ -216,8 +224,8 @@ def _fit_at_once(
     training = clips.of_actors(experiment.split.training)
     emotion = clips.emotion[training]
     inputs = [array[training] for array in loader.arrays.values()]
-    model.fit(emotion, clips.index["actor"].to_numpy()[training], *inputs)
     model.to(loader.device)
+    model.fit(emotion, clips.index["actor"].to_numpy()[training], *inputs)
     logits = torch.from_numpy(predict(model, loader, training, len(training)).astype(np.float32))
     target = torch.from_numpy(emotion)
     history = History()
@@ -305,6 +313,14 @@ def predict(model: nn.Module, loader: Loader, positions: np.ndarray, batch_size:
     model.eval()
     logits = [model(*batch.inputs).float() for batch in loader.batches(positions, batch_size)]
     return torch.cat(logits).cpu().numpy().astype(np.float16)
+
+
+@torch.no_grad()
+def fc7(model: SegmentNetwork, loader: Loader) -> np.ndarray:
+    """What a network says of each segment of all clips, float32 (clip, unit, segment)."""
+    model.eval()
+    everything = loader.batches(np.arange(len(loader.emotion)), FEATURE_BATCH)
+    return torch.cat([model.fc7(*batch.inputs).float() for batch in everything]).cpu().numpy()
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:

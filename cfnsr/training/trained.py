@@ -15,7 +15,7 @@ from cfnsr.data.clips import Arrays, Clips, Scaling, normalise, split
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
-from cfnsr.params import Model, Preprocess, SourceParams
+from cfnsr.params import Hybrid, Model, Preprocess, SourceParams
 from cfnsr.training.experiment import read_tensors
 
 #: What run.json's `model` says beside its class and its switches.
@@ -238,13 +238,14 @@ def mean_clip(values: np.ndarray) -> np.ndarray:
 
 
 def _row(info: dict[str, Any]) -> Row:
-    options = {name: value for name, value in info["model"].items() if name not in _SIZE}
+    options = {name: v for name, v in info["model"].items() if name not in {*_SIZE, "hybrid"}}
     return replace(find(info["row"]), model=options.pop("class"), options=options)
 
 
 def _sizes(info: dict[str, Any], settings: Preprocess) -> Sizes:
     size = Model.model_validate({k: v for k, v in info["model"].items() if k in _SIZE})
-    return Sizes.of(SourceParams(model=size, preprocess=settings))
+    hybrid = Hybrid.model_validate(info["model"].get("hybrid", {}))
+    return Sizes.of(SourceParams(model=size, preprocess=settings, hybrid=hybrid))
 
 
 def _no_run(folder: Path, missing: str) -> InputError:

@@ -376,7 +376,7 @@ def test_the_run_to_draw_is_the_one_asked_for_or_the_next_best(tmp_path):
     assert alone.choose("", 0, 0) == video
     with pytest.raises(InputError, match=r"cfn_sr has no run of fold 3.*fold_2/seed_1234"):
         study.choose("cfn_sr", 3, 0)
-    with pytest.raises(InputError, match="expected all, switches or one of"):
+    with pytest.raises(InputError, match="expected all, hybrid, switches or one of"):
         study.choose("cfnsr", 0, 0)
     with pytest.raises(InputError, match="no runs in"):
         Study.open(Params(row="erann"), None, tmp_path, 0)

@@ -246,6 +246,15 @@ def test_networks_smaller_than_the_papers_are_said_to_be():
     assert "checkpoint" in tables.row_notes(Params(synthetic=pretrained))["video"]
 
 
+def test_the_hybrid_s_networks_say_which_weights_they_start_from_and_how_wide_they_are():
+    narrow = SyntheticParams(hybrid={"width": 0.25, "c3d": "c3d.pth"})
+    notes = tables.hybrid_notes(Params(synthetic=narrow))
+    assert notes["hybrid_video"].endswith("from a checkpoint; 0.25 of its published width")
+    assert notes["hybrid_audio"].endswith("from random weights; 0.25 of its published width")
+    full = tables.hybrid_notes(Params(synthetic=SyntheticParams()))
+    assert full["hybrid_audio"] == "its training starts from random weights"
+
+
 def test_without_cfn_sr_there_is_nothing_to_compare_with():
     tests = tables.paired_tests(paper(by_row(run([1], "audio"))))
     assert tests.empty

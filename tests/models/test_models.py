@@ -27,7 +27,7 @@ from cfnsr.models.linear import STRENGTHS
 from cfnsr.models.mfcc_cnn import AudioOnly, MFCCNet
 from cfnsr.models.mmtm import TransferModule
 from cfnsr.models.msaf import SplitAttention
-from cfnsr.models.registry import EXTRA, ROWS, SWITCHES, TABLE_1, TABLE_2
+from cfnsr.models.registry import EXTRA, HYBRID, ROWS, SWITCHES, TABLE_1, TABLE_2
 from cfnsr.models.resnext import Conv3d, ResNeXt, VideoOnly, average_pool
 from cfnsr.params import Model
 
@@ -127,7 +127,7 @@ def test_rows_are_those_of_the_papers_tables_and_the_release():
         "averaging_joint",
         "multiplication_joint",
     ]
-    assert ROWS == SYSTEMS | SWITCHES
+    assert ROWS == SYSTEMS | HYBRID | SWITCHES
     assert not SYSTEMS.keys() & SWITCHES.keys()
 
 

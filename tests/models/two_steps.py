@@ -22,6 +22,7 @@ from cfnsr.data.summary import N_LANDMARK_STATISTICS
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
 from cfnsr.params import SourceParams
+from cfnsr.training.experiment import changed_by
 
 BATCH_SIZE = 8
 N_CLIPS = 2 * BATCH_SIZE
@@ -39,15 +40,17 @@ def main() -> None:
     torch.set_num_threads(1)
     torch.use_deterministic_algorithms(True, warn_only=True)
     source = params.load(Path(__file__).parents[2] / "params.yaml").synthetic
-    clips = random_clips(source)
     for name in sys.argv[1:] or TRAINED:
+        asked = changed_by(ROWS[name], source)
+        per_clip = Sizes.of(source).n_segments if ROWS[name].group == "hybrid" else 1
+        clips = random_clips(asked, per_clip * asked.preprocess.n_frames)
         print(name, sha256(train(name, source, clips)), flush=True)
 
 
-def random_clips(source: SourceParams) -> Clips:
+def random_clips(source: SourceParams, n_frames: int) -> Clips:
     """Uniform numbers, because drawing those takes no function of a mathematical library."""
     rng = np.random.Generator(np.random.PCG64(0))
-    settings, sizes = source.preprocess, Sizes.of(source)
+    size, sizes = source.preprocess.frame_size, Sizes.of(source)
     n_heard = sizes.n_mfcc_frames
     index = pd.DataFrame(
         {
@@ -55,19 +58,19 @@ def random_clips(source: SourceParams) -> Clips:
             "actor": [1 + i // 4 for i in range(N_CLIPS)],
         }
     )
-    frames_shape = (N_CLIPS, settings.n_frames, settings.frame_size, settings.frame_size, 3)
 
     def uniform(*shape: int) -> np.ndarray:
         return rng.random((N_CLIPS, *shape), np.float32) - 0.5
 
     return Clips(
         index,
-        rng.integers(0, 256, frames_shape, dtype=np.uint8),
+        rng.integers(0, 256, (N_CLIPS, n_frames, size, size, 3), dtype=np.uint8),
         mfcc=uniform(sizes.n_mfcc, n_heard),
         log_mel=uniform(N_MELS, n_heard).astype(np.float16),
         landmark_statistics=uniform(N_LANDMARK_STATISTICS),
         motion=uniform(N_TRACKS, n_moments(n_heard)),
         sha256="",
+        segment_mel=uniform(*sizes.shape("segment_mel")).astype(np.float16),
     )
 
 

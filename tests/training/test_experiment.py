@@ -11,7 +11,7 @@ from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
 from cfnsr.models.resnext import VideoOnly
-from cfnsr.params import Model
+from cfnsr.params import Hybrid, Model
 from cfnsr.training.experiment import Experiment, start_from, starting_weights
 
 SMALL = Sizes(Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1)))
@@ -106,12 +106,29 @@ def test_only_the_row_that_trains_the_video_encoder_starts_from_the_checkpoint(
         assert found == ({"video": path} if row == "video" else {})
     for row, system in ROWS.items():
         told = Experiment(row, 1, 1, params, clips).describe()["pretrained_sha256"]
-        assert told == (file_hash(path) if "frames" in system.inputs else None)
+        starts = "frames" in system.inputs and system.group != "hybrid"
+        assert told == (file_hash(path) if starts else None)
+
+
+@pytest.mark.parametrize(
+    ("row", "key", "module"),
+    [("hybrid_video", "c3d", "video"), ("hybrid_audio", "alexnet", "audio")],
+)
+def test_a_network_of_the_hybrid_starts_from_its_own_checkpoint(clips, tmp_path, row, key, module):  # noqa: F811
+    path = tmp_path / "weights.pth"
+    path.write_bytes(b"weights")
+    source = settings().source.model_copy(update={"hybrid": Hybrid(**{key: path})})
+    params = settings().model_copy(update={"synthetic": source})
+    assert starting_weights(row, 1, 1, params, tmp_path) == {module: path}
+    assert starting_weights("video", 1, 1, params, tmp_path) == {}
+    told = Experiment(row, 1, 1, params, clips).describe()
+    assert told["pretrained_sha256"] == file_hash(path)
+    assert key not in told["model"]["hybrid"]
 
 
 def test_every_row_is_given_arrays_of_the_shape_that_its_model_expects(clips):  # noqa: F811
     sizes = Sizes.of(settings().source)
     for row in ROWS.values():
         for name in row.inputs:
-            if name != "frames":
+            if name != "frames" and row.group != "hybrid":
                 assert getattr(clips, name).shape[1:] == sizes.shape(name)
