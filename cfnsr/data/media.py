@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal
 
 import av
 import numpy as np
@@ -270,14 +270,31 @@ def _gaps(
 
 def _is_cut(path: Path, container: Any, last_s: float) -> bool:
     """Whether the end of a file is missing, as far as its header tells."""
+    name, n_bytes = container.format.name, path.stat().st_size
+    if name in ANNOUNCING:
+        return last_s + TOLERANCE_S < (container.duration or 0) / av.time_base
     with path.open("rb") as file:
         header = file.read(8)
-    n_bytes = path.stat().st_size
-    if header[:4] == b"RIFF":  # a wav or avi, which FFmpeg reads as far as it goes
-        n_announced = int.from_bytes(header[4:], "little")
-        return n_bytes + RIFF_TOLERANCE_BYTES < n_announced < RIFF_UNKNOWN_BYTES
-    if container.format.name in ANNOUNCING:
-        return last_s + TOLERANCE_S < (container.duration or 0) / av.time_base
-    # The index of an mp4 says where each frame lies; of other formats FFmpeg makes one as it reads.
+        if header[:4] == b"RIFF":  # a wav or avi, which FFmpeg reads as far as it goes
+            n_announced = int.from_bytes(header[4:], "little")
+            return n_bytes + RIFF_TOLERANCE_BYTES < n_announced < RIFF_UNKNOWN_BYTES
+        if name.startswith("mov") and _ends_in_a_box(file, n_bytes):
+            return True
+    # An index that comes first says where each frame lies.
     entries = (entry for stream in container.streams for entry in stream.index_entries)
     return any(entry.pos + entry.size > n_bytes for entry in entries)
+
+
+def _ends_in_a_box(file: BinaryIO, n_bytes: int) -> bool:
+    """Whether an mp4 is over before one of the boxes that it consists of."""
+    start, kind = 0, b""
+    while start < n_bytes:
+        file.seek(start)
+        header = file.read(16)
+        size, kind = int.from_bytes(header[:4]), header[4:8]
+        if size == 1:
+            size = int.from_bytes(header[8:])
+        if size < 8:  # up to the end of the file, or no box
+            return False
+        start += size
+    return start > n_bytes and kind in (b"moov", b"moof", b"mdat")

@@ -139,7 +139,7 @@ def test_a_sound_that_ends_before_the_window_is_refused(wav, n_samples):
 def test_a_file_that_is_no_sound_is_refused(tmp_path, content, expected):
     path = tmp_path / NAME
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"^{NAME} {expected}.*fetch the file again$"):
+    with pytest.raises(InputError, match=rf"^{NAME} {expected}.*fetch or export it again$"):
         read_waveform(path)
 
 
@@ -154,7 +154,7 @@ def test_an_empty_or_missing_wav_is_refused(wav, tmp_path):
 def test_a_wav_that_is_cut_short_is_refused_and_not_padded_with_silence(wav, share):
     path = wav(voice(3.3))
     cut(path, share)
-    with pytest.raises(InputError, match=r"is cut short: only .* fetch the file again"):
+    with pytest.raises(InputError, match=r"is cut short: .* fetch or export it again"):
         read_window(path, PAPER)
 
 

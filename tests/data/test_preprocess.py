@@ -93,7 +93,8 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
         expected = summary.landmark_statistics(tracks)
         np.testing.assert_array_equal(whole["landmark_statistics"][i], expected)
         waveform, rate_hz = audio.read_waveform(media)
-        expected = motion.on_the_clock(tracks, len(waveform) / rate_hz, SMALL)
+        shown_s = (np.arange(len(tracks)) + 0.5) * len(waveform) / rate_hz / len(tracks)
+        expected = motion.on_the_clock(tracks, shown_s, SMALL)
         np.testing.assert_array_equal(whole["motion"][i], expected)
         take = parse_name(media.stem)
         assert line["emotion"] == EMOTIONS[take.emotion - 1]
