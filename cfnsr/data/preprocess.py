@@ -261,7 +261,8 @@ def _work(job: Job) -> str | None:
     except InputError as error:
         return str(error)
     except Exception as error:  # of whatever kind, it is this clip's, and must not cost the others
-        return f"{job.media.name} could not be read ({type(error).__name__}: {error})"
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"{job.media.name} could not be read ({said})"
     # Of this process alone: two copies of one take have one result.
     partial = job.result.with_suffix(f".{os.getpid()}.part")
     with partial.open("wb") as file:

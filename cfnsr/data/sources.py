@@ -130,7 +130,7 @@ def _landmarks_of(media: Path, root: Path) -> Path | None:
 
 
 def _sha256(path: Path | None) -> str:
-    if path is None:
+    if path is None or path.is_dir():  # preprocessing rejects it with the reason
         return ""
     try:
         return file_hash(path)
