@@ -52,16 +52,17 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
     ]
     if not runs:
         raise InputError(f"{clip.path.name} has an empty sound stream; fetch or export it again")
-    rate_hz = runs[0][0]
+    rates_hz = [run_hz for run_hz, _ in runs]
+    rate_hz = max(rates_hz)
+    if not LOWEST_HZ <= min(rates_hz) <= rate_hz <= HIGHEST_HZ:
+        raise InputError(
+            f"{clip.path.name} says that it has {rates_hz[0]} samples of sound per second; "
+            "fetch or export it again"
+        )
     blocks = []
     for run_hz, run in runs:
-        if not LOWEST_HZ <= run_hz <= HIGHEST_HZ:
-            raise InputError(
-                f"{clip.path.name} says that it has {run_hz} samples of sound per second; "
-                "fetch or export it again"
-            )
         if run_hz != rate_hz:  # files that were joined
-            start = run[0][0]
+            start = min(at for at, _ in run)
             joined = resample(_laid([(at - start, part) for at, part in run]), run_hz, rate_hz)
             run = [(round(start * rate_hz / run_hz), joined)]
         blocks += run

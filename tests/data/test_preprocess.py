@@ -281,7 +281,7 @@ def test_a_clip_without_most_of_its_sound_or_film_is_one_clear_line(one_clip, tm
     noise = np.random.default_rng(0).normal(0, 0.1, 64_000)
     for shown_s, sounds, kind in (
         (np.arange(60) / 15, [(0, noise[:9_000]), (3.5, noise[:8_000])], "sound"),
-        (np.arange(60) / 60, [(0, noise)], "picture"),
+        (np.arange(60) / 30, [(0, noise), (4, noise)], "picture"),
     ):
         write_film(path, film, shown_s, sounds)
         with pytest.raises(InputError, match=f"lacks most of its {kind}; fetch or export"):
