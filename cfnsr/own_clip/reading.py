@@ -132,7 +132,9 @@ class OwnClip:
 
     def _span(self, window: Window) -> tuple[int, int]:
         """A window's first frame and the one after its last."""
-        first, end = np.searchsorted(self.shown_s, (window.start_s, window.end_s)).tolist()
+        # Decoders pad the sound's last block, over which landmarks are spread, beyond its stamps.
+        end_s = window.end_s if window.end_s < self.media.duration_s else np.inf
+        first, end = np.searchsorted(self.shown_s, (window.start_s, end_s)).tolist()
         first = min(first, len(self.shown_s) - 1)
         return first, max(end, first + 1)
 
