@@ -222,7 +222,7 @@ def finished(
     Raises:
         InputError: the cluster was left without workers.
     """
-    if alone or len(jobs) < 2:
+    if alone or not jobs:
         yield from enumerate(map(work, jobs))
         return
     from distributed import KilledWorker, as_completed

@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+from fractions import Fraction
 from pathlib import Path
 
 from cfnsr.cluster import environment
@@ -133,13 +134,44 @@ def ravdess_actor_1(ravdess_shared, tmp_path_factory):
     return root
 
 
-def remux(source, target, *, only=None, index_first=True):
+def write_film(path, pictures=(), shown_s=(), sounds=(), rate_hz=16_000, codecs=("libx264", "aac")):
+    """Write RGB pictures, each at its time, and mono sounds, (start in s, samples) each."""
+    with av.open(path, "w") as container:
+        packets = []
+        if len(pictures):
+            film = container.add_stream(codecs[0], rate=30)
+            film.height, film.width = pictures[0].shape[:2]
+            film.pix_fmt, film.codec_context.time_base = "yuv420p", Fraction(1, 30)
+            for picture, time_s in zip(pictures, shown_s, strict=True):
+                frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+                frame.pts, frame.time_base = round(30 * time_s), Fraction(1, 30)
+                packets += film.encode(frame)
+            packets += film.encode()
+        if sounds:
+            voice = container.add_stream(codecs[1], rate=rate_hz, layout="mono")
+            to_codec = av.AudioResampler(format=voice.format, layout="mono", rate=rate_hz)
+            size = voice.codec_context.frame_size or 1024
+            for start_s, samples in sounds:
+                for i in range(0, len(samples), size):
+                    part = samples[None, i : i + size].astype(np.float32)
+                    block = av.AudioFrame.from_ndarray(part, format="fltp", layout="mono")
+                    block.sample_rate, block.time_base = rate_hz, Fraction(1, rate_hz)
+                    block.pts = round(start_s * rate_hz) + i
+                    for converted in to_codec.resample(block):
+                        packets += voice.encode(converted)
+            packets += voice.encode()
+        for packet in sorted(packets, key=lambda packet: packet.dts * packet.time_base):
+            container.mux(packet)
+
+
+def remux(source, target, *, only=None, index_first=True, form="mp4", flags=None):
     """Copy an mp4's streams (`only` "video" or "audio") without coding them anew.
 
     With the index at the start, as official clips have it, a cut file can still be opened.
     """
-    flags = {"movflags": "faststart"} if index_first else {}
-    with av.open(source) as old, av.open(target, "w", format="mp4", options=flags) as new:
+    if flags is None:
+        flags = {"movflags": "faststart"} if index_first else {}
+    with av.open(source) as old, av.open(target, "w", format=form, options=flags) as new:
         kept = [stream for stream in old.streams if only in (None, stream.type)]
         streams = {stream.index: new.add_stream_from_template(stream) for stream in kept}
         for packet in old.demux(kept):

@@ -68,6 +68,9 @@ def test_a_job_that_kills_its_workers_is_told_and_costs_no_other(connected):
     found = dict(cluster.finished(square_or_die, range(8)))
     assert isinstance(found.pop(5), KilledWorker)
     assert found == {number: number**2 for number in range(8) if number != 5}
+    # It is all that is left when the work is started again, and must not end this process.
+    ((_, error),) = cluster.finished(square_or_die, [5])
+    assert isinstance(error, KilledWorker)
 
 
 def test_a_worker_has_one_thread_and_its_environment_before_any_library_is_loaded(connected):

@@ -1,18 +1,26 @@
 """Sound files to MFCCs and log-mel spectrograms (section 3.2)."""
 
+from collections.abc import Iterable, Iterator
+from itertools import groupby
 from pathlib import Path
 
 import av
 import numpy as np
 
+from cfnsr.data.media import Clip, opened
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 HOP = 512  # librosa's default, samples
 N_MELS = 128  # librosa's default
-#: By how much a whole file may be shorter than it says: encoders pad, writers miscount headers.
-TOLERANCE_S = 0.1
-RIFF_TOLERANCE_BYTES = 1024
+#: By how much stamps may waver: containers round them, recorders note when a block arrived. What
+#: lies farther from the end of the block before is there at another time.
+JITTER_S = 0.03
+#: A telephone has 8000 samples a second, the most of any recorder are 768,000.
+LOWEST_HZ, HIGHEST_HZ = 4_000, 1_000_000
+#: In full scales: 120 dB above it. Files of floats may exceed 1, and some hold 16-bit integers,
+#: but no converter has more range; 1e15 would overflow in the spectrogram.
+LOUDEST = 1e6
 
 
 def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
@@ -23,44 +31,76 @@ def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
 def read_waveform(path: Path) -> tuple[np.ndarray, int]:
     """The sound of a wav, flac or mp4 file: mono float32 samples in [-1, 1], and their rate in Hz.
 
+    The first sample is the clip's first moment, be it of picture or sound, see `decode`.
+
     Raises:
         InputError: no sound stream, or one that is cut short or cannot be decoded.
     """
-    try:
-        with av.open(path) as container:
-            if not container.streams.audio:
-                raise InputError(f"{path.name} has no sound stream; fetch the file again")
-            stream = container.streams.audio[0]
-            to_float = av.AudioResampler(format="fltp", layout=stream.layout, rate=stream.rate)
-            blocks = [
-                block.to_ndarray()
-                for frame in (*container.decode(stream), None)
-                for block in to_float.resample(frame)
-            ]
-            rate = stream.rate
-            announced_s = float((stream.duration or 0) * (stream.time_base or 0))
-    except (av.FFmpegError, OSError) as error:
+    with opened(path) as clip:
+        return decode(clip)
+
+
+def decode(clip: Clip) -> tuple[np.ndarray, int]:
+    """The sound of an opened clip, as `read_waveform`; silence where the stream is missing.
+
+    Raises:
+        InputError: no sound stream, or one that cannot be decoded or is no sound.
+    """
+    runs = [
+        (form[-1], list(_mono(frames, clip.start_s)))
+        for form, frames in groupby(clip.frames(clip.need("sound")), _form)
+    ]
+    if not runs:
+        raise InputError(f"{clip.path.name} has an empty sound stream; fetch or export it again")
+    rates_hz = [run_hz for run_hz, _ in runs]
+    rate_hz = max(rates_hz)
+    if not LOWEST_HZ <= min(rates_hz) <= rate_hz <= HIGHEST_HZ:
         raise InputError(
-            f"{path.name} cannot be decoded ({error.strerror}); fetch the file again"
-        ) from None
-    if not blocks:
-        raise InputError(f"{path.name} has an empty sound stream; fetch the file again")
-    waveform = np.concatenate(blocks, axis=1).mean(axis=0)
-    if len(waveform) / rate < announced_s - TOLERANCE_S or _riff_is_cut(path):
-        raise InputError(
-            f"{path.name} is cut short: only {len(waveform) / rate:.2f} s of its sound are there; "
-            "fetch the file again"
+            f"{clip.path.name} says that it has {rates_hz[0]} samples of sound per second; "
+            "fetch or export it again"
         )
-    return waveform, rate
+    blocks = []
+    for run_hz, run in runs:
+        if run_hz != rate_hz:  # files that were joined
+            start = min(at for at, _ in run)
+            joined = resample(_laid([(at - start, part) for at, part in run]), run_hz, rate_hz)
+            run = [(round(start * rate_hz / run_hz), joined)]
+        blocks += run
+    waveform = _laid(blocks)
+    if not max(waveform.max(), -waveform.min()) <= LOUDEST:
+        raise InputError(
+            f"{clip.path.name} has samples that are no sound (not finite, or beyond {LOUDEST:g} "
+            "times full scale); fetch or export it again"
+        )
+    return waveform, rate_hz
 
 
-def _riff_is_cut(path: Path) -> bool:
-    """Whether a wav file is shorter than its header says, which FFmpeg passes over."""
-    with path.open("rb") as file:
-        header = file.read(8)
-    n_bytes = int.from_bytes(header[4:], "little")
-    is_known = header[:4] == b"RIFF" and n_bytes != 0xFFFF_FFFF  # unknown to whoever streamed it
-    return is_known and path.stat().st_size + RIFF_TOLERANCE_BYTES < n_bytes
+def _form(frame: av.AudioFrame) -> tuple[str, str, int]:
+    return frame.format.name, frame.layout.name, frame.sample_rate
+
+
+def _mono(frames: Iterable[av.AudioFrame], start_s: float) -> Iterator[tuple[int, np.ndarray]]:
+    """Frames of one form as mono samples, and at which sample of the clip they start."""
+    to_packed = av.AudioResampler(format="flt")  # PyAV crashes at eight planes or more
+    end = 0
+    is_first = True
+    for frame in frames:
+        rate_hz = frame.sample_rate
+        for block in to_packed.resample(frame):
+            samples = block.to_ndarray().reshape(-1, block.layout.nb_channels).mean(axis=1)
+            stamped = end if frame.time is None else round((frame.time - start_s) * rate_hz)
+            start = stamped if is_first or abs(stamped - end) > JITTER_S * rate_hz else end
+            start, is_first = max(start, 0), False
+            yield start, samples
+            end = start + len(samples)
+
+
+def _laid(blocks: list[tuple[int, np.ndarray]]) -> np.ndarray:
+    """Blocks of samples on a time line, silence between them."""
+    waveform = np.zeros(max(start + len(samples) for start, samples in blocks), np.float32)
+    for start, samples in blocks:
+        waveform[start : start + len(samples)] = samples
+    return waveform
 
 
 def read_window(path: Path, settings: Preprocess) -> np.ndarray:

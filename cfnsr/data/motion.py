@@ -55,13 +55,13 @@ def n_moments(n_heard: int) -> int:
     return max(1, n_heard // STRIDE)
 
 
-def on_the_clock(tracks: np.ndarray, duration_s: float, settings: Preprocess) -> np.ndarray:
+def on_the_clock(tracks: np.ndarray, shown_s: np.ndarray, settings: Preprocess) -> np.ndarray:
     """A clip's tracks in the window whose sound is analysed, float32 (140, moment).
 
     Args:
-        tracks: (frame, 140), of frames that are spread evenly over `duration_s`.
+        tracks: (frame, 140).
+        shown_s: (frame,), the middle of each frame, seconds of the clip.
     """
-    shown_s = (np.arange(len(tracks)) + 0.5) * duration_s / len(tracks)
     n_heard = n_mfcc_frames(settings.sample_rate_hz, settings.duration_s)
     middle = np.arange(n_moments(n_heard)) * STRIDE + (STRIDE - 1) / 2  # MFCC frames
     wanted_s = settings.offset_s + middle * HOP / settings.sample_rate_hz

@@ -17,7 +17,7 @@ build/<data>/arrays/
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -32,6 +32,7 @@ from cfnsr.data import audio, motion, segments, summary, video
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
+from cfnsr.data.media import Clip, Kind, opened
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess, Source
 
@@ -71,19 +72,56 @@ def preprocess_clip(
     parse_name(media.stem)  # refuses what is no take
     tracked = read_landmarks(landmarks)
     points = tracked.points
-    waveform, rate_hz = audio.read_waveform(media)
-    if draws_landmarks:
-        check_duration(tracked, len(waveform) / rate_hz)
-    window = audio.cut_window(media.name, waveform, rate_hz, settings)
-    arrays = sound_arrays(window, settings)
-    duration_s = len(waveform) / rate_hz
-    arrays |= track_arrays(points, duration_s, settings)
-    if draws_landmarks:
-        chosen = video.choose_frames(len(points), settings, duration_s)
-        arrays["frames"] = drawn(points[chosen], settings)
-    else:
-        arrays["frames"] = video.read_faces(media, points, settings, duration_s)
+    with opened(media) as clip:
+        waveform, rate_hz = audio.decode(clip)
+        duration_s = len(waveform) / rate_hz
+        if draws_landmarks:
+            check_duration(tracked, duration_s)
+        window = audio.cut_window(media.name, waveform, rate_hz, settings)
+        kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
+        if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
+            raise InputError(
+                f"{media.name} lacks most of its {missing[0]}; fetch or export it again"
+            )
+        arrays = sound_arrays(window, settings)
+        shown_s = video.landmark_times(len(points), duration_s, clip.picture)
+        arrays |= track_arrays(points, shown_s, settings)
+        if draws_landmarks:
+            chosen = video.choose_shown(clip.picture, 0, len(points), settings, duration_s)
+            arrays["frames"] = drawn(points[chosen], settings)
+        else:
+            arrays["frames"] = video.crop_faces(clip, points, settings, duration_s)
+    check_finite(media.name, arrays)
     return arrays
+
+
+def mostly_missing(
+    clip: Clip, kinds: Collection[Kind], start_s: float, end_s: float, settings: Preprocess
+) -> list[Kind]:
+    """Which of these tracks a clip lacks in more than half of a stretch.
+
+    Of the sound, of that part of it which is analysed.
+    """
+    heard_s = start_s + settings.offset_s
+    stretches: dict[Kind, tuple[float, float]] = {
+        "picture": (start_s, end_s),
+        "sound": (heard_s, min(heard_s + settings.duration_s, clip.duration_s)),
+    }
+    found = {kind: clip.tracks[kind] for kind in kinds if kind in clip.tracks}
+    return [kind for kind, of in found.items() if of.missing_share(*stretches[kind]) > 0.5]
+
+
+def check_finite(name: str, arrays: dict[str, np.ndarray]) -> None:
+    """Refuse what a network would take for a number.
+
+    Raises:
+        InputError: one of a clip's arrays has a value that is none.
+    """
+    for of, array in arrays.items():
+        if not np.isfinite(array).all():
+            raise InputError(
+                f"{name}: its {of} would not be finite numbers; look at its sound and landmarks"
+            )
 
 
 def drawn(points: np.ndarray, settings: Preprocess) -> np.ndarray:
@@ -111,17 +149,18 @@ def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarr
 
 
 def track_arrays(
-    points: np.ndarray, duration_s: float, settings: Preprocess
+    points: np.ndarray, shown_s: np.ndarray, settings: Preprocess
 ) -> dict[str, np.ndarray]:
     """How a face moves: `landmark_statistics` and `motion`, by the names that the module lists.
 
     Args:
-        points: (frame, 68, 2), pixels, of frames that are spread evenly over `duration_s`.
+        points: (frame, 68, 2), pixels.
+        shown_s: (frame,), the middle of each frame, from the start of the stretch.
     """
     tracks = motion.tracks(points)
     return {
         "landmark_statistics": summary.landmark_statistics(tracks),
-        "motion": motion.on_the_clock(tracks, duration_s, settings),
+        "motion": motion.on_the_clock(tracks, shown_s, settings),
     }
 
 
@@ -224,6 +263,9 @@ def _work(job: Job) -> str | None:
         arrays = preprocess_clip(job.media, job.landmarks, job.settings, job.draws_landmarks)
     except InputError as error:
         return str(error)
+    except Exception as error:  # of whatever kind, it is this clip's, and must not cost the others
+        said = " ".join(f"{type(error).__name__}: {error}".split())
+        return f"{job.media.name} could not be read ({said})"
     # Of this process alone: two copies of one take have one result.
     partial = job.result.with_suffix(f".{os.getpid()}.part")
     with partial.open("wb") as file:

@@ -189,7 +189,7 @@ def _take(path: Path) -> Take | None:
 
 
 def _sha256(path: Path | None) -> str:
-    if path is None:
+    if path is None or path.is_dir():  # preprocessing rejects it with the reason
         return ""
     try:
         return file_hash(path)

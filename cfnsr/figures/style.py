@@ -82,7 +82,8 @@ def drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
 def entitle(figure: Figure, title: str) -> None:
     """Set the figure's title, each of its lines broken where the figure ends."""
     width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
-    figure.suptitle("\n".join(textwrap.fill(line, width) for line in title.splitlines()))
+    filled = "\n".join(textwrap.fill(line, width) for line in title.splitlines())
+    figure.suptitle(filled, parse_math=False)  # a file's name may hold a $
 
 
 class _Epochs(MaxNLocator):

@@ -5,16 +5,17 @@ sliding window of the length of an average take, so that each window holds what 
 `duration_s` of sound with a little before and after it, and frames spaced over all of it.
 """
 
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from pathlib import Path
 
-import av
 import numpy as np
 from tqdm import tqdm
 
 from cfnsr.data import audio, preprocess, video
 from cfnsr.data.landmarks import are_of_one_clip, check_duration, read_landmarks
+from cfnsr.data.media import Clip, Kind, pictures, probe
 from cfnsr.errors import InputError
 from cfnsr.own_clip import face_detection
 from cfnsr.params import Preprocess
@@ -70,57 +71,41 @@ class Needs:
         """Whether a landmark csv is needed, since no detector finds the 68 points."""
         return (self.video and self.draws_landmarks) or self.tracks
 
+    @property
+    def crops(self) -> bool:
+        """Whether faces are cut out of a film."""
+        return self.video and not self.draws_landmarks
+
 
 @dataclass(frozen=True, eq=False)
 class OwnClip:
     """An opened clip.
 
     `points` (frame, point, 2), pixels: 68 landmarks, or the two corners of a found face, whose
-    box is all that a crop needs; None where nobody looks. `waveform` at the settings' rate.
+    box is all that a crop needs; None where nobody looks. `shown_s` (frame,), the middle of each of
+    those frames, seconds of the clip. `waveform` at the settings' rate.
     """
 
-    path: Path
+    media: Clip
     settings: Preprocess
     needs: Needs
-    duration_s: float
-    n_frames: int
+    windows: list[Window]
     points: np.ndarray | None
+    shown_s: np.ndarray
     waveform: np.ndarray | None
-    warnings: tuple[str, ...] = ()
-
-    @property
-    def windows(self) -> list[Window]:
-        return windows(self.duration_s, self.settings)
+    warnings: tuple[str, ...]
 
     def arrays(self) -> Iterator[dict[str, np.ndarray]]:
         """Each window's arrays, named and made as `cfnsr.data.preprocess` does, in order of time.
 
         Raises:
-            InputError: the file is cut short, or the face leaves the frame.
+            InputError: the file is damaged, or the face leaves the frame.
         """
-        spans = [self._span(window) for window in self.windows]
-        chosen = [first + video.choose_frames(n, self.settings) for first, n in spans]
-        cropped = self._crops(chosen) if self._crops_faces else iter(())
-        for window, (first, n), frames in zip(self.windows, spans, chosen, strict=True):
-            arrays = self._sound(window) if self.needs.sound else {}
-            if self._crops_faces:
-                arrays["frames"] = next(cropped)
-            elif self.points is not None:
-                arrays["frames"] = preprocess.drawn(self.points[frames], self.settings)
-            if self.needs.tracks and self.points is not None:
-                points, duration_s = self.points[first : first + n], window.end_s - window.start_s
-                arrays |= preprocess.track_arrays(points, duration_s, self.settings)
+        looked_at = self._looked_at() if self.points is not None else repeat({})
+        for window, seen in zip(self.windows, looked_at, strict=False):
+            arrays = seen | (self._sound(window) if self.needs.sound else {})
+            preprocess.check_finite(self.media.path.name, arrays)
             yield arrays
-
-    @property
-    def _crops_faces(self) -> bool:
-        return self.needs.video and not self.needs.draws_landmarks
-
-    def _span(self, window: Window) -> tuple[int, int]:
-        """A window's first frame and number of frames."""
-        rate_hz = self.n_frames / self.duration_s
-        first = round(window.start_s * rate_hz)
-        return first, max(min(round(window.end_s * rate_hz), self.n_frames) - first, 1)
 
     def _sound(self, window: Window) -> dict[str, np.ndarray]:
         assert self.waveform is not None
@@ -128,25 +113,40 @@ class OwnClip:
         analysed = audio.cut_resampled(self.waveform, start_s, self.settings)
         return preprocess.sound_arrays(analysed, self.settings)
 
+    def _looked_at(self) -> Iterator[dict[str, np.ndarray]]:
+        """Each window's arrays of the face."""
+        assert self.points is not None
+        spans = [self._span(window) for window in self.windows]
+        chosen = [video.choose_shown(self.media.picture, *span, self.settings) for span in spans]
+        cropped = self._crops(chosen) if self.needs.crops else iter(())
+        for window, (first, end), frames in zip(self.windows, spans, chosen, strict=True):
+            arrays = {}
+            if self.needs.crops:
+                arrays["frames"] = next(cropped)
+            elif self.needs.video:
+                arrays["frames"] = preprocess.drawn(self.points[frames], self.settings)
+            if self.needs.tracks:
+                shown_s = self.shown_s[first:end] - window.start_s
+                arrays |= preprocess.track_arrays(self.points[first:end], shown_s, self.settings)
+            yield arrays
+
+    def _span(self, window: Window) -> tuple[int, int]:
+        """A window's first frame and the one after its last."""
+        # Decoders pad the sound's last block, over which landmarks are spread, beyond its stamps.
+        end_s = window.end_s if window.end_s < self.media.duration_s else np.inf
+        first, end = np.searchsorted(self.shown_s, (window.start_s, end_s)).tolist()
+        first = min(first, len(self.shown_s) - 1)
+        return first, max(end, first + 1)
+
     def _crops(self, chosen: list[np.ndarray]) -> Iterator[np.ndarray]:
         """Each window's faces in one pass; only those of the windows under way are kept."""
         assert self.points is not None
         wanted = {int(i) for frames in chosen for i in frames}
         faces: dict[int, np.ndarray] = {}
-        ahead = pictures(self.path, wanted)
+        ahead = video.faces(self.media, wanted, self.points, self.settings)
         for frames in chosen:
             while frames[-1] not in faces:
-                try:
-                    i, picture = next(ahead)
-                except StopIteration:
-                    raise InputError(
-                        f"{self.path.name} is cut short: frame {frames[-1] + 1} of "
-                        f"{self.n_frames} cannot be decoded; export it again"
-                    ) from None
-                try:
-                    faces[i] = video.crop_face(picture, self.points[i], self.settings)
-                except InputError as error:
-                    raise InputError(f"{self.path.name}, frame {i + 1}: {error}") from None
+                faces.update([next(ahead)])
             yield np.stack([faces[i] for i in frames])
             faces = {i: face for i, face in faces.items() if i >= frames[0]}
 
@@ -170,8 +170,20 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
         raise InputError(
             f"{landmarks} is no file; give OpenFace's 68 points of this clip{otherwise}"
         )
-    n_frames, picture_s = _probe(path, needs)
-    waveform, sound_s = _whole_sound(path, settings) if needs.sound else (None, picture_s)
+    clip = probe(path)
+    if needs.crops:
+        clip.need("picture")
+    waveform, sound_s = None, clip.duration_s
+    if needs.sound:
+        samples, rate_hz = audio.decode(clip)
+        waveform = audio.resample(samples, rate_hz, settings.sample_rate_hz)
+        sound_s = len(samples) / rate_hz
+        if clip.duration_s <= settings.offset_s:
+            raise InputError(
+                f"{path.name} is too short: it lasts {clip.duration_s:.2f} s, but the analysed "
+                f"part of its sound starts at {settings.offset_s} s"
+            )
+    n_frames = len(clip.picture.starts_s) if clip.picture else 0
     points: np.ndarray | None = None
     warnings: tuple[str, ...] = ()
     if landmarks is not None and (needs.video or needs.tracks):
@@ -188,65 +200,38 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
         n_frames = min(n_frames or len(points), len(points))
     elif needs.video:
         wanted = face_detection.looked_at(n_frames)
-        shown = tqdm(pictures(path, wanted), "look for the face", len(wanted), delay=PATIENCE_S)
+        shown = tqdm(pictures(clip, wanted), "look for the face", len(wanted), delay=PATIENCE_S)
         points, warnings = face_detection.track(shown, n_frames)
-    return OwnClip(
-        path, settings, needs, picture_s or sound_s, n_frames, points, waveform, warnings
-    )
+    kept, missing = _usable_windows(clip, settings, needs)
+    shown_s = video.landmark_times(n_frames, sound_s, clip.picture)
+    warnings = (*clip.warnings, *missing, *warnings)
+    return OwnClip(clip, settings, needs, kept, points, shown_s, waveform, warnings)
 
 
-def pictures(path: Path, wanted: Collection[int]) -> Iterator[tuple[int, np.ndarray]]:
-    """The wanted frames of a video, upright: position and uint8 RGB (height, width, 3)."""
-    if not wanted:
-        return
-    last = max(wanted)
-    try:
-        with av.open(path) as container:
-            for i, frame in enumerate(container.decode(container.streams.video[0])):
-                if i in wanted:
-                    # A telephone films lying down and notes how it was held.
-                    upright = np.rot90(frame.to_ndarray(format="rgb24"), frame.rotation // 90)
-                    yield i, np.ascontiguousarray(upright)
-                if i == last:
-                    return
-    except (av.FFmpegError, OSError) as error:
-        raise _undecodable(path, error) from None
-
-
-def _probe(path: Path, needs: Needs) -> tuple[int, float]:
-    """The number of frames and how long they last; 0 and 0 for a file without a picture."""
-    crops = needs.video and not needs.draws_landmarks
-    try:
-        with av.open(path) as container:
-            if needs.sound and not container.streams.audio:
-                raise InputError("it has no sound, and this network listens")
-            if not container.streams.video:
-                if crops:
-                    raise InputError("it has no picture, and this network looks at faces")
-                return 0, 0.0
-            stream = container.streams.video[0]
-            rate_hz = float(stream.average_rate or stream.guessed_rate or 0)
-            n_frames = len(video.times_shown(container.demux(stream), stream.frames))
-            if not n_frames or not rate_hz:
-                raise InputError("its picture stream is empty; export it again")
-            return n_frames, n_frames / rate_hz
-    except (av.FFmpegError, OSError) as error:
-        raise _undecodable(path, error) from None
-    except InputError as error:
-        raise InputError(f"{path.name}: {error}") from None
-
-
-def _whole_sound(path: Path, settings: Preprocess) -> tuple[np.ndarray, float]:
-    """All of the sound at the settings' rate, and how long it lasts."""
-    waveform, rate_hz = audio.read_waveform(path)
-    duration_s = len(waveform) / rate_hz
-    if duration_s <= settings.offset_s:
-        raise InputError(
-            f"{path.name} is too short: {duration_s:.2f} s of sound, but the analysed part starts "
-            f"at {settings.offset_s} s and lasts {settings.duration_s} s"
+def _usable_windows(
+    clip: Clip, settings: Preprocess, needs: Needs
+) -> tuple[list[Window], list[str]]:
+    """The windows in which what a network needs is there, and what to warn of."""
+    is_needed: dict[Kind, bool] = {"picture": needs.video or needs.tracks, "sound": needs.sound}
+    kinds = [kind for kind, needed in is_needed.items() if needed]
+    warnings = [
+        f"{clip.path.name} has no {kind} from "
+        + " and from ".join(f"{start:.1f} to {end:.1f} s" for start, end in clip.tracks[kind].gaps)
+        for kind in kinds
+        if kind in clip.tracks and clip.tracks[kind].gaps
+    ]
+    every = windows(clip.duration_s, settings)
+    kept = [
+        window
+        for window in every
+        if not preprocess.mostly_missing(clip, kinds, window.start_s, window.end_s, settings)
+    ]
+    if not kept:
+        raise InputError(f"{', '.join(warnings)}, so nothing is left to classify; export it again")
+    if len(kept) < len(every):
+        n_left_out = len(every) - len(kept)
+        warnings.append(
+            f"{n_left_out} of {len(every)} windows are left out: most of what the network "
+            "needs is missing there"
         )
-    return audio.resample(waveform, rate_hz, settings.sample_rate_hz), duration_s
-
-
-def _undecodable(path: Path, error: av.FFmpegError | OSError) -> InputError:
-    return InputError(f"{path.name} cannot be decoded as a video ({error.strerror})")
+    return kept, warnings

@@ -1,4 +1,5 @@
 import math
+import struct
 
 import av
 import librosa
@@ -139,7 +140,7 @@ def test_a_sound_that_ends_before_the_window_is_refused(wav, n_samples):
 def test_a_file_that_is_no_sound_is_refused(tmp_path, content, expected):
     path = tmp_path / NAME
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"^{NAME} {expected}.*fetch the file again$"):
+    with pytest.raises(InputError, match=rf"^{NAME} {expected}.*fetch or export it again$"):
         read_waveform(path)
 
 
@@ -154,15 +155,89 @@ def test_an_empty_or_missing_wav_is_refused(wav, tmp_path):
 def test_a_wav_that_is_cut_short_is_refused_and_not_padded_with_silence(wav, share):
     path = wav(voice(3.3))
     cut(path, share)
-    with pytest.raises(InputError, match=r"is cut short: only .* fetch the file again"):
+    with pytest.raises(InputError, match=r"is cut short: .* fetch or export it again"):
         read_window(path, PAPER)
 
 
-def test_a_wav_whose_header_leaves_its_length_open_is_read(wav):
+@pytest.mark.parametrize("size", [0xFFFF_FFFF, 0x7FFF_FFFF, 0x7FFF_F024, 0])
+def test_a_wav_whose_header_leaves_its_length_open_is_read(wav, size):
     path = wav(voice(1))
-    content = path.read_bytes()
-    path.write_bytes(content[:4] + b"\xff" * 4 + content[8:])
+    content = bytearray(path.read_bytes())
+    content[4:8], content[40:44] = struct.pack("<I", size), struct.pack("<I", max(size - 36, 0))
+    path.write_bytes(content)
     assert len(read_waveform(path)[0]) == 48_000
+
+
+@pytest.mark.parametrize("n_channels", [7, 8, 16, 64])
+def test_many_channels_are_one_waveform(wav, n_channels):
+    path = wav(voice(0.2, n_channels=n_channels))
+    expected, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_allclose(read_waveform(path)[0], expected.mean(axis=1), atol=1e-6)
+
+
+def test_eight_channels_in_planes_are_one_waveform(tmp_path):
+    path = tmp_path / "voice.ogg"
+    soundfile.write(path, voice(1, n_channels=8), 48_000, format="OGG", subtype="VORBIS")
+    expected, _ = soundfile.read(path, dtype="float32")
+    np.testing.assert_allclose(read_waveform(path)[0], expected.mean(axis=1), atol=1e-3)
+
+
+def coded(path, samples, rate, layout="mono", form=None):
+    """Write sound as mp3 or AAC without a header that would say how long it is."""
+    options = {} if form else {"write_xing": "0", "id3v2_version": "0"}
+    with av.open(path, "w", format=form, options=options) as container:
+        stream = container.add_stream("aac" if form else "libmp3lame", rate=rate, layout=layout)
+        n_channels = stream.layout.nb_channels
+        block = av.AudioFrame.from_ndarray(
+            np.repeat(samples[None], n_channels, axis=0).astype(np.float32), "fltp", layout
+        )
+        block.sample_rate = rate
+        to_codec = av.AudioResampler(stream.format, layout, rate, stream.codec_context.frame_size)
+        for part in (*to_codec.resample(block), *to_codec.resample(None)):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode())
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize(("name", "form"), [("voice.mp3", None), ("voice.aac", "adts")])
+def test_an_estimated_duration_announces_nothing(tmp_path, name, form):
+    # Silence costs few bits: by the rate of its start this file lasts far longer.
+    noise = np.random.default_rng(0).normal(0, 0.1, 2 * 44_100)
+    coded(tmp_path / name, np.concatenate([np.zeros(2 * 44_100), noise]), 44_100, form=form)
+    waveform, rate = read_waveform(tmp_path / name)
+    assert len(waveform) / rate == pytest.approx(4, abs=0.1)
+
+
+@pytest.mark.parametrize(("rate", "layout"), [(44_100, "stereo"), (22_050, "mono")])
+def test_joined_files_of_other_rates_and_layouts_are_one_waveform(tmp_path, rate, layout):
+    first = coded(tmp_path / "first.mp3", voice(1, 44_100)[:, 0], 44_100)
+    second = coded(tmp_path / "second.mp3", 3 * voice(1, rate)[:, 0], rate, layout)
+    (tmp_path / "both.mp3").write_bytes(first + second)
+    waveform, found = read_waveform(tmp_path / "both.mp3")
+    assert found == 44_100
+    assert len(waveform) / found == pytest.approx(2, abs=0.2)
+    one, two = waveform[9_000:36_000], waveform[-36_000:-9_000]
+    assert two.std() / one.std() == pytest.approx(3, rel=0.15)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -2e6])
+def test_samples_that_are_no_sound_are_refused(tmp_path, value):
+    samples = voice(1)
+    samples[30_000] = value
+    soundfile.write(tmp_path / NAME, samples, 48_000, subtype="FLOAT")
+    with pytest.raises(InputError, match=rf"^{NAME} has samples that are no sound"):
+        read_waveform(tmp_path / NAME)
+
+
+def test_a_file_of_floats_may_exceed_full_scale(tmp_path):
+    soundfile.write(tmp_path / NAME, 32_768 * voice(3), 48_000, subtype="FLOAT")
+    assert np.isfinite(window_mfcc(tmp_path / NAME)).all()
+
+
+@pytest.mark.parametrize("rate", [1, 3_999, 2_000_000_000])
+def test_a_rate_that_no_recorder_has_is_refused(wav, rate):
+    with pytest.raises(InputError, match=f"says that it has {rate} samples of sound per second"):
+        read_window(wav(voice(1), rate), PAPER)
 
 
 @pytest.mark.parametrize("share", [0.6, 0.8, 0.95])

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import SMALL, TAKES, cut, remux
+from conftest import SMALL, TAKES, cut, remux, write_film
 from test_cluster import kill_at_work
 
 from cfnsr.data import audio, motion, preprocess, sources, summary, video
@@ -93,7 +93,8 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
         expected = summary.landmark_statistics(tracks)
         np.testing.assert_array_equal(whole["landmark_statistics"][i], expected)
         waveform, rate_hz = audio.read_waveform(media)
-        expected = motion.on_the_clock(tracks, len(waveform) / rate_hz, SMALL)
+        shown_s = (np.arange(len(tracks)) + 0.5) * len(waveform) / rate_hz / len(tracks)
+        expected = motion.on_the_clock(tracks, shown_s, SMALL)
         np.testing.assert_array_equal(whole["motion"][i], expected)
         take = parse_name(media.stem)
         assert line["emotion"] == EMOTIONS[take.emotion - 1]
@@ -274,6 +275,52 @@ def test_a_broken_wav_is_one_clear_line(one_clip, tmp_path, make, expected):
     make(path)
     with pytest.raises(InputError, match=rf"^{path.name} .*{expected}"):
         preprocess.preprocess_clip(path, one_clip[1], SMALL, draws_landmarks=True)
+
+
+def test_a_clip_without_most_of_its_sound_or_film_is_one_clear_line(one_clip, tmp_path):
+    path = tmp_path / one_clip[0].name
+    film = [np.zeros((48, 64, 3), np.uint8)] * 60
+    noise = np.random.default_rng(0).normal(0, 0.1, 64_000)
+    for shown_s, sounds, kind in (
+        (np.arange(60) / 15, [(0, noise[:9_000]), (3.5, noise[:8_000])], "sound"),
+        (np.arange(60) / 30, [(0, noise), (4, noise)], "picture"),
+    ):
+        write_film(path, film, shown_s, sounds)
+        with pytest.raises(InputError, match=f"lacks most of its {kind}; fetch or export"):
+            preprocess.preprocess_clip(path, one_clip[1], SMALL, draws_landmarks=False)
+
+
+def test_whatever_a_clip_does_costs_one_line_and_no_other_clip(
+    clips_root, tmp_path, monkeypatch, worked_on
+):
+    original = preprocess.read_landmarks
+
+    def failing(path):
+        if path.stem == STEMS[1]:
+            raise ZeroDivisionError("division\nby zero")
+        points = original(path)
+        if path.stem == STEMS[2]:
+            points[3, 5] = 1e300
+        return points
+
+    monkeypatch.setattr(preprocess, "read_landmarks", failing)
+    good = clips_root / "Actor_02" / f"{STEMS[4]}.mp4"
+    folder, failed, huge = (clips_root / "Actor_01" / f"{stem}.mp4" for stem in STEMS[:3])
+    shutil.rmtree(clips_root / "Actor_01")
+    folder.mkdir(parents=True)
+    for path in (failed, huge):
+        shutil.copy(good, path)
+    for _ in range(2):
+        with pytest.raises(InputError, match="3 of 7 clips cannot be used"):
+            run(clips_root, tmp_path)
+        assert rejected(tmp_path) == {
+            folder.name: f"{folder.name} cannot be decoded (Is a directory); fetch or export it "
+            "again",
+            failed.name: f"{failed.name} could not be read (ZeroDivisionError: division by zero)",
+            huge.name: f"{huge.name}: its landmark_statistics would not be finite numbers; look at "
+            "its sound and landmarks",
+        }
+    assert len(worked_on) == 7 + 3
 
 
 RUN = """

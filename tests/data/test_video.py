@@ -8,7 +8,14 @@ from hypothesis import strategies as st
 
 from cfnsr.data import video
 from cfnsr.data.landmarks import read_landmarks
-from cfnsr.data.video import choose_frames, crop_face, read_faces
+from cfnsr.data.media import Track
+from cfnsr.data.video import (
+    choose_frames,
+    choose_shown,
+    crop_face,
+    landmark_times,
+    read_faces,
+)
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
@@ -66,6 +73,38 @@ def test_consecutive_frames_come_from_the_middle(n_frames, data):
     assert (np.diff(chosen) == 1).all()
     before, after = chosen[0], n_available - 1 - chosen[-1]
     assert 0 <= after - before <= 1
+
+
+def track(starts_s, last_s):
+    starts = np.array(starts_s)
+    return Track(0, starts, np.append(starts[1:], last_s), (), None)
+
+
+@given(st.integers(1, 400), st.integers(1, 60), st.floats(1, 240), st.integers(0, 10**6))
+def test_of_a_film_of_constant_rate_the_same_frames_are_chosen(n, n_frames, rate_hz, seed):
+    settings = Preprocess(n_frames=n_frames)
+    rounded = np.arange(n + 1) + np.random.default_rng(seed).uniform(-0.4, 0.4, n + 1)
+    rounded[[0, -1]] = 0, n
+    film = track(rounded[:-1] / rate_hz, n / rate_hz)
+    np.testing.assert_array_equal(choose_shown(film, 0, n, settings), choose_frames(n, settings))
+
+
+def test_of_a_film_of_variable_rate_frames_are_chosen_by_their_time():
+    # A second of 30 frames, then one of 5.
+    film = track([*np.arange(30) / 30, *(1 + np.arange(5) / 5)], 2.0)
+    chosen = choose_shown(film, 0, 35, Preprocess(n_frames=10))
+    shown = film.starts_s[chosen]
+    assert np.abs(shown - np.arange(10) / 5).max() < 0.21
+    assert (chosen >= 30).sum() == 5
+
+
+def test_landmarks_are_spread_over_the_sound_unless_the_film_shows_them_at_another_time():
+    even = track(np.arange(30) / 30, 1.0)
+    np.testing.assert_allclose(landmark_times(30, 1.05, even), (np.arange(30) + 0.5) * 0.035)
+    np.testing.assert_allclose(landmark_times(30, 1.05, None), (np.arange(30) + 0.5) * 0.035)
+    late = track(0.5 + np.arange(30) / 30, 1.5)
+    np.testing.assert_allclose(landmark_times(30, 1.5, late), 0.5 + (np.arange(30) + 0.5) / 30)
+    assert np.ptp(landmark_times(32, 1.5, late)[29:]) == 0
 
 
 def test_too_few_frames_for_consecutive_ones_are_refused():
@@ -149,7 +188,9 @@ def test_landmarks_of_another_length_than_the_video_are_refused_but_three_frames
 def test_a_file_that_is_no_video_is_refused(tmp_path, content):
     path = tmp_path / "clip.mp4"
     path.write_bytes(content)
-    with pytest.raises(InputError, match=r"^clip\.mp4 cannot be decoded .*fetch the file again$"):
+    with pytest.raises(
+        InputError, match=r"^clip\.mp4 cannot be decoded .*fetch or export it again$"
+    ):
         read_faces(path, np.zeros((50, 68, 2)), SETTINGS)
 
 
@@ -166,7 +207,7 @@ def test_an_mp4_that_is_cut_short_is_refused(one_clip, tmp_path, share):
     path = tmp_path / "clip.mp4"
     remux(one_clip[0], path)
     cut(path, share)
-    with pytest.raises(InputError, match=r"^clip\.mp4(: only .* is cut short| cannot be decod)"):
+    with pytest.raises(InputError, match=r"^clip\.mp4 (is cut short|cannot be decod)"):
         read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
 
 
@@ -218,7 +259,7 @@ def test_leaving_out_frames_that_no_other_needs_changes_no_picture(film, setting
 def test_an_mp4_without_pictures_is_refused(one_clip, tmp_path):
     path = tmp_path / "clip.mp4"
     remux(one_clip[0], path, only="audio")
-    with pytest.raises(InputError, match=r"^clip\.mp4: no picture stream; fetch"):
+    with pytest.raises(InputError, match=r"^clip\.mp4 has no picture stream; fetch"):
         read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
 
 

@@ -359,3 +359,11 @@ def test_a_picture_of_few_colours_has_a_palette_and_a_photograph_has_not(tmp_pat
     content, metadata = plot._repr_png_()
     assert content == (tmp_path / "plot.png").read_bytes()
     assert metadata["width"] == 6 * 110
+
+
+def test_a_dollar_in_a_title_is_no_mathematics():
+    figure = plt.figure()
+    style.entitle(figure, "Ba$$in.mp4 and $x^2$.mp4")
+    figure.canvas.draw()
+    assert figure.get_suptitle() == "Ba$$in.mp4 and $x^2$.mp4"
+    plt.close(figure)

@@ -5,8 +5,8 @@ import pytest
 import skimage.data
 
 from cfnsr.data.landmarks import read_landmarks
+from cfnsr.data.media import pictures, probe
 from cfnsr.own_clip import face_detection
-from cfnsr.own_clip.reading import pictures
 
 
 def corners(left, top, right, bottom):
@@ -92,7 +92,7 @@ def test_on_real_clips_the_box_is_that_of_the_landmarks(ravdess_actor_1):
     assert clips
     for path in clips:
         points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{path.stem}.csv").points
-        frames = pictures(path, face_detection.looked_at(len(points)))
+        frames = pictures(probe(path), face_detection.looked_at(len(points)))
         boxes, warnings = face_detection.track(frames, len(points))
         expected = np.stack([points.min(axis=1), points.max(axis=1)], axis=1)
         assert overlap(boxes, expected).mean() > 0.8

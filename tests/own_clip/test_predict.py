@@ -122,9 +122,7 @@ def check_against_training(run, clips_root, data, tolerance=2e-3):
 def test_a_clip_of_the_training_s_format_gets_the_logits_that_training_stored(
     runs, clips_root, row
 ):
-    # Preprocessing spreads the tracks over the sound, and here the film may last a frame longer.
-    tolerance = 0.05 if row.startswith("motion_voice") else 2e-3
-    check_against_training(runs[row], clips_root, "synthetic", tolerance)
+    check_against_training(runs[row], clips_root, "synthetic")
 
 
 def test_so_does_a_clip_whose_face_is_drawn_from_its_landmarks(drawn_runs, clips_root):

@@ -1,16 +1,19 @@
 """Tests of `cfnsr.own_clip.reading`: windows, and the arrays that they become."""
 
+import re
 import struct
 
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, cut, remux
+from conftest import SMALL, cut, remux, write_film
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cfnsr.data import audio, preprocess, video
 from cfnsr.data.landmarks import read_landmarks
+from cfnsr.data.media import pictures, probe
+from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.own_clip import face_detection, reading
 from cfnsr.own_clip.reading import HOP_S, Needs, open_clip
@@ -57,9 +60,7 @@ def test_a_clip_of_the_training_s_format_gives_the_training_s_arrays(one_clip, d
     assert set(arrays) == set(expected)
     for name, array in expected.items():
         assert arrays[name].dtype == array.dtype
-        # The film may last a frame longer than the sound, and its motion is spread over as much.
-        tolerance = 0.02 if name == "motion" else 0
-        np.testing.assert_allclose(arrays[name], array, rtol=0, atol=tolerance, err_msg=name)
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
 
 
 def test_so_does_a_real_clip(ravdess_actor_1):
@@ -77,7 +78,7 @@ def test_each_window_holds_its_own_stretch_of_sound_and_film(one_clip):
     path, landmarks = one_clip
     clip = open_clip(path, landmarks, SHORT, BOTH)
     points = read_landmarks(landmarks).points
-    rate_hz = len(points) / clip.duration_s
+    rate_hz = recording.FRAME_RATE_HZ
     assert len(clip.windows) > 1
     for window, arrays in zip(clip.windows, clip.arrays(), strict=True):
         shifted = SHORT.model_copy(update={"offset_s": window.start_s + SHORT.offset_s})
@@ -87,7 +88,7 @@ def test_each_window_holds_its_own_stretch_of_sound_and_film(one_clip):
 
         first, end = (round(time_s * rate_hz) for time_s in (window.start_s, window.end_s))
         wanted = first + video.choose_frames(end - first, SHORT)
-        film = dict(reading.pictures(path, wanted.tolist()))
+        film = dict(pictures(probe(path), wanted.tolist()))
         faces = [video.crop_face(film[i], points[i], SHORT) for i in wanted]
         np.testing.assert_array_equal(arrays["frames"], faces)
 
@@ -172,10 +173,82 @@ def turned(source, target):
 def test_a_clip_that_a_telephone_filmed_upright_is_turned(one_clip, tmp_path):
     turned(one_clip[0], tmp_path / "turned.mp4")
     (_, upright), (_, lying) = (
-        next(reading.pictures(path, [0])) for path in (one_clip[0], tmp_path / "turned.mp4")
+        next(pictures(probe(path), [0])) for path in (one_clip[0], tmp_path / "turned.mp4")
     )
     # To show it, players turn it a quarter to the right, as the header asks.
     np.testing.assert_array_equal(lying, np.rot90(upright, -1))
+
+
+def late(path, picture_s=0.0, sound_s=0.0, duration_s=8.0):
+    """A film and noise that start at these times and end together; brightness says the time."""
+    rng = np.random.default_rng(0)
+    shown_s = np.arange(round(15 * picture_s), round(15 * duration_s)) / 15
+    film = [np.full((96, 96, 3), 40 + round(20 * time_s), np.uint8) for time_s in shown_s]
+    noise = rng.normal(0, 0.1, round(16_000 * (duration_s - sound_s)))
+    write_film(path, film, shown_s, [(sound_s, noise)])
+
+
+@pytest.fixture
+def still_face(monkeypatch):
+    box = np.array([[10.0, 10.0], [80.0, 80.0]])
+
+    def track(pictures, n_frames):
+        return np.tile(box, (n_frames, 1, 1)), ()
+
+    monkeypatch.setattr(face_detection, "track", track)
+
+
+@pytest.mark.parametrize(
+    ("missing", "needs"),
+    [
+        ("picture", BOTH),
+        ("picture", Needs(video=True, sound=False)),
+        ("sound", BOTH),
+        ("sound", Needs(video=False, sound=True)),
+    ],
+)
+def test_windows_without_what_the_network_needs_are_left_out_and_that_is_said(
+    tmp_path, still_face, missing, needs
+):
+    late(tmp_path / "late.mp4", **{f"{missing}_s": 4.0})
+    clip = open_clip(tmp_path / "late.mp4", None, SMALL, needs)
+    every = reading.windows(8.0, SMALL)
+    # Half of the window's film, or of the analysed sound from 0.5 s for 2.45 s, is there.
+    first_s = 4 - 3.7 / 2 if missing == "picture" else 4 - 0.5 - 2.45 / 2
+    assert [w.start_s for w in clip.windows] == pytest.approx(
+        [w.start_s for w in every if w.start_s >= first_s], abs=0.05
+    )
+    gap, left_out = clip.warnings
+    assert re.fullmatch(rf"late\.mp4 has no {missing} from 0\.0 to (4\.0|3\.9) s", gap)
+    assert left_out == (
+        f"{len(every) - len(clip.windows)} of {len(every)} windows are left out: most of what the "
+        "network needs is missing there"
+    )
+    assert len(list(clip.arrays())) == len(clip.windows)
+
+
+def test_what_the_network_does_not_need_may_be_missing(tmp_path, still_face):
+    late(tmp_path / "late.mp4", picture_s=4.0)
+    clip = open_clip(tmp_path / "late.mp4", None, SMALL, Needs(video=False, sound=True))
+    assert clip.windows == reading.windows(clip.media.duration_s, SMALL)
+    assert clip.warnings == ()
+    assert len(list(clip.arrays())) == len(clip.windows)
+
+
+def test_a_clip_of_which_nothing_is_left_is_refused(tmp_path, still_face):
+    late(tmp_path / "late.mp4", sound_s=3.2, duration_s=4.0)
+    with pytest.raises(InputError, match=r"late\.mp4 has no sound from 0\.0 to 3.* s, so nothing"):
+        open_clip(tmp_path / "late.mp4", None, SMALL, BOTH)
+
+
+def test_a_late_film_is_shown_when_it_is(tmp_path, still_face):
+    late(tmp_path / "late.mp4", picture_s=1.0)
+    clip = open_clip(tmp_path / "late.mp4", None, SMALL, BOTH)
+    for window, arrays in zip(clip.windows, clip.arrays(), strict=True):
+        shown_s = (arrays["frames"].mean(axis=(1, 2, 3)) - 40) / 20
+        first_s = max(window.start_s, 1.0)
+        expected = first_s + np.arange(5) * (window.end_s - first_s) / 5
+        np.testing.assert_allclose(shown_s, expected, atol=0.2)
 
 
 def test_a_cut_clip_is_an_error(one_clip, tmp_path):
