@@ -43,8 +43,8 @@ $(STAMP): requirements.lock pyproject.toml
 
 # One version of each library for every supported Python (librosa 0.11 and 1.0 differ).
 lock: $(STAMP)
-	uv pip compile pyproject.toml --group dev --extra slurm --universal --python-version 3.11 --fork-strategy fewest \
-		--generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
+	uv pip compile pyproject.toml --group dev --extra slurm --extra landmarks --universal --python-version 3.11 \
+		--fork-strategy fewest --generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
 
 clean:
 	rm -rf build runs
