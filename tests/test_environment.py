@@ -6,7 +6,7 @@ import re
 import shutil
 import subprocess
 import tomllib
-from itertools import product
+from itertools import chain, product
 from pathlib import Path
 
 import grimp
@@ -36,7 +36,12 @@ def locked():
 
 
 @pytest.mark.parametrize(
-    "wanted", [*PYPROJECT["project"]["dependencies"], *PYPROJECT["dependency-groups"]["dev"]]
+    "wanted",
+    [
+        *PYPROJECT["project"]["dependencies"],
+        *chain(*PYPROJECT["project"]["optional-dependencies"].values()),
+        *PYPROJECT["dependency-groups"]["dev"],
+    ],
 )
 def test_every_dependency_of_the_project_is_locked_for_every_platform(wanted):
     wanted = Requirement(wanted)

@@ -118,11 +118,14 @@ def follow(
     )
 
     warnings = []
-    n_found = sum(map(len, followed))
-    if 2 * n_found < len(looks):
+    seen = [i for path in followed for i, _ in path]
+    edges = [-1, *seen, n_frames]
+    gap = int(np.diff(edges).argmax())
+    if 2 * len(seen) < len(looks) or edges[gap + 1] - edges[gap] > N_SMOOTHED * STEP:
         warnings.append(
-            f"a face was found in only {n_found} of {len(looks)} frames, and its place is guessed "
-            "in the others; give --landmarks if you can"
+            f"a face was found in only {len(seen)} of {len(looks)} frames, none from frame "
+            f"{edges[gap] + 2} to {edges[gap + 1]}, and its place is guessed in the others; give "
+            "--landmarks if you can"
         )
     if passed_over:
         i, box = first[0]
@@ -166,7 +169,7 @@ def _paths(looks: Sequence[tuple[int, np.ndarray]]) -> list[_Path]:
     paths: list[_Path] = []
     for i, boxes in looks:
         free = set(range(len(paths)))
-        for box in sorted(boxes, key=_width, reverse=True):
+        for box in _one_each(boxes):
             overlaps = {k: _overlap(paths[k][-1][1], box) for k in free}
             nearest = max(overlaps, key=overlaps.__getitem__, default=None)
             if nearest is None or overlaps[nearest] < SAME_FACE:
@@ -175,6 +178,15 @@ def _paths(looks: Sequence[tuple[int, np.ndarray]]) -> list[_Path]:
                 free.remove(nearest)
                 paths[nearest].append((i, box))
     return paths
+
+
+def _one_each(boxes: np.ndarray) -> list[np.ndarray]:
+    """The largest box of each face in a picture: the cascade frames some twice."""
+    kept: list[np.ndarray] = []
+    for box in sorted(boxes, key=_width, reverse=True):
+        if all(_overlap(box, each) < SAME_FACE for each in kept):
+            kept.append(box)
+    return kept
 
 
 def _between(path: _Path, start: int, end: int) -> np.ndarray:

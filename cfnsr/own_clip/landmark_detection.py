@@ -62,13 +62,14 @@ def find_landmarks(pictures: Pictures, n_frames: int) -> tuple[np.ndarray, tuple
         float64 (frame, 68, 2), pixels; and what to warn of.
 
     Raises:
-        InputError: no face is found, or a frame cannot be decoded.
+        InputError: no face is found in most frames, or a frame cannot be decoded.
     """
     looks = [(i, _find_faces(each)) for i, each in pictures(face_detection.looked_at(n_frames))]
-    if not any(len(boxes) for _, boxes in looks):
+    n_seen = sum(len(boxes) > 0 for _, boxes in looks)
+    if not n_seen or 2 * n_seen < len(looks):
         raise InputError(
-            f"no face was found in {len(looks)} frames; film one that looks at the camera and "
-            "fills an eighth of the picture's longer side, or give --landmarks"
+            f"a face was found in {n_seen} of {len(looks)} frames; film one that looks at the "
+            "camera and fills an eighth of the picture's longer side, or give --landmarks"
         )
     boxes, warnings = face_detection.follow(looks, n_frames)
     points = np.full((n_frames, N_LANDMARKS, 2), np.nan)

@@ -77,7 +77,9 @@ def test_frames_without_a_found_face_take_it_from_their_neighbours_with_a_warnin
     box = corners(10, 20, 50, 70)
     boxes, warnings = found(monkeypatch, [None, box, None, None, None])
     np.testing.assert_array_equal(boxes, np.tile(box, (30, 1, 1)))
-    assert warnings[0].startswith("a face was found in only 1 of 5 frames")
+    assert warnings[0].startswith(
+        "a face was found in only 1 of 5 frames, none from frame 8 to 30,"
+    )
 
 
 def test_without_any_face_the_middle_is_taken_with_a_warning(monkeypatch):
@@ -114,6 +116,19 @@ def test_at_a_cut_the_box_jumps_at_once_and_it_is_said(monkeypatch):
 def test_a_face_that_comes_back_where_it_was_is_the_same(monkeypatch):
     boxes, warnings = found(monkeypatch, [LEFT, LEFT, LEFT, None, None, None, LEFT, LEFT])
     np.testing.assert_array_equal(boxes, np.tile(LEFT, (48, 1, 1)))
+    assert warnings == ()
+
+
+def test_a_face_that_is_away_for_a_second_is_told(monkeypatch):
+    boxes, (warning,) = found(monkeypatch, [LEFT] * 4 + [None] * 5 + [LEFT] * 6)
+    np.testing.assert_array_equal(boxes, np.tile(LEFT, (90, 1, 1)))
+    assert warning.startswith("a face was found in only 10 of 15 frames, none from frame 20 to 54,")
+
+
+def test_a_face_that_is_framed_twice_is_one(monkeypatch):
+    larger = corners(0, 10, 46, 66)
+    boxes, warnings = found(monkeypatch, [[LEFT, larger]] * 4)
+    np.testing.assert_array_equal(boxes, np.tile(larger, (24, 1, 1)))
     assert warnings == ()
 
 

@@ -66,14 +66,19 @@ def test_points_are_found_in_every_frame_in_a_box_that_moves_between_the_looks(f
 
 
 def test_nobody_is_an_error(found):
-    with pytest.raises(InputError, match=r"^no face was found in 3 frames; .* give --landmarks$"):
+    with pytest.raises(InputError, match=r"^a face was found in 0 of 3 frames; .* --landmarks$"):
         found([[], [], []])
 
 
-def test_a_face_that_is_seldom_found_is_told(found):
-    points, (warning,) = found([[BOX], [], [], []])
-    np.testing.assert_allclose(points, np.tile(points[0], (24, 1, 1)))
-    assert warning.startswith("a face was found in only 1 of 4 frames")
+def test_so_is_a_face_that_is_seldom_found(found):
+    with pytest.raises(InputError, match=r"^a face was found in 1 of 4 frames; .* --landmarks$"):
+        found([[BOX], [], [], []])
+
+
+def test_a_face_that_is_away_for_a_while_is_told(found):
+    points, (warning,) = found([[BOX]] * 4 + [[]] * 5 + [[BOX]] * 4)
+    np.testing.assert_allclose(points, np.tile(points[0], (78, 1, 1)))
+    assert warning.startswith("a face was found in only 8 of 13 frames, none from frame 20 to 54,")
 
 
 def test_of_two_people_one_is_followed_and_it_is_said_which(found):
@@ -139,7 +144,7 @@ def test_a_clip_without_a_picture_is_an_error(one_clip, tmp_path, monkeypatch):
 @pytest.mark.parametrize("name", ["coins", "brick"])
 def test_dlib_finds_no_face_where_there_is_none(dlib, name):
     picture = np.stack([getattr(skimage.data, name)()] * 3, axis=-1)
-    with pytest.raises(InputError, match="no face was found in 2 frames"):
+    with pytest.raises(InputError, match="a face was found in 0 of 2 frames"):
         find_landmarks(lambda wanted: ((i, picture) for i in wanted), 7)
 
 
