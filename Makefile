@@ -5,7 +5,7 @@ STAMP := .venv/.locked
 # DVC starts `python` by name: the one of .venv must come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check slow lab env lock clean
+.PHONY: repro test check slow lab env landmarks lock clean
 
 repro: .git $(STAMP)
 	python -m cfnsr cluster -- dvc repro
@@ -28,6 +28,10 @@ lab: $(STAMP)
 	jupyter lab $(LAB)
 
 env: $(STAMP)
+
+# What finds the 68 points in a video: 100 MB, whose weights are not for commercial use.
+landmarks: $(STAMP)
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[landmarks]'
 
 # uv installs faster than pip and checks every hash; it is itself pinned in the lock.
 $(STAMP): requirements.lock pyproject.toml

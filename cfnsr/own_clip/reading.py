@@ -5,7 +5,7 @@ sliding window of the length of an average take, so that each window holds what 
 `duration_s` of sound with a little before and after it, and frames spaced over all of it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -17,7 +17,7 @@ from cfnsr.data import audio, preprocess, video
 from cfnsr.data.landmarks import are_of_one_clip, check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, pictures, probe
 from cfnsr.errors import InputError
-from cfnsr.own_clip import face_detection
+from cfnsr.own_clip import face_detection, landmark_detection
 from cfnsr.params import Preprocess
 
 #: What follows the analysed sound in RAVDESS's 1440 takes: 0.75 s on average (they last 3.70 s),
@@ -68,7 +68,7 @@ class Needs:
 
     @property
     def landmarks(self) -> bool:
-        """Whether a landmark csv is needed, since no detector finds the 68 points."""
+        """Whether the 68 points are needed, and not only where the face is."""
         return (self.video and self.draws_landmarks) or self.tracks
 
     @property
@@ -160,10 +160,11 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
     """
     if not path.is_file():
         raise InputError(f"{path} is no file; give the path of a video")
-    if needs.landmarks and landmarks is None:
+    if needs.landmarks and landmarks is None and not landmark_detection.is_installed():
         raise InputError(
-            "this network was trained on 68 facial landmarks, which no face detector here finds: "
-            "give their csv, as OpenFace writes it, with --landmarks (or choose another --run)"
+            "this network was trained on 68 facial landmarks: give their csv, as OpenFace writes "
+            "it, with --landmarks, install what finds them with `make landmarks`, or "
+            "choose another --run"
         )
     otherwise = "" if needs.landmarks else ", or leave --landmarks out"
     if landmarks is not None and not landmarks.is_file():
@@ -198,6 +199,8 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
                 "do both belong to this clip?"
             )
         n_frames = min(n_frames or len(points), len(points))
+    elif needs.landmarks:
+        points, warnings = _find_landmarks(clip)
     elif needs.video:
         wanted = face_detection.looked_at(n_frames)
         shown = tqdm(pictures(clip, wanted), "look for the face", len(wanted), delay=PATIENCE_S)
@@ -206,6 +209,18 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
     shown_s = video.landmark_times(n_frames, sound_s, clip.picture)
     warnings = (*clip.warnings, *missing, *warnings)
     return OwnClip(clip, settings, needs, kept, points, shown_s, waveform, warnings)
+
+
+def _find_landmarks(clip: Clip) -> tuple[np.ndarray, tuple[str, ...]]:
+    def shown(wanted: Collection[int]) -> Iterable[tuple[int, np.ndarray]]:
+        return tqdm(pictures(clip, wanted), "find landmarks", len(wanted), delay=PATIENCE_S)
+
+    if not clip.picture:
+        raise InputError(f"{clip.path.name}: it has no picture; give --landmarks")
+    try:
+        return landmark_detection.find_landmarks(shown, len(clip.picture.starts_s))
+    except InputError as error:
+        raise InputError(f"{clip.path.name}: {error}") from None
 
 
 def _usable_windows(

@@ -21,30 +21,30 @@ def overlap(one, two):
 
 
 def test_a_photographed_face_is_found_between_brows_and_chin():
-    box = face_detection.find_face(skimage.data.astronaut())
+    (box,) = face_detection.find_faces(skimage.data.astronaut())
     # Measured with a ruler: ear to ear, brows to chin.
     assert overlap(box[None], corners(172, 88, 270, 190)[None])[0] > 0.6
 
 
 def test_a_face_is_found_wherever_and_however_large_it_is():
     photograph = skimage.data.astronaut()
-    expected = face_detection.find_face(photograph)
+    (expected,) = face_detection.find_faces(photograph)
     canvas = np.zeros((540, 900, 3), np.uint8)
     canvas[20:532, 300:812] = photograph
-    moved = face_detection.find_face(canvas) - (300, 20)
-    assert overlap(moved[None], expected[None])[0] > 0.6
+    (moved,) = face_detection.find_faces(canvas)
+    assert overlap(moved[None] - (300, 20), expected[None])[0] > 0.6
 
 
 @pytest.mark.parametrize("name", ["coins", "brick"])
 def test_no_face_is_found_where_there_is_none(name):
     grey = getattr(skimage.data, name)()
-    assert face_detection.find_face(np.stack([grey] * 3, axis=-1)) is None
+    assert face_detection.find_faces(np.stack([grey] * 3, axis=-1)).shape == (0, 2, 2)
 
 
 def found(monkeypatch, boxes):
-    """`track` of 100 x 80 pictures whose faces are these; None: not found."""
-    shown = iter(boxes)
-    monkeypatch.setattr(face_detection, "find_face", lambda picture: next(shown))
+    """`track` of 100 x 80 pictures whose faces are these: a box, a list of them, or None."""
+    shown = (np.array([] if each is None else each, float).reshape(-1, 2, 2) for each in boxes)
+    monkeypatch.setattr(face_detection, "find_faces", lambda picture: next(shown))
     n_frames = face_detection.STEP * len(boxes)
     positions = face_detection.looked_at(n_frames)
     assert len(positions) == len(boxes)
@@ -77,7 +77,9 @@ def test_frames_without_a_found_face_take_it_from_their_neighbours_with_a_warnin
     box = corners(10, 20, 50, 70)
     boxes, warnings = found(monkeypatch, [None, box, None, None, None])
     np.testing.assert_array_equal(boxes, np.tile(box, (30, 1, 1)))
-    assert warnings[0].startswith("a face was found in only 1 of 5 frames")
+    assert warnings[0].startswith(
+        "a face was found in only 1 of 5 frames, none from frame 8 to 30,"
+    )
 
 
 def test_without_any_face_the_middle_is_taken_with_a_warning(monkeypatch):
@@ -85,6 +87,49 @@ def test_without_any_face_the_middle_is_taken_with_a_warning(monkeypatch):
     np.testing.assert_array_equal(boxes, np.tile(corners(30, 20, 70, 60), (12, 1, 1)))
     assert "no face was found in 2 frames" in warnings[0]
     assert "--landmarks" in warnings[0]
+
+
+LEFT, RIGHT = corners(0, 10, 40, 60), corners(60, 10, 95, 60)
+
+
+def test_of_two_people_the_same_is_followed_whoever_is_larger_at_the_moment(monkeypatch):
+    larger = corners(56, 10, 98, 60)
+    boxes, (warning,) = found(
+        monkeypatch, [[LEFT, RIGHT], [larger, LEFT], [larger, LEFT], [LEFT, RIGHT], [LEFT, RIGHT]]
+    )
+    np.testing.assert_array_equal(boxes, np.tile(LEFT, (30, 1, 1)))
+    assert warning.startswith("there is more than one face: the one at x 20, y 35 in frame 1 is")
+
+
+def test_two_people_are_not_mixed_up_while_one_is_not_found(monkeypatch):
+    boxes, _ = found(monkeypatch, [[LEFT, RIGHT], [LEFT, RIGHT], [RIGHT], [LEFT, RIGHT], [LEFT]])
+    np.testing.assert_array_equal(boxes, np.tile(LEFT, (30, 1, 1)))
+
+
+def test_at_a_cut_the_box_jumps_at_once_and_it_is_said(monkeypatch):
+    boxes, (warning,) = found(monkeypatch, [LEFT] * 4 + [RIGHT] * 5)
+    np.testing.assert_array_equal(boxes[:21], np.tile(LEFT, (21, 1, 1)))
+    np.testing.assert_array_equal(boxes[21:], np.tile(RIGHT, (33, 1, 1)))
+    assert warning.startswith("the face jumps in frame 22, as at a cut of scene")
+
+
+def test_a_face_that_comes_back_where_it_was_is_the_same(monkeypatch):
+    boxes, warnings = found(monkeypatch, [LEFT, LEFT, LEFT, None, None, None, LEFT, LEFT])
+    np.testing.assert_array_equal(boxes, np.tile(LEFT, (48, 1, 1)))
+    assert warnings == ()
+
+
+def test_a_face_that_is_away_for_a_second_is_told(monkeypatch):
+    boxes, (warning,) = found(monkeypatch, [LEFT] * 4 + [None] * 5 + [LEFT] * 6)
+    np.testing.assert_array_equal(boxes, np.tile(LEFT, (90, 1, 1)))
+    assert warning.startswith("a face was found in only 10 of 15 frames, none from frame 20 to 54,")
+
+
+def test_a_face_that_is_framed_twice_is_one(monkeypatch):
+    larger = corners(0, 10, 46, 66)
+    boxes, warnings = found(monkeypatch, [[LEFT, larger]] * 4)
+    np.testing.assert_array_equal(boxes, np.tile(larger, (24, 1, 1)))
+    assert warnings == ()
 
 
 def test_on_real_clips_the_box_is_that_of_the_landmarks(ravdess_actor_1):

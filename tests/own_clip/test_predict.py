@@ -19,7 +19,7 @@ from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.models.registry import find
-from cfnsr.own_clip import face_detection, predict, reading
+from cfnsr.own_clip import face_detection, landmark_detection, predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training
 from cfnsr.training.runs import run_folder
 
@@ -222,7 +222,8 @@ def test_a_network_that_only_listens_has_no_overlay_and_needs_no_picture(
 
 def test_without_landmarks_the_face_is_looked_for(runs, clip, monkeypatch):
     looked = []
-    monkeypatch.setattr(face_detection, "find_face", looked.append)
+    none = np.empty((0, 2, 2))
+    monkeypatch.setattr(face_detection, "find_faces", lambda each: looked.append(each) or none)
     prediction = predict.predict(clip[0], runs["cfn_sr"], None)
     assert looked
     assert any("no face was found" in warning for warning in prediction.warnings)
@@ -317,7 +318,10 @@ def test_what_cannot_be_used_gets_one_line(name, message, repository, runs, clip
     assert re.search(message, lines[0]), lines[0]
 
 
-def test_landmark_networks_say_that_they_need_landmarks(drawn_runs, repository, clip, capsys):
+def test_landmark_networks_say_that_they_need_landmarks(
+    drawn_runs, repository, clip, capsys, monkeypatch
+):
+    monkeypatch.setattr(landmark_detection, "is_installed", lambda: False)
     assert main(["predict", str(clip[0]), "--run", str(drawn_runs["video"])]) == 1
     assert "--landmarks" in capsys.readouterr().err
 
