@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cfnsr import cluster, params
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,9 +98,22 @@ def main(arguments: list[str] | None = None) -> int:
     )
     command.set_defaults(run=_predict)
 
+    command = commands.add_parser("export", help="write a trained network as ONNX")
+    command.add_argument("model", type=Path, metavar="FILE", help="such as model.onnx")
+    command.add_argument(
+        "--run",
+        dest="trained",
+        type=Path,
+        metavar="FOLDER",
+        required=True,
+        help="a run's folder, runs/…/seed_<s>",
+    )
+    command.set_defaults(run=_export)
+
     options = parser.parse_args(arguments)
     try:
-        status: int | None = options.run(options)
+        with writing(Path.cwd()):
+            status: int | None = options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -245,6 +258,14 @@ def _predict(options: argparse.Namespace) -> None:
         print("no overlay: this network does not look at the face")
     for path in predict.write(prediction, output):
         print(f"written: {path}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from cfnsr.training.export import export
+    from cfnsr.training.trained import load_trained
+
+    export(load_trained(options.trained, "cpu"), options.model)
+    print(f"written: {options.model}")
 
 
 if __name__ == "__main__":
