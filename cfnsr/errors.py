@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 #: What a file system answers that is full, read-only or not the user's.
-_REFUSALS = {
+REFUSALS = {
     errno.EACCES,
     errno.EDQUOT,
     errno.EEXIST,
@@ -44,7 +44,7 @@ def writing(path: Path, n_bytes: int | None = None) -> Iterator[None]:
     except OSError as error:
         # NumPy's own "5 requested and 3 written" has no number.
         number = errno.ENOSPC if str(error).endswith(" written") else error.errno
-        if number not in _REFUSALS:
+        if number not in REFUSALS:
             raise
         refused = Path(error.filename or path)
         there = next((each for each in refused.absolute().parents if each.is_dir()), Path())

@@ -8,7 +8,6 @@ rows of the parameter `group`, and for its `fold` if it has one.
 """
 
 import argparse
-import errno
 import os
 import re
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfnsr import cluster, params
-from cfnsr.errors import InputError, writing
+from cfnsr.errors import REFUSALS, InputError, writing
 from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:
@@ -124,8 +123,9 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
         except papermill.PapermillExecutionError as error:
             if error.ename == InputError.__name__:
                 raise InputError(error.evalue) from None
-            if error.evalue.startswith(f"[Errno {errno.ENOSPC}]"):
-                raise OSError(errno.ENOSPC, error.evalue, executed.parent) from None
+            number = re.match(r"\[Errno (\d+)\]", error.evalue)
+            if number and int(number[1]) in REFUSALS:
+                raise InputError(f"{executed.parent} cannot be written: {error.evalue}") from None
             raise
     failed.unlink()
     normalise(notebook)

@@ -133,6 +133,22 @@ def ravdess_actor_1(ravdess_shared, tmp_path_factory):
     return root
 
 
+@pytest.fixture(params=["full", "read-only"])
+def bad_disk(request, tmp_path):
+    """A folder on a disk that takes 16 kB, or nothing, and what that disk answers."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options, answer = {
+        "full": ("size=16k", "No space left on device"),
+        "read-only": ("ro", "Read-only file system"),
+    }[request.param]
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder, answer
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 def remux(source, target, *, only=None, index_first=True):
     """Copy an mp4's streams (`only` "video" or "audio") without coding them anew.
 

@@ -1,7 +1,7 @@
 """A trained network as an ONNX file: `python -m cfnsr export --run FOLDER model.onnx`.
 
-Its inputs are the arrays that preprocessing leaves (`cfnsr.data.preprocess`), unscaled; how they are
-made, and in which order the emotions come, is in the file's metadata, as JSON.
+Its inputs are the arrays that preprocessing leaves (`cfnsr.data.preprocess`), unscaled. How they
+are made, and in which order the emotions come, is in the file's metadata, as JSON.
 """
 
 import json

@@ -341,12 +341,13 @@ def _check_finite(
     experiment: Experiment, what: str, positions: np.ndarray, values: np.ndarray, remedy: str
 ) -> None:
     """`values` (clip, ...) are of the clips at `positions`."""
-    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1)
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
     if bad.any():
         clips = experiment.clips.index["clip"].iloc[positions[bad]]
+        named = ", ".join(clips[:3]) + (", …" if len(clips) > 3 else "")
         raise InputError(
             f"{experiment.row}, fold {experiment.fold}: {what} clips are not finite for "
-            f"{len(clips)} of {len(values)}, {', '.join(clips[:3])} first; {remedy}"
+            f"{len(clips)} of {len(values)} ({named}); {remedy}"
         )
 
 

@@ -277,6 +277,15 @@ def project(tmp_path):
     return tmp_path
 
 
+def test_a_disk_that_takes_no_predictions_is_one_line(project, bad_disk):
+    folder, answer = bad_disk
+    (project / "figures").symlink_to(folder, target_is_directory=True)
+    if answer.startswith("No space"):
+        (folder / "filler").write_bytes(bytes(8 << 10))
+    with pytest.raises(InputError, match=f"^{project}/figures.* cannot be written: {answer}"):
+        predictions.keep(params.load(project / "params.yaml"), project)
+
+
 def command(folder):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
     return subprocess.run(

@@ -118,7 +118,7 @@ WRONG = [
 @pytest.mark.parametrize(("name", "value"), [*WRONG, ("scaling", {"mfcc": [0, 1]})])
 def test_a_value_of_a_wrong_type_in_run_json_is_one_line(tmp_path, name, value):
     folder = write_run(tmp_path / "seed_1", **{name: value})
-    with pytest.raises(InputError, match="is damaged; remove it and train again$"):
+    with pytest.raises(InputError, match=r"is damaged; remove it and train again$"):
         read_run(folder)
 
 
@@ -128,7 +128,7 @@ def test_logits_that_are_not_finite_are_no_decision_and_refused(tmp_path, value)
     logits = np.zeros((3, 4, 8), np.float16)
     logits[2, 1] = value
     np.save(folder / "test_logits.npy", logits)
-    with pytest.raises(InputError, match="test_logits.npy holds values that are not finite"):
+    with pytest.raises(InputError, match=r"test_logits.npy holds values that are not finite"):
         read_run(folder)
 
 
