@@ -24,8 +24,10 @@ SOURCE = SyntheticParams(
     preprocess=Preprocess(n_frames=5, frame_size=32),
 )
 SIZES = Sizes.of(SOURCE)
-ROWS = ("cfn_sr", "motion_voice", "linear", "erann")
+ROWS = ("cfn_sr", "motion_voice")
 OTHERS = (
+    "linear",
+    "erann",
     "video",
     "audio",
     "averaging",
@@ -82,6 +84,7 @@ def test_a_file_gives_the_logits_of_its_network_for_any_number_of_clips(row, tmp
     }
 
 
+@pytest.mark.slow
 def test_a_network_of_drawn_faces_takes_frames_of_one_channel(tmp_path):
     trained, arrays = untrained("cfn_sr", n_channels=1)
     export.export(trained, tmp_path / "model.onnx")
