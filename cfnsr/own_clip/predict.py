@@ -133,6 +133,11 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     for window, arrays in zip(opened.windows, inputs, strict=True):
         view = trained.view(arrays)
         maps = read_maps(view, arrays)
+        if not np.isfinite(maps.logits).all():
+            raise InputError(
+                f"{clip.name}: what is seen and heard from {window.start_s:.1f} s on is so extreme "
+                "that the network's answer is no number; look at the clip and its landmarks"
+            )
         logits.append(maps.logits[0])
         probability = float(special.softmax(maps.logits.astype(float), axis=-1).max())
         if probability > largest:
