@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from cfnsr import cluster, params
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -98,6 +98,18 @@ def main(arguments: list[str] | None = None) -> int:
     )
     command.set_defaults(run=_predict)
 
+    command = commands.add_parser("export", help="write a trained network as ONNX")
+    command.add_argument("model", type=Path, metavar="FILE", help="such as model.onnx")
+    command.add_argument(
+        "--run",
+        dest="trained",
+        type=Path,
+        metavar="FOLDER",
+        required=True,
+        help="a run's folder, runs/…/seed_<s>",
+    )
+    command.set_defaults(run=_export)
+
     command = commands.add_parser(
         "publish", help="train the network that comes with the package, and write its card"
     )
@@ -105,7 +117,8 @@ def main(arguments: list[str] | None = None) -> int:
 
     options = parser.parse_args(arguments)
     try:
-        status: int | None = options.run(options)
+        with writing(Path.cwd()):
+            status: int | None = options.run(options)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
@@ -250,6 +263,14 @@ def _predict(options: argparse.Namespace) -> None:
         print("no overlay: this network does not look at the face")
     for path in predict.write(prediction, output):
         print(f"written: {path}")
+
+
+def _export(options: argparse.Namespace) -> None:
+    from cfnsr.training.export import export
+    from cfnsr.training.trained import load_trained
+
+    export(load_trained(options.trained, "cpu"), options.model)
+    print(f"written: {options.model}")
 
 
 def _publish(options: argparse.Namespace) -> None:

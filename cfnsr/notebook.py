@@ -9,6 +9,7 @@ rows of the parameter `group`, and for its `fold` if it has one.
 
 import argparse
 import os
+import re
 import sys
 import threading
 import time
@@ -17,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfnsr import cluster, params
-from cfnsr.errors import InputError
+from cfnsr.errors import REFUSALS, InputError, writing
 from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
         os.chdir(params.repository_root())
         settings = params.load()
         if options.if_asked and not is_asked_for(settings, values):
-            options.executed.parent.mkdir(parents=True, exist_ok=True)
+            _make_folder(options.executed.parent)
             return 0
         os.environ.update(cluster.environment(settings.source.training.same_bits))
         _end_with_dvc()
@@ -89,8 +90,8 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
     """Execute a notebook, streaming what its cells print, and write the normalised copy.
 
     Raises:
-        InputError: a parameter that the notebook does not declare, or an `InputError` raised
-            by one of its cells.
+        InputError: a parameter that the notebook does not declare, an `InputError` raised by one
+            of its cells, or a disk that is full or read-only.
         papermill.PapermillExecutionError: any other exception of a cell, with its traceback. The
             half-executed notebook is then at build/failed/.
     """
@@ -105,26 +106,36 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
                 f"{', '.join(declared) or 'none'}"
             )
     failed = Path("build/failed") / executed.name
-    failed.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        notebook = papermill.execute_notebook(
-            source,
-            failed,
-            parameters,
-            kernel_name="python3",
-            progress_bar=False,
-            stdout_file=sys.stdout,
-            stderr_file=sys.stderr,
-            config=_sockets(),
-        )
-    except papermill.PapermillExecutionError as error:
-        if error.ename == InputError.__name__:
-            raise InputError(error.evalue) from None
-        raise
+    for folder in (failed.parent, executed.parent):
+        _make_folder(folder)
+    with writing(failed.parent):
+        try:
+            notebook = papermill.execute_notebook(
+                source,
+                failed,
+                parameters,
+                kernel_name="python3",
+                progress_bar=False,
+                stdout_file=sys.stdout,
+                stderr_file=sys.stderr,
+                config=_sockets(),
+            )
+        except papermill.PapermillExecutionError as error:
+            if error.ename == InputError.__name__:
+                raise InputError(error.evalue) from None
+            number = re.match(r"\[Errno (\d+)\]", error.evalue)
+            if number and int(number[1]) in REFUSALS:
+                raise InputError(f"{executed.parent} cannot be written: {error.evalue}") from None
+            raise
     failed.unlink()
     normalise(notebook)
-    executed.parent.mkdir(parents=True, exist_ok=True)
-    nbformat.write(notebook, executed)
+    with writing(executed.parent):
+        nbformat.write(notebook, executed)
+
+
+def _make_folder(folder: Path) -> None:
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
 
 
 def normalise(notebook: "NotebookNode") -> None:
@@ -183,7 +194,7 @@ def _sockets() -> "Config":
 
 def _scalar(text: str) -> Scalar:
     """Whole numbers are numbers; everything else stays text (papermill reads 1e-4 as text too)."""
-    return int(text) if text.removeprefix("-").isdigit() else text
+    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
 
 
 if __name__ == "__main__":

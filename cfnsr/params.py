@@ -1,13 +1,23 @@
 """params.yaml as frozen, validated objects."""
 
+import math
 import re
+import reprlib
 from collections.abc import Iterable, Iterator
-from itertools import groupby
+from itertools import chain, groupby
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from cfnsr.data.corpora.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
@@ -18,7 +28,19 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=1)]  # 0 stands for a run of several, see `cfnsr.models.registry`
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
+#: How many values params.yaml may stand for, and of how many characters.
+MAX_VALUES, LONGEST = 10_000, 1000
 _KIND = re.compile(r"int|literal\[.*\]")
+
+
+def _expanded(path: Path) -> Path:
+    try:
+        return path.expanduser()
+    except RuntimeError:
+        raise PydanticCustomError("path", "expected a folder, but there is no such user") from None
+
+
+UserPath = Annotated[Path, AfterValidator(_expanded)]
 
 
 class _Section(BaseModel):
@@ -86,12 +108,25 @@ class Preprocess(_Section):
 class Model(_Section):
     """Sizes shared by every row. The defaults are the paper's 26.30 M parameters."""
 
+    model_config = ConfigDict(validate_default=True)
+
     stem_channels: Count = 64
     cardinality: Count = 32
     n_blocks: tuple[Count, Count, Count, Count] = (3, 4, 6, 3)
-    audio_channels: Count = 64
+    audio_channels: Annotated[int, Field(ge=2, multiple_of=2)] = 64
     n_encoder_layers: Count = 5
     n_heads: Count = 8
+
+    @field_validator("cardinality", "n_heads")
+    @classmethod
+    def _divides(cls, parts: int, info: ValidationInfo) -> int:
+        """The first stage's 2 x `stem_channels`, in groups, or `audio_channels`, over heads."""
+        stem, audio = (info.data.get(name, 0) for name in ("stem_channels", "audio_channels"))
+        n_channels = 2 * stem if info.field_name == "cardinality" else audio
+        if n_channels % parts:
+            context = {"n": n_channels}
+            raise PydanticCustomError("parts", "expected a divisor of {n} channels", context)
+        return parts
 
 
 class Hybrid(_Section):
@@ -153,7 +188,7 @@ class Training(_Section):
     augment_per_frame: bool = False
     precision: Precision | Literal["auto"] = "auto"
     same_bits: bool = False
-    pretrained: Path | None = None
+    pretrained: UserPath | None = None
 
     @property
     def common(self) -> dict[str, Any]:
@@ -165,7 +200,7 @@ class Training(_Section):
 class SourceParams(_Section):
     """Everything that depends on the data source."""
 
-    root: Path | None = None
+    root: UserPath | None = None
     preprocess: Preprocess = Preprocess()
     model: Model = Model()
     training: Training = Training()
@@ -249,7 +284,7 @@ class Params(_Section):
         key, network, named = files.get(schedule, ("", "", None))
         if named is None:
             return None
-        path = checkout_of(repository_root()) / named.expanduser()
+        path = checkout_of(repository_root()) / named
         if not path.is_file():
             raise InputError(
                 f"{self.data}.{key}: {path} is no file; expected the checkpoint of {network} (or "
@@ -286,10 +321,13 @@ def load(path: Path | None = None) -> Params:
     """
     path = path or repository_root() / "params.yaml"
     try:
-        values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _read(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+    except RecursionError:
+        raise InputError(f"{path.name} is nested too deeply") from None
+    # ValueError: a date or a number that Python cannot read.
+    except (yaml.YAMLError, ValueError) as error:
         raise InputError(f"{path.name} is not valid YAML: {' '.join(str(error).split())}") from None
     try:
         params = Params.model_validate(values or {})
@@ -297,6 +335,29 @@ def load(path: Path | None = None) -> Params:
         raise InputError(f"{path.name}: {'; '.join(_explain(error.errors()))}") from None
     params.folds  # noqa: B018  a wrong fold is an error here, not in a later stage
     return params
+
+
+def _read(text: str) -> Any:
+    """As `yaml.safe_load`, unless a few lines of aliases stand for millions of values."""
+    loader = yaml.SafeLoader(text)
+    node = loader.get_single_node()
+    if node is None:
+        return None
+    if _n_values(node, {}) > MAX_VALUES:
+        raise ValueError(f"expected at most {MAX_VALUES} values of {LONGEST} characters")
+    return loader.construct_document(node)
+
+
+def _n_values(node: yaml.Node, known: dict[yaml.Node, float]) -> float:
+    """How many values a node stands for; infinitely many where it is too long or holds itself."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1 if len(node.value) <= LONGEST else math.inf
+    if node not in known:
+        known[node] = math.inf
+        pairs = isinstance(node, yaml.MappingNode)
+        parts = chain.from_iterable(node.value) if pairs else node.value
+        known[node] = 1 + sum(_n_values(part, known) for part in parts)
+    return known[node]
 
 
 def _explain(problems: Iterable[Any]) -> Iterator[str]:
@@ -311,7 +372,7 @@ def _explain(problems: Iterable[Any]) -> Iterator[str]:
             kinds = (each.get("ctx", {}).get("expected") for each in (problem, *others))
             message = "expected " + " or ".join(kind or "a whole number" for kind in kinds)
             message = message.replace("'", "")
-        yield f"{key}: {message}, found {problem['input']!r}"
+        yield f"{key}: {message}, found {reprlib.repr(problem['input'])}"
 
 
 def _key(problem: Any) -> str:

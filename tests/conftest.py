@@ -134,6 +134,22 @@ def ravdess_actor_1(ravdess_shared, tmp_path_factory):
     return root
 
 
+@pytest.fixture(params=["full", "read-only"])
+def bad_disk(request, tmp_path):
+    """A folder on a disk that takes 16 kB, or nothing, and what that disk answers."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    options, answer = {
+        "full": ("size=16k", "No space left on device"),
+        "read-only": ("ro", "Read-only file system"),
+    }[request.param]
+    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+    yield folder, answer
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 def write_film(path, pictures=(), shown_s=(), sounds=(), rate_hz=16_000, codecs=("libx264", "aac")):
     """Write RGB pictures, each at its time, and mono sounds, (start in s, samples) each."""
     with av.open(path, "w") as container:

@@ -66,6 +66,32 @@ def test_an_input_error_in_a_cell_becomes_one_line(tmp_path, capsys):
     assert not (tmp_path / "b.ipynb").exists()
 
 
+def test_a_disk_that_cannot_take_the_notebook_is_one_line(tmp_path, bad_disk, capsys):
+    folder, answer = bad_disk
+    source = write(tmp_path / "a.ipynb", cell("print('a' * 100_000)"))
+    assert notebook.main([str(source), str(folder / "a.ipynb")]) == 1
+    message = capsys.readouterr().err
+    assert message.startswith(f"error: {folder}")
+    assert f"cannot be written: {answer}" in message
+    assert message.count("\n") == 1
+
+
+def test_a_disk_that_refuses_what_a_cell_writes_is_one_line(tmp_path, bad_disk, capsys):
+    folder, answer = bad_disk
+    writes = f"from pathlib import Path; Path('{folder}/metrics.json').write_text('a' * 100_000)"
+    source = write(tmp_path / "a.ipynb", cell(writes))
+    assert notebook.main([str(source), str(folder / "a.ipynb")]) == 1
+    message = capsys.readouterr().err.splitlines()[-1]
+    assert message.startswith(f"error: {folder} cannot be written: ")
+    assert answer in message
+
+
+@pytest.mark.parametrize("value", ["²", "٣", "9" * 5000, "--1", "1_000", ""])
+def test_only_plain_whole_numbers_are_numbers(value):
+    assert notebook._scalar(value) == value
+    assert notebook._scalar("-12") == -12
+
+
 def test_any_other_exception_keeps_its_traceback_and_the_notebook(tmp_path):
     from papermill import PapermillExecutionError
 

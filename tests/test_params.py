@@ -11,6 +11,14 @@ from cfnsr.params import Params, Preprocess
 REPOSITORY = Path(__file__).parents[1]
 
 
+def bomb(line, first="[a, a]"):
+    """Ten lines of aliases that stand for 2 x 9^9 values."""
+    lines = [f"a0: &a0 {first}"]
+    for i in range(1, 10):
+        lines.append(f"a{i}: &a{i} " + line.format(", ".join([f"*a{i - 1}"] * 9)))
+    return "\n".join(lines)
+
+
 @pytest.fixture
 def written(tmp_path):
     """A function that writes params.yaml and gives its path."""
@@ -77,6 +85,19 @@ def test_the_defaults_are_the_papers_but_for_the_annealed_rate(written):
         ("\tdata: ravdess", "not valid YAML"),
         (b"data: \xff\xfe", "not valid YAML"),
         (b"data: \x00", "not valid YAML"),
+        ("data: " + 5000 * "[" + 5000 * "]", "nested too deeply"),
+        ("fold: " + 5000 * "9", "at most 10000 values of 1000 characters"),
+        ("fold: 0x" + 5000 * "f", "at most 10000 values of 1000 characters"),
+        ("fold: 2001-13-45", "not valid YAML: month must be in 1..12"),
+        ("&a [*a]", "at most 10000 values"),
+        (bomb("[{}]"), "at most 10000 values"),
+        (bomb("{{<<: [{}]}}", "{x: 1}"), "at most 10000 values"),
+        ("synthetic: {root: ~nosuchuser}", "synthetic.root: .*no such user, found '~nosuchuser'"),
+        ("ravdess: {training: {pretrained: ~nosuchuser/a}}", "pretrained: .*no such user"),
+        ("ravdess: {model: {cardinality: 3}}", "cardinality: .*divisor of 128 channels, found 3"),
+        ("ravdess: {model: {stem_channels: 8}}", "cardinality: .*of 16 channels, found 32"),
+        ("ravdess: {model: {n_heads: 7}}", "model.n_heads: .*divisor of 64 channels, found 7"),
+        ("ravdess: {model: {audio_channels: 7, n_heads: 7}}", "audio_channels: .*multiple of 2"),
     ],
 )
 def test_a_mistake_in_params_yaml_is_one_line_that_names_it(written, text, expected):
@@ -84,6 +105,20 @@ def test_a_mistake_in_params_yaml_is_one_line_that_names_it(written, text, expec
         params.load(written(text))
     assert "\n" not in str(caught.value)
     assert "params.yaml" in str(caught.value) or str(caught.value).startswith("fold: expected")
+
+
+def test_aliases_as_people_use_them_are_read(written):
+    found = params.load(
+        written("synthetic: &s {model: {stem_channels: 16}}\nmixture: *s\npointing: {<<: *s}")
+    )
+    assert found.mixture.model == found.pointing.model == found.synthetic.model
+    assert found.pointing.model.stem_channels == 16
+
+
+def test_what_is_found_is_shown_in_brief(written):
+    with pytest.raises(InputError) as caught:
+        params.load(written("fold: [" + "abcdef, " * 1000 + "]"))
+    assert len(str(caught.value)) < 200
 
 
 def test_all_mistakes_are_reported_at_once(written):

@@ -45,8 +45,8 @@ from cfnsr.data.synthetic.cues import PARTS
 from cfnsr.errors import InputError
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
-from cfnsr.training.runs import run_folder
-from cfnsr.training.trained import Trained, Viewed, load_trained, read_info
+from cfnsr.training.runs import read_info, run_folder
+from cfnsr.training.trained import Trained, Viewed, load_trained
 
 LOCALISATION_COLUMNS = (
     "row",

@@ -17,18 +17,20 @@ import zlib
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import pooch
 import requests
+from pydantic import BaseModel, Field, ValidationError
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
 from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, N_ACTORS, speech_takes
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 
 OfficialSource = Literal["ravdess", "ravdess_landmarks"]
 
@@ -71,12 +73,21 @@ class Archive:
         return all(_size(root / file) > 0 for file in self.files.values())
 
 
-class Published(NamedTuple):
-    """What Zenodo says of an archive. `checksum` is `md5:` and 32 hexadecimal digits."""
+class _Links(BaseModel):
+    content: str = Field(alias="self")
 
-    url: str
-    checksum: str
-    n_bytes: int
+
+class Published(BaseModel):
+    """What Zenodo says of an archive."""
+
+    name: str = Field(alias="key")
+    checksum: str = Field(pattern="^md5:[0-9a-f]{32}$")
+    n_bytes: int = Field(alias="size", ge=0)
+    links: _Links
+
+
+class _Record(BaseModel):
+    files: list[Published]
 
 
 def archives(source: OfficialSource) -> list[Archive]:
@@ -110,7 +121,7 @@ def fetch(wanted: Sequence[Archive], root: Path, *, base_url: str = ZENODO) -> N
     if not pending:
         return
     folder = root / "archives"
-    try:
+    with writing(root):
         folder.mkdir(parents=True, exist_ok=True)
         missing = [archive for archive in pending if not (folder / archive.name).exists()]
         try:
@@ -127,11 +138,6 @@ def fetch(wanted: Sequence[Archive], root: Path, *, base_url: str = ZENODO) -> N
             path.unlink()
         with suppress(OSError):  # the user keeps something else there
             folder.rmdir()
-    except OSError as error:
-        raise InputError(
-            f"{error.filename or root} cannot be written: {error.strerror}; free some space, "
-            "correct the folder's permissions or set root: in params.yaml to another folder"
-        ) from error
 
 
 def read_records(records: Iterable[int], base_url: str) -> dict[str, Published]:
@@ -146,7 +152,7 @@ def read_records(records: Iterable[int], base_url: str) -> dict[str, Published]:
         status_forcelist=(429, 500, 502, 503, 504),
         retry_after_max=LONGEST_WAIT_S,
     )
-    published = {}
+    published: dict[str, Published] = {}
     with requests.Session() as session:
         session.mount(base_url, HTTPAdapter(max_retries=retry))
         for record in records:
@@ -154,11 +160,10 @@ def read_records(records: Iterable[int], base_url: str) -> dict[str, Published]:
             response = session.get(url, headers=HEADERS, timeout=TIMEOUT_S)
             response.raise_for_status()
             try:
-                for file in response.json()["files"]:
-                    source = file["links"]["self"]
-                    published[file["key"]] = Published(source, file["checksum"], file["size"])
-            except (KeyError, TypeError) as error:
+                files = _Record.model_validate_json(response.content).files
+            except ValidationError as error:
                 raise requests.RequestException(f"expected a record's files at {url}") from error
+            published |= {file.name: file for file in files}
     return published
 
 
@@ -175,11 +180,12 @@ def unpack(archive: Archive, path: Path, root: Path) -> None:
         with zipfile.ZipFile(path) as members:
             by_name = {re.split(r"[/\\]", info.filename)[-1]: info for info in members.infolist()}
             files = archive.files
-            absent = [name for name in files if name not in by_name]
+            absent = [name for name in files if name not in by_name or by_name[name].file_size == 0]
             if absent:
                 raise InputError(
                     f"{path} is incomplete: expected {len(files)} files such as {absent[0]}, "
-                    f"found {len(files) - len(absent)}; delete it and run this again"
+                    f"found {len(files) - len(absent)} that are not empty; delete it and run this "
+                    "again"
                 )
             todo = {
                 by_name[name]: root / file
@@ -205,23 +211,34 @@ def _download(archive: Archive, published: dict[str, Published], path: Path, bas
     folder = path.parent
     if archive.name not in published:
         raise _failure(archive, folder, base_url, "the record has no such file")
-    url, checksum, n_bytes = published[archive.name]
+    wanted = published[archive.name]
     free = shutil.disk_usage(folder).free
-    if not path.exists() and free < n_bytes:
+    if not path.exists() and free < wanted.n_bytes:
         raise InputError(
-            f"downloading {archive.name} needs {n_bytes / 1e9:.2f} GB in {folder}, found "
+            f"downloading {archive.name} needs {wanted.n_bytes / 1e9:.2f} GB in {folder}, found "
             f"{free / 1e9:.2f} GB free; free some space and run this again, or set root: in "
             "params.yaml to another disk"
         )
-    registry, urls = {archive.name: checksum}, {archive.name: url}
+    registry, urls = {wanted.name: wanted.checksum}, {wanted.name: wanted.links.content}
     files = pooch.create(folder, base_url, registry=registry, urls=urls, retry_if_failed=N_RETRIES)
-    downloader = pooch.HTTPDownloader(
-        progressbar=True, chunk_size=1 << 16, headers=HEADERS, timeout=TIMEOUT_S
-    )
     try:
-        files.fetch(archive.name, downloader=downloader)
-    except (requests.RequestException, ValueError) as error:  # ValueError: the checksum
+        files.fetch(archive.name, downloader=partial(_stream, n_bytes=wanted.n_bytes))
+    except (requests.RequestException, ValueError) as error:  # ValueError: other bytes than wanted
         raise _failure(archive, folder, base_url, error) from error
+
+
+def _stream(url: str, path: str, files: pooch.Pooch, *, n_bytes: int) -> None:
+    """For pooch: write what comes from `url`, and no more than was announced."""
+    with (
+        requests.get(url, headers=HEADERS, timeout=TIMEOUT_S, stream=True) as response,
+        Path(path).open("wb") as file,
+        tqdm(total=n_bytes, unit="B", unit_scale=True) as progress,
+    ):
+        response.raise_for_status()
+        for chunk in response.iter_content(1 << 16):
+            progress.update(file.write(chunk))
+            if file.tell() > n_bytes:
+                raise ValueError(f"more came than the announced {n_bytes} bytes")
 
 
 def _failure(archive: Archive, folder: Path, base_url: str, cause: Exception | str) -> InputError:

@@ -17,8 +17,9 @@ build/<data>/arrays/
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Collection, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -33,7 +34,7 @@ from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, opened
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 from cfnsr.params import Preprocess, Source
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
@@ -175,10 +176,12 @@ def preprocess(
 ) -> pd.DataFrame:
     """Preprocess every clip of a manifest and write the arrays to `output`.
 
-    Each finished clip is kept in `scratch` under the hashes of its files and of the settings, so
-    a run that was stopped, or that rejected a clip which is then mended, goes on where it was.
+    Each finished clip is kept under the hashes of its files, so a run that was stopped, or that
+    rejected a clip which is then mended, goes on where it was. A second run with these settings
+    waits for the first.
 
     Args:
+        scratch: where finished clips are kept, in a folder of their source and settings.
         alone: in this process, instead of on the workers of `cluster.connect`.
 
     Returns:
@@ -186,46 +189,44 @@ def preprocess(
 
     Raises:
         InputError: clips were rejected and `settings.rejected` is `stop` (the usable ones are
-            written all the same), or none can be used.
+            written all the same), none can be used, or the disk is full or read-only.
     """
-    output.mkdir(parents=True, exist_ok=True)
-    scratch.mkdir(parents=True, exist_ok=True)
-    draws = source == "ravdess_landmarks"
-    files = [
-        {str(key): value for key, value in line.items()} for line in manifest.to_dict("records")
-    ]
-    jobs = [
-        Job(
-            root / file["media"],
-            root / file["landmarks"],
-            scratch / f"{_key(file, settings, draws)}.npz",
-            draws,
-            settings,
-        )
-        for file in files
-    ]
-    problems = _run(jobs, alone)
-
-    index = _index(files, problems)
-    rejected = pd.DataFrame(
-        [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
-        columns=["media", "reason"],
-    )
-    # Whoever finds an index trusts what lies beside it.
-    (output / "index.csv").unlink(missing_ok=True)
-    rejected.to_csv(output / "rejected.csv", index=False, lineterminator="\n")
     made_with = _made_with(source, settings)
-    (output / "settings.json").write_text(json.dumps(made_with, indent=1) + "\n")
-    kept = [job.result for i, job in enumerate(jobs) if i not in problems]
-    if kept:
-        _assemble(kept, output)
-        index.to_csv(output / "index.csv", index=False, lineterminator="\n")
-    if not kept or (len(rejected) and settings.rejected == "stop"):
-        raise InputError(_complaint(rejected, len(files), output))
-    for job in jobs:
-        job.result.unlink(missing_ok=True)
-    with suppress(OSError):  # another source may be under way
-        scratch.rmdir()
+    name = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:32]
+    with cluster.turn(scratch / name) as own, writing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        draws = source == "ravdess_landmarks"
+        files = [
+            {str(key): value for key, value in line.items()} for line in manifest.to_dict("records")
+        ]
+        jobs = [
+            Job(
+                root / file["media"],
+                root / file["landmarks"],
+                own / f"{_key(file, settings, draws)}.npz",
+                draws,
+                settings,
+            )
+            for file in files
+        ]
+        problems = _run(jobs, alone)
+
+        index = _index(files, problems)
+        rejected = pd.DataFrame(
+            [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
+            columns=["media", "reason"],
+        )
+        # Whoever finds an index trusts what lies beside it.
+        (output / "index.csv").unlink(missing_ok=True)
+        rejected.to_csv(output / "rejected.csv", index=False, lineterminator="\n")
+        (output / "settings.json").write_text(json.dumps(made_with, indent=1) + "\n")
+        kept = [job.result for i, job in enumerate(jobs) if i not in problems]
+        if kept:
+            _assemble(kept, output)
+            index.to_csv(output / "index.csv", index=False, lineterminator="\n")
+        if not kept or (len(rejected) and settings.rejected == "stop"):
+            raise InputError(_complaint(rejected, len(files), output))
+        shutil.rmtree(own)
     return index
 
 
@@ -244,12 +245,14 @@ def _made_with(source: Source, settings: Preprocess) -> dict[str, Any]:
 
 def _run(jobs: list[Job], alone: bool) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
-    todo = [i for i, job in enumerate(jobs) if not job.result.exists()]
+    todo = [i for i, job in enumerate(jobs) if not cluster.is_whole(job.result)]
     missing = [jobs[i] for i in todo]
     problems = {}
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
     with progress:
         for i, reason in cluster.finished(_work, missing, alone):
+            if isinstance(reason, InputError):
+                raise reason  # not of the clip: its arrays cannot be written
             if isinstance(reason, Exception):
                 problems[todo[i]] = f"{missing[i].media.name} ended its worker ({reason})"
             elif reason is not None:
@@ -268,9 +271,10 @@ def _work(job: Job) -> str | None:
         return f"{job.media.name} could not be read ({said})"
     # Of this process alone: two copies of one take have one result.
     partial = job.result.with_suffix(f".{os.getpid()}.part")
-    with partial.open("wb") as file:
-        np.savez(file, allow_pickle=False, **arrays)
-    partial.replace(job.result)
+    with writing(job.result, sum(array.nbytes for array in arrays.values())):
+        with partial.open("wb") as file:
+            np.savez(file, allow_pickle=False, **arrays)
+        partial.replace(job.result)
     return None
 
 
@@ -308,7 +312,8 @@ def _index(files: list[dict[str, str]], problems: dict[int, str]) -> pd.DataFram
 
 def _assemble(results: list[Path], output: Path) -> None:
     """Join the clips' arrays, one clip at a time, so that memory stays flat."""
-    with ExitStack() as stack:
+    n_bytes = sum(path.stat().st_size for path in results)  # not compressed
+    with writing(output, n_bytes), ExitStack() as stack:
         files: dict[str, BinaryIO] = {}
         for path in results:
             with np.load(path) as clip:

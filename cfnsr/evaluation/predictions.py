@@ -30,7 +30,7 @@ import numpy as np
 import pandas as pd
 
 from cfnsr.data.corpora.ravdess import Protocol
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 from cfnsr.evaluation.selection import RULES, with_epochs
 from cfnsr.models.registry import ROWS, find, reported
 from cfnsr.params import Params
@@ -177,13 +177,15 @@ def keep(params: Params, repository: Path) -> list[Run]:
     """Write what the runs that `params` asks for said, and return them.
 
     Raises:
-        InputError: there are none, or one is damaged.
+        InputError: there are none, one is damaged, or the disk is full or read-only.
     """
     source = repository / "runs" / params.data / params.protocol
     runs = read_runs(source, reported(params.row, params.seeds), params.folds)
     if not runs:
         raise InputError(f"no runs in {source}; train them with `dvc repro`")
-    write(runs, repository / "figures" / params.data / "predictions" / params.protocol)
+    folder = repository / "figures" / params.data / "predictions" / params.protocol
+    with writing(folder):
+        write(runs, folder)
     return runs
 
 

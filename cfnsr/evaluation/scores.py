@@ -70,8 +70,8 @@ def outcomes(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
     """What each run says of each of its test clips at its epoch, one line per run and clip.
 
     Columns: fold, seed, clip, actor, emotion, predicted, correct, confidence (the largest softmax
-    probability; nan where logits are not finite) and weight, the clip's share in the mean over
-    runs: the weights of the correct lines add up to the accuracy.
+    probability) and weight, the clip's share in the mean over runs: the weights of the correct
+    lines add up to the accuracy.
 
     Raises:
         InputError: the runs belong to several rows.

@@ -22,6 +22,7 @@ from PIL import Image
 
 from cfnsr.evaluation import scores
 from cfnsr.data.audio import HOP
+from cfnsr.errors import writing
 from cfnsr.params import Preprocess, Source
 from cfnsr.training.runs import Run
 from cfnsr.evaluation.selection import Rule, best_epoch
@@ -139,15 +140,21 @@ class Saved:
 
 
 def save(figure: Figure, path: Path) -> Saved:
-    """Write `<path>.svg` and `<path>.png`; equal figures give equal bytes."""
+    """Write `<path>.svg` and `<path>.png`; equal figures give equal bytes.
+
+    Raises:
+        InputError: the disk is full or read-only.
+    """
     drawn = io.BytesIO()
-    with plt.rc_context({**STYLE, "svg.hashsalt": "cfnsr", "svg.fonttype": "path"}):
+    style = {**STYLE, "svg.hashsalt": "cfnsr", "svg.fonttype": "path"}
+    with plt.rc_context(style), writing(path):
         figure.savefig(f"{path}.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
     picture = Image.open(drawn).convert("RGB")
     if picture.getcolors(_FEW_COLOURS):  # not a photograph: a palette takes a third of the bytes
         picture = picture.quantize(256)
-    picture.save(f"{path}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
+    with writing(path):
+        picture.save(f"{path}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
     return Saved(path)
 
 

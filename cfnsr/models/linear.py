@@ -10,6 +10,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
+from cfnsr.errors import InputError
 from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
 
 #: Inverse strengths of the L2 penalty to choose from.
@@ -53,19 +54,38 @@ def find_best(
 
     Returns:
         The fitted estimator.
+
+    Raises:
+        InputError: there is one actor, or one emotion in a part of the cross-validation.
     """
-    search = GridSearchCV(estimator, {"C": strengths}, cv=folds(actor), scoring="accuracy")
+    parts = folds(actor)
+    if min((len(np.unique(emotion[rest])) for rest, _ in parts), default=0) < 2:
+        raise InputError(
+            "a linear row is cross-validated over its training actors: expected several who show "
+            f"several emotions, found {len(np.unique(actor))} of {len(np.unique(emotion))}; add "
+            "clips or choose another row"
+        )
+    search = GridSearchCV(estimator, {"C": strengths}, cv=parts, scoring="accuracy")
     # Two threads on problems this small spend their time waiting for each other.
     with threadpool_limits(1):
-        best = search.fit(x, emotion, groups=actor).best_estimator_
+        best = search.fit(x, emotion).best_estimator_
+    weight, bias = best.coef_, best.intercept_
+    if len(best.classes_) == 2:  # one line for both: the log odds of the second
+        weight, bias = (np.concatenate([-part, part]) / 2 for part in (weight, bias))
     # Emotions that no training clip shows keep a logit that never wins.
     layer.weight.zero_()
-    layer.bias.fill_(best.intercept_.min() - 20)
-    layer.weight[best.classes_] = torch.from_numpy(best.coef_).to(layer.weight)
-    layer.bias[best.classes_] = torch.from_numpy(best.intercept_).to(layer.bias)
+    layer.bias.fill_(bias.min() - 20)
+    layer.weight[best.classes_] = torch.from_numpy(weight).to(layer.weight)
+    layer.bias[best.classes_] = torch.from_numpy(bias).to(layer.bias)
     return best
 
 
-def folds(actor: np.ndarray) -> GroupKFold:
-    """Of the actors who play clips, so that nobody is on both sides."""
-    return GroupKFold(min(5, len(np.unique(actor))))
+def folds(actor: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Of the actors who play clips: positions to fit on and to try, nobody in both.
+
+    There is none of a single actor.
+    """
+    n_actors = len(np.unique(actor))
+    if n_actors == 1:
+        return []
+    return list(GroupKFold(min(5, n_actors)).split(actor, groups=actor))

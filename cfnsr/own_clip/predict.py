@@ -19,7 +19,7 @@ from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_re
 from cfnsr.data import motion, summary
 from cfnsr.data.clips import Arrays, rms
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 from cfnsr.evaluation import tables
 from cfnsr.figures.attention_maps import on_frames, on_pixels
 from cfnsr.figures.own_clip import timeline
@@ -125,6 +125,11 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
         unlike.update(_unlike(trained, arrays))
         view = trained.view(arrays)
         maps = read_maps(view, arrays)
+        if not np.isfinite(maps.logits).all():
+            raise InputError(
+                f"{clip.name}: what is seen and heard from {window.start_s:.1f} s on is so extreme "
+                "that the network's answer is no number; look at the clip and its landmarks"
+            )
         logits.append(maps.logits[0])
         probability = float(special.softmax(maps.logits.astype(float), axis=-1).max())
         if probability > largest:
@@ -149,22 +154,14 @@ def write(prediction: Prediction, folder: Path) -> list[Path]:
     Raises:
         InputError: the folder cannot be written.
     """
-    try:
-        return _write(prediction, folder)
-    except OSError as error:
-        raise InputError(
-            f"{folder} cannot be written ({error.strerror}); give another --output"
-        ) from None
-
-
-def _write(prediction: Prediction, folder: Path) -> list[Path]:
-    folder.mkdir(parents=True, exist_ok=True)
     table = prediction.table.round({"start_s": 3, "end_s": 3, "probability": 6})
-    table.to_csv(folder / "prediction.csv", index=False, lineterminator="\n")
-    for name in FIGURES:
-        for suffix in ("svg", "png"):
-            # An earlier clip's must not be taken for this one's.
-            (folder / f"{name}.{suffix}").unlink(missing_ok=True)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        table.to_csv(folder / "prediction.csv", index=False, lineterminator="\n")
+        for name in FIGURES:
+            for suffix in ("svg", "png"):
+                # An earlier clip's must not be taken for this one's.
+                (folder / f"{name}.{suffix}").unlink(missing_ok=True)
     drawn = figures(prediction)
     for name, figure in drawn.items():
         save(figure, folder / name)

@@ -1,5 +1,6 @@
 """One training as it is asked for: everything that determines its result, except the machine."""
 
+import errno
 import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from cfnsr.errors import InputError
 from cfnsr.models.registry import Row, find
 from cfnsr.params import Params, Precision, Schedule, SourceParams
 from cfnsr.training import provenance
-from cfnsr.training.runs import run_folder
+from cfnsr.training.runs import read_info, run_folder, trained_by
 
 #: The last layers of 3D ResNets, C3D and AlexNet; a checkpoint may have them of other classes.
 _HEADS = ("fc.", "fc8.", "classifier.6.")
@@ -222,12 +223,19 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """The tensors of a state dict, or of a checkpoint's `state_dict`, by name.
 
     Raises:
-        FileNotFoundError, InputError: there is none.
+        FileNotFoundError: there is no such file.
+        InputError: there are none, not those that the run.json beside them tells of, or such that
+            are not finite.
     """
+    if path.with_name("run.json").exists():
+        info = read_info(path.parent)
+        if info.get("weights_sha256") != file_hash(path):
+            raise InputError(
+                f"{path} is not what its training left, or was trained before run.json told its "
+                f"sha256; train it again with {trained_by(info)}"
+            )
     try:
-        content = torch.load(path, weights_only=True, map_location="cpu")
-        content = content.get("state_dict", content)
-        return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+        tensors = _load_tensors(path)
     except pickle.UnpicklingError:
         raise InputError(
             f"{path} is no checkpoint, or holds objects that are not safe to load; save its "
@@ -235,6 +243,37 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
         ) from None
     except (ValueError, EOFError, RuntimeError, AttributeError):
         raise InputError(f"{path} holds no weights; expected what torch.save wrote") from None
+    for name, tensor in tensors.items():
+        if not tensor.isfinite().all():
+            raise InputError(f"{path}: {name} is not finite; train it with a lower learning rate")
+    return tensors
+
+
+def _load_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if path.suffix == ".safetensors":
+        from safetensors import SafetensorError
+        from safetensors.torch import load_file
+
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(str(error)) from None
+    content = torch.load(path, weights_only=True, map_location="cpu")
+    content = content.get("state_dict", content)
+    return {key: value for key, value in content.items() if isinstance(value, torch.Tensor)}
+
+
+def save_tensors(content: dict[str, Any], path: Path) -> None:
+    """`torch.save`, whose own error on a full disk is "unexpected pos 64 vs 0".
+
+    Raises:
+        OSError: the disk is full or read-only.
+    """
+    path.touch()  # a folder that cannot be written says so
+    try:
+        torch.save(content, path)
+    except RuntimeError as error:
+        raise OSError(errno.ENOSPC, str(error), str(path)) from error
 
 
 def _other_network(path: Path, name: str, why: str) -> InputError:

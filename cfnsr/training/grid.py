@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -64,6 +65,12 @@ class Task:
         return run_folder(self.runs, self.row, self.fold, self.seed)
 
     @property
+    def scratch(self) -> Path:
+        """Where the unfinished trainings of its group and fold are kept."""
+        of_fold = self.folder.parents[1].relative_to(self.repository / "runs")
+        return self.repository / "build" / "scratch" / "train" / of_fold
+
+    @property
     def n_epochs(self) -> int:
         """1 for a row without epochs."""
         schedule = getattr(self.params.source.training, find(self.row).schedule, None)
@@ -106,7 +113,8 @@ def train_group(
     """Train what params.yaml asks for of a group on some folds, as far as it is not there.
 
     Where not one row alone is asked for, runs of others are removed: a fold's folder then holds
-    what a fresh training would leave.
+    what a fresh training would leave. A second process that trains a group of a fold waits for the
+    first, and then finds its runs.
 
     Returns:
         The runs by row, in the order of the registry, folds and seeds.
@@ -116,11 +124,14 @@ def train_group(
     """
     rows = [row for row in asked_for(params.row, params.seeds) if find(row).group == group]
     wanted = [task for fold in folds for task in tasks(rows, fold, params, repository)]
-    if params.row in ("all", group):
-        _remove_others(wanted)
-    for row in rows:
-        _make_arrays(row, params, repository)
-    run_all(wanted)
+    with ExitStack() as turns:
+        for scratch in sorted({task.scratch for task in wanted}):
+            turns.enter_context(cluster.turn(scratch))
+        if params.row in ("all", group):
+            _remove_others(wanted)
+        for row in rows:
+            _make_arrays(row, params, repository)
+        run_all(wanted)
     runs: dict[str, list[Run]] = {row: [] for row in rows}
     for task in wanted:
         runs[task.row].append(read_run(task.folder))
@@ -191,8 +202,7 @@ def _train(task: Task, before: Sequence[None]) -> None:
         worker.log_event(TOPIC, {"run": task.name, "epoch": epoch})
 
     report(0)
-    scratch = task.repository / "build" / "scratch" / "train"
-    train(task.experiment(), task.folder, scratch, report)
+    train(task.experiment(), task.folder, task.scratch, report)
     report(task.n_epochs)
 
 

@@ -1,7 +1,8 @@
 """What one training leaves behind, and where: the contract between training and evaluation.
 
 runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>/
-    run.json               what determines the result: parameters, actors, versions, device
+    run.json               what determines the result: parameters, actors, versions, device; and
+                           the sha256 of the weights
     epochs.csv             training loss and accuracy of each epoch
     test_logits.npy        float16 (epoch, clip, emotion), every epoch, so that each rule for
                            choosing the epoch can be computed afterwards
@@ -15,13 +16,14 @@ runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>/
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+from pydantic import BaseModel
 from scipy import special
 
 from cfnsr.errors import InputError
@@ -62,9 +64,8 @@ class Predictions(_Classified):
 
     @property
     def confidence(self) -> np.ndarray:
-        """The largest softmax probability, (epoch, clip); nan where logits are not finite."""
-        with np.errstate(invalid="ignore"):
-            return special.softmax(self.logits.astype(float), axis=-1).max(axis=-1)
+        """The largest softmax probability, (epoch, clip)."""
+        return special.softmax(self.logits.astype(float), axis=-1).max(axis=-1)
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,6 +115,11 @@ def write_predictions(folder: Path, name: str, predictions: Predictions) -> None
 
 
 def read_predictions(folder: Path, name: str) -> Predictions:
+    """Read what `write_predictions` wrote.
+
+    Raises:
+        InputError: the logits are of other clips, or not finite: none of these would be a decision.
+    """
     logits = np.load(folder / f"{name}_logits.npy").astype(np.float32)
     clips = pd.read_csv(folder / f"{name}_clips.csv", dtype={"clip": str})
     if logits.ndim != 3 or logits.shape[1] != len(clips):
@@ -121,7 +127,79 @@ def read_predictions(folder: Path, name: str) -> Predictions:
             f"{folder}: {name}_logits.npy has shape {logits.shape}, but {name}_clips.csv lists "
             f"{len(clips)} clips; remove the folder and train again"
         )
+    if not np.isfinite(logits).all():
+        raise InputError(
+            f"{folder}: {name}_logits.npy holds values that are not finite; remove the folder and "
+            "train again"
+        )
     return Predictions(logits, clips)
+
+
+class _Scaling(BaseModel):
+    mean: list[float]
+    sd: list[float]
+
+
+class _Info(BaseModel):
+    """What is used of run.json, and its types."""
+
+    row: str
+    fold: int
+    seed: int
+    data: str
+    protocol: str
+    actors: dict[str, list[int]]
+    model: dict[str, Any]
+    schedule: dict[str, Any] | None
+    training: dict[str, Any]
+    preprocess: dict[str, Any]
+    scaling: dict[str, _Scaling]
+    versions: dict[str, str]
+    n_parameters: int
+    forward_gflops: float
+    device: str
+    n_threads: int | None
+    data_sha256: str
+    pretrained_sha256: str | None
+    weights_sha256: str | None = None  # of runs that are older than the field
+
+
+def read_info(folder: Path) -> dict[str, Any]:
+    """A run's run.json.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    try:
+        content = (folder / "run.json").read_bytes()
+        _Info.model_validate_json(content, strict=True)
+    except (FileNotFoundError, NotADirectoryError):
+        raise _no_run(folder, "run.json") from None
+    except (ValueError, OSError):
+        raise InputError(f"{folder} is damaged; remove it and train again") from None
+    info: dict[str, Any] = json.loads(content)
+    find(info["row"])
+    return info
+
+
+def weights_path(folder: Path) -> Path:
+    """Of a run, or of a network as it is published.
+
+    Raises:
+        InputError: there are none.
+    """
+    for name in ("weights.pt", "weights.safetensors"):
+        if (folder / name).is_file():
+            return folder / name
+    raise _no_run(folder, "weights.pt")
+
+
+def trained_by(info: Mapping[str, Any]) -> str:
+    """The command that trains a run anew, from its run.json."""
+    group = find(info["row"]).group
+    if group == "switches":
+        return "`dvc exp run -S row=switches`"
+    return f"`dvc repro {'train' if group == 'systems' else group}@{info['fold']}`"
 
 
 def read_run(folder: Path) -> Run:
@@ -131,7 +209,7 @@ def read_run(folder: Path) -> Run:
         InputError: the folder is not a complete run.
     """
     try:
-        info = json.loads((folder / "run.json").read_text())
+        info = read_info(folder)
         has_validation = (folder / "validation_logits.npy").exists()
         return Run(
             row=info["row"],
@@ -143,12 +221,20 @@ def read_run(folder: Path) -> Run:
             validation=read_predictions(folder, "validation") if has_validation else None,
         )
     except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise InputError(f"{folder} holds no {missing}; train it again with `dvc repro`") from None
+        raise _no_run(folder, Path(error.filename).name) from None
     except InputError:
         raise
-    except (ValueError, KeyError, EOFError):
+    except (ValueError, EOFError):
         raise InputError(f"{folder} is damaged; remove it and train again") from None
+
+
+def _no_run(folder: Path, missing: str) -> InputError:
+    seeds = sorted(folder.glob("seed_*"))
+    hint = f"; did you mean {seeds[0]}?" if seeds else ", as `dvc repro` leaves it"
+    return InputError(
+        f"{folder} holds no {missing}; expected a trained run, "
+        f"runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>{hint}"
+    )
 
 
 def run_folder(runs: Path, row: str, fold: int, seed: int) -> Path:

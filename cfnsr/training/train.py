@@ -5,8 +5,9 @@ import math
 import os
 import platform
 import shutil
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,17 +15,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 import torch
+from pooch import file_hash
 from torch import nn
 
 from cfnsr import cluster
 from cfnsr.data.clips import Clips, Loader, Scaling, augmentation, rms
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.late_fusion import LateFusion
 from cfnsr.models.segment_networks import SegmentNetwork
 from cfnsr.params import Schedule
 from cfnsr.training import provenance
-from cfnsr.training.experiment import Experiment, start_from
+from cfnsr.training.experiment import Experiment, save_tensors, start_from
 from cfnsr.training.runs import CLIP_COLUMNS, Predictions, read_run, write_predictions
 
 if TYPE_CHECKING:
@@ -65,7 +67,8 @@ def train(
         report: is called after each epoch with its number.
 
     Raises:
-        InputError: actors are missing, or the training diverges.
+        InputError: actors are missing, an input or a logit is not finite, the training diverges,
+            or the disk is full or read-only.
     """
     started = time.time()
     source, system = experiment.source, experiment.system
@@ -100,7 +103,8 @@ def train(
     }
 
     if isinstance(model, LateFusion) and system.combines:
-        history = _combined(model, [path.parent for path in weights.values()])
+        runs = [path.parent for path in weights.values()]
+        history = _combined(experiment, model, runs, held_out)
     elif experiment.schedule is None:
         history = _fit_at_once(experiment, model, loader, held_out)
     else:
@@ -110,20 +114,23 @@ def train(
         )
 
     partial = scratch / f"{platform.node()}-{os.getpid()}"
-    partial.mkdir(parents=True)
-    _write(partial, history, experiment.clips, held_out, model)
-    if isinstance(model, SegmentNetwork):
-        np.save(partial / "fc7.npy", fc7(model, loader))
-    _write_json(partial / "run.json", info)
-    _write_json(partial / "timing.json", provenance.timing(started, time.time()))
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    try:
-        partial.rename(folder)
-    except OSError:
-        # A worker that was cut off and taken for lost may have finished the same run meanwhile.
-        if not is_there(folder, wanted_info(experiment)):
-            raise
+    with writing(partial, _n_bytes(model)):
+        partial.mkdir(parents=True)
+        _write(partial, history, experiment.clips, held_out, model)
+        if isinstance(model, SegmentNetwork):
+            np.save(partial / "fc7.npy", fc7(model, loader))
+        info["weights_sha256"] = file_hash(partial / "weights.pt")
+        _write_json(partial / "run.json", info)
+        _write_json(partial / "timing.json", provenance.timing(started, time.time()))
+    with writing(folder):
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
+            partial.rename(folder)
+        except OSError:
+            # A worker that was cut off and taken for lost may have finished the same run meanwhile.
+            if not is_there(folder, wanted_info(experiment)):
+                raise
     shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -137,12 +144,14 @@ def wanted_info(experiment: Experiment) -> dict[str, Any]:
 
 
 def is_there(folder: Path, wanted: Mapping[str, Any]) -> bool:
-    """Whether `folder` holds the run that is wanted, see `wanted_info`."""
+    """Whether `folder` holds the run that is wanted, see `wanted_info`, and the weights it left."""
     try:
         info = json.loads((folder / "run.json").read_text())
-    except (OSError, ValueError):
+        found = {name: info[name] for name in wanted}
+        is_wanted = found == json.loads(json.dumps(wanted))
+        return is_wanted and info["weights_sha256"] == file_hash(folder / "weights.pt")
+    except (OSError, ValueError, KeyError, TypeError):
         return False
-    return all(info.get(name) == value for name, value in json.loads(json.dumps(wanted)).items())
 
 
 def _fabric(experiment: Experiment) -> "Fabric":
@@ -178,6 +187,10 @@ def _loader(experiment: Experiment, device: torch.device) -> tuple[dict[str, Sca
     for name in experiment.system.inputs:
         arrays[name] = array = experiment.array(name)
         if name != "frames":
+            for part, actors in vars(experiment.split).items():
+                positions = clips.of_actors(actors)
+                why = "mend or remove them, and preprocess again"
+                _check_finite(experiment, f"{part} {name}", positions, array[positions], why)
             keeps = name == "mfcc" and not training.standardise_mfcc
             scaling[name] = Scaling.none(array) if keeps else Scaling.of(array[trained_on])
             arrays[name] = scaling[name](array)
@@ -198,17 +211,22 @@ def _held_out(experiment: Experiment) -> dict[str, np.ndarray]:
     return {name: found for name, found in positions.items() if name != "training"}
 
 
-def _combined(model: LateFusion, runs: Sequence[Path]) -> History:
+def _combined(
+    experiment: Experiment,
+    model: LateFusion,
+    runs: Sequence[Path],
+    held_out: Mapping[str, np.ndarray],
+) -> History:
     """The decisions of trained networks, joined as they were kept: a history of one epoch."""
     history = History()
     nothing = {"epoch": 1, "train_loss": math.nan, "train_accuracy_pct": math.nan}
     parts = [read_run(folder) for folder in runs]
     logits = {}
-    for name in ("test", "validation"):
-        kept = [getattr(part, name) for part in parts]
-        if None not in kept:
-            last = torch.from_numpy(np.stack([predictions.logits[-1] for predictions in kept]))
-            logits[name] = model.combine(last.log_softmax(dim=-1)).numpy().astype(np.float16)
+    for name in held_out:
+        kept = [getattr(part, name).logits[-1] for part in parts]
+        joined = model.combine(torch.from_numpy(np.stack(kept)).log_softmax(dim=-1))
+        logits[name] = _half(joined)
+    _check_logits(experiment, 1, held_out, logits)
     history.add(nothing, logits)
     return history
 
@@ -226,7 +244,10 @@ def _fit_at_once(
     inputs = [array[training] for array in loader.arrays.values()]
     model.to(loader.device)
     model.fit(emotion, clips.index["actor"].to_numpy()[training], *inputs)
-    logits = torch.from_numpy(predict(model, loader, training, len(training)).astype(np.float32))
+    every = {"training": training, **held_out}
+    found = {name: predict(model, loader, clips, len(clips)) for name, clips in every.items()}
+    _check_logits(experiment, 1, every, found)
+    logits = torch.from_numpy(found.pop("training").astype(np.float32))
     target = torch.from_numpy(emotion)
     history = History()
     history.add(
@@ -235,10 +256,7 @@ def _fit_at_once(
             "train_loss": nn.functional.cross_entropy(logits, target).item(),
             "train_accuracy_pct": 100 * (logits.argmax(dim=1) == target).float().mean().item(),
         },
-        {
-            name: predict(model, loader, positions, len(positions))
-            for name, positions in held_out.items()
-        },
+        found,
     )
     return history
 
@@ -290,6 +308,7 @@ def _fit(
             name: predict(wrapped, loader, positions, schedule.batch_size)
             for name, positions in held_out.items()
         }
+        _check_logits(experiment, epoch + 1, held_out, logits_of)
         history.add(
             {"epoch": epoch + 1, "train_loss": mean_loss, "train_accuracy_pct": 100 * share},
             logits_of,
@@ -312,7 +331,40 @@ def predict(model: nn.Module, loader: Loader, positions: np.ndarray, batch_size:
     """Logits of the clips at `positions` in evaluation mode, float16 (clip, emotion)."""
     model.eval()
     logits = [model(*batch.inputs).float() for batch in loader.batches(positions, batch_size)]
-    return torch.cat(logits).cpu().numpy().astype(np.float16)
+    return _half(torch.cat(logits))
+
+
+def _half(logits: torch.Tensor) -> np.ndarray:
+    """float16; infinite beyond 65504, see `_check_logits`."""
+    with np.errstate(over="ignore"):
+        return logits.cpu().numpy().astype(np.float16)
+
+
+def _check_logits(
+    experiment: Experiment,
+    epoch: int,
+    held_out: Mapping[str, np.ndarray],
+    logits: Mapping[str, np.ndarray],
+) -> None:
+    rate = experiment.schedule and experiment.schedule.learning_rate
+    remedy = f"lower the learning rate ({rate})" if rate else "look at these clips"
+    for name, positions in held_out.items():
+        what = f"in epoch {epoch} the logits (at most 65504) of {name}"
+        _check_finite(experiment, what, positions, logits[name], remedy)
+
+
+def _check_finite(
+    experiment: Experiment, what: str, positions: np.ndarray, values: np.ndarray, remedy: str
+) -> None:
+    """`values` (clip, ...) are of the clips at `positions`."""
+    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
+    if bad.any():
+        clips = experiment.clips.index["clip"].iloc[positions[bad]]
+        named = ", ".join(clips[:3]) + (", …" if len(clips) > 3 else "")
+        raise InputError(
+            f"{experiment.row}, fold {experiment.fold}: {what} clips are not finite for "
+            f"{len(clips)} of {len(values)} ({named}); {remedy}"
+        )
 
 
 @torch.no_grad()
@@ -325,7 +377,6 @@ def fc7(model: SegmentNetwork, loader: Loader) -> np.ndarray:
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
     """Write the state beside the old one, then replace that: a kill leaves one of the two."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(f".{platform.node()}-{os.getpid()}")
     state = {
         "model": model.state_dict(),
@@ -335,12 +386,21 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, histor
             name: torch.from_numpy(np.stack(logits)) for name, logits in history.logits.items()
         },
     }
-    torch.save(state, partial)
-    partial.replace(path)
+    with writing(path, 3 * _n_bytes(model)):  # Adam keeps two values for each weight
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_tensors(state, partial)
+        partial.replace(path)
+
+
+def _n_bytes(model: nn.Module) -> int:
+    return sum(tensor.nbytes for tensor in model.state_dict().values())
 
 
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
     if not path.exists():
+        return History()
+    if not cluster.is_whole(path):
+        print(f"{path} cannot be read, so this training starts anew", file=sys.stderr)
         return History()
     state = torch.load(path, weights_only=True, map_location="cpu")
     model.load_state_dict(state["model"])
@@ -363,7 +423,7 @@ def _write(
     epochs = pd.DataFrame(history.epochs)
     epochs.to_csv(folder / "epochs.csv", index=False, float_format="%.6g", lineterminator="\n")
     weights = {name: value.cpu() for name, value in model.state_dict().items()}
-    torch.save(weights, folder / "weights.pt")
+    save_tensors(weights, folder / "weights.pt")
 
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:

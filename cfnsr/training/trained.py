@@ -1,6 +1,5 @@
 """A trained network back from its run folder, and what it takes to feed it."""
 
-import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -15,8 +14,9 @@ from cfnsr.data.clips import Arrays, Clips, Scaling, normalise, split
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
-from cfnsr.params import Hybrid, Model, Preprocess, SourceParams
+from cfnsr.params import Hybrid, Model, Preprocess, Schedule, SourceParams
 from cfnsr.training.experiment import read_tensors
+from cfnsr.training.runs import read_info, trained_by, weights_path
 
 #: What run.json's `model` says beside its class and its switches.
 _SIZE = frozenset(Model.model_fields)
@@ -182,13 +182,7 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
         InputError: the folder is missing, no run, or damaged, or the code has changed since.
     """
     info = read_info(folder)
-    try:
-        published = folder / "weights.safetensors"
-        weights = read_tensors(published if published.exists() else folder / "weights.pt")
-    except FileNotFoundError:
-        raise _no_run(folder, "weights.pt") from None
-    except (InputError, OSError):
-        raise InputError(f"{folder} is damaged; remove it and train again") from None
+    weights = read_tensors(weights_path(folder))
     try:
         row, preprocess = _row(info), Preprocess.model_validate(info["preprocess"])
         sizes = _sizes(info, preprocess)
@@ -197,38 +191,24 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
             for name, each in info["scaling"].items()
         }
         typical = {name: (each["rms"][0], each["rms"][1]) for name, each in info["scaling"].items()}
-        schedule = info["schedule"]
-    except InputError:
-        raise
-    except (ValueError, KeyError, TypeError):
-        raise InputError(f"{folder}: run.json is damaged; train the run again") from None
-    model = row.build(sizes)
+        schedule = info["schedule"] and Schedule.model_validate(info["schedule"])
+        model = row.build(sizes)
+    # Of a class that is not there or takes no such options, too.
+    except (ValueError, KeyError, TypeError, AttributeError, ImportError, RuntimeError):
+        raise InputError(
+            f"{folder}: run.json is damaged; train it again with {trained_by(info)}"
+        ) from None
     try:
         model.load_state_dict(weights)
     except (RuntimeError, TypeError, AttributeError):
         raise InputError(
-            f"{folder}: the weights do not fit {row.model} as it is now; train the run again with "
-            "`dvc repro`"
+            f"{folder}: the weights do not fit {row.model} as it is now; train it again with "
+            f"{trained_by(info)}"
         ) from None
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Fitted without epochs: so small that one batch holds all clips.
-    batch_size = schedule["batch_size"] if schedule else 1_000_000
+    batch_size = schedule.batch_size if schedule else 1_000_000
     return Trained(model.eval().to(device), row, info, preprocess, scaling, typical, batch_size)
-
-
-def read_info(folder: Path) -> dict[str, Any]:
-    """A run's run.json.
-
-    Raises:
-        InputError: the folder is missing, no run, or damaged.
-    """
-    try:
-        info: dict[str, Any] = json.loads((folder / "run.json").read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        raise _no_run(folder, "run.json") from None
-    except (ValueError, OSError):
-        raise InputError(f"{folder} is damaged; remove it and train again") from None
-    return info
 
 
 def mean_clip(values: np.ndarray) -> np.ndarray:
@@ -246,12 +226,3 @@ def _sizes(info: dict[str, Any], settings: Preprocess) -> Sizes:
     size = Model.model_validate({k: v for k, v in info["model"].items() if k in _SIZE})
     hybrid = Hybrid.model_validate(info["model"].get("hybrid", {}))
     return Sizes.of(SourceParams(model=size, preprocess=settings, hybrid=hybrid))
-
-
-def _no_run(folder: Path, missing: str) -> InputError:
-    seeds = sorted(folder.glob("seed_*"))
-    hint = f"; did you mean {seeds[0]}?" if seeds else ", as `dvc repro` leaves it"
-    return InputError(
-        f"{folder} holds no {missing}; expected a trained run, "
-        f"runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>{hint}"
-    )

@@ -11,6 +11,7 @@ import torch
 from conftest import REPOSITORY, SMALL, TAKES, train_row
 from test_maps import N_CLIPS, made
 from test_results import is_cut
+from test_runs import INFO
 
 from cfnsr import params
 from cfnsr.attention.deletion import Curves
@@ -309,7 +310,7 @@ def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):
     folders = []
     for fold, actors in ((1, [1, 2]), (2, [3])):
         folders.append(empty_run(tmp_path, "video", fold, 5))
-        info = {"row": "video", "fold": fold, "actors": {"test": actors}}
+        info = INFO | {"row": "video", "fold": fold, "actors": {"test": actors}}
         (folders[-1] / "run.json").write_text(json.dumps(info))
     clips = SimpleNamespace(
         of_actors=lambda of: np.array([10 * a + i for a in of for i in range(4)])
@@ -322,7 +323,7 @@ def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):
 def test_the_seeds_of_a_fold_look_at_the_same_clips_and_at_no_fewer(tmp_path):
     clips = SimpleNamespace(of_actors=lambda of: np.arange(240))
     seeds = [empty_run(tmp_path, "video", 1, seed) for seed in (5, 6, 7)]
-    info = {"row": "video", "fold": 1, "actors": {"test": [1]}}
+    info = INFO | {"row": "video", "fold": 1, "actors": {"test": [1]}}
     for folder in seeds:
         (folder / "run.json").write_text(json.dumps(info))
     chosen = [Study(Params(), clips, {"video": of}, 12).chosen(info) for of in (seeds[:1], seeds)]

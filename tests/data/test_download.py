@@ -11,6 +11,7 @@ import threading
 import time
 import zipfile
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -51,6 +52,18 @@ class Fault:
     body: bytes | None = None
 
 
+@dataclass
+class Endless:
+    """A body that goes on until the reader has had enough."""
+
+    n_bytes: int = 0
+
+    def send(self, file: Any) -> None:
+        with suppress(OSError):
+            while True:
+                self.n_bytes += file.write(bytes(1 << 16))
+
+
 class Zenodo:
     """Files by record and name, faults by name (the record's API: `api`), and what was asked."""
 
@@ -58,6 +71,7 @@ class Zenodo:
         self.files: dict[int, dict[str, bytes]] = {CLIPS_RECORD: {}, LANDMARKS_RECORD: {}}
         self.faults: dict[str, list[Fault]] = {}
         self.requests: list[Request] = []
+        self.endless: Endless | None = None
         zenodo = self
 
         class Handler(BaseHTTPRequestHandler):
@@ -91,6 +105,11 @@ class Zenodo:
             body = fault.body
         if fault.status >= 400:
             body = b""
+        if name != "api" and self.endless is not None:
+            http.send_response(200)
+            http.end_headers()
+            self.endless.send(http.wfile)
+            return
         http.send_response(fault.status)
         http.send_header("Content-Length", str(len(body)))
         for key, value in fault.headers.items():
@@ -291,13 +310,56 @@ def test_a_server_that_never_recovers_is_given_up(zenodo: Zenodo, get: Any, name
     assert len(zenodo.faults[name]) == 100 - (1 + N_RETRIES)
 
 
-@pytest.mark.parametrize("answer", [b"<html>Sign in", b'{"files": [{}]}', b"[]"])
+def described(**changes: Any) -> bytes:
+    """A record of one file, as Zenodo describes it but for the changes."""
+    file = {
+        "key": VIDEO.name,
+        "size": 3,
+        "checksum": f"md5:{32 * '0'}",
+        "links": {"self": "http://127.0.0.1/a"},
+    }
+    return json.dumps({"files": [file | changes]}).encode()
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"<html>Sign in",
+        b"[]",
+        b"3",
+        b'{"files": {"key": 1}}',
+        b'{"files": [{}]}',
+        b"[" * 100_000,
+        described(size="many"),
+        described(size=-1),
+        described(size=1e400),
+        described(checksum=None),
+        described(checksum="md5:abc"),
+        described(checksum=f"crc:{32 * '0'}"),
+        described(links=[]),
+        described(links={"self": None}),
+        described(key=[]),
+    ],
+)
 def test_an_answer_that_is_no_record_is_an_input_error(
     zenodo: Zenodo, get: Any, answer: bytes
 ) -> None:
     zenodo.faults["api"] = [Fault(body=answer)]
-    with pytest.raises(InputError, match=f"{VIDEO.name} .* could not be fetched: [Ee]xpect"):
+    with pytest.raises(InputError, match=f"{VIDEO.name} .* could not be fetched: expected a"):
         get()
+
+
+@pytest.mark.usefixtures("published")
+def test_a_body_longer_than_announced_is_cut_off(
+    zenodo: Zenodo, tmp_path: Path, get: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    endless = Endless()
+    monkeypatch.setattr(zenodo, "endless", endless)
+    with pytest.raises(InputError, match=r"more came than the announced \d+ bytes"):
+        get()
+    n_announced = len(zenodo.files[CLIPS_RECORD][VIDEO.name])
+    assert endless.n_bytes < (1 + N_RETRIES) * (n_announced + 20_000_000)
+    assert not files_under(tmp_path)
 
 
 def test_a_corrupted_download_is_replaced(
@@ -405,8 +467,15 @@ def test_a_damaged_zip_is_an_input_error(tmp_path: Path, nowhere: str, damage: s
 def test_an_incomplete_zip_is_an_input_error(zenodo: Zenodo, get: Any) -> None:
     both = Archive(VIDEO.name, CLIPS_RECORD, (5, 6), 1, ".mp4")
     zenodo.publish(VIDEO, build_zip(VIDEO))
-    with pytest.raises(InputError, match=r"expected 120 files such as 01-01-.*-06.mp4, found 60"):
+    with pytest.raises(InputError, match=r"expected 120 files such as 01-.*-06.mp4, found 60 that"):
         get(both)
+
+
+def test_a_zip_of_empty_files_is_an_input_error(zenodo: Zenodo, tmp_path: Path, get: Any) -> None:
+    zenodo.publish(VIDEO, build_zip(VIDEO, n_bytes=0))
+    with pytest.raises(InputError, match=r"expected 60 files .*, found 0 that are not empty"):
+        get()
+    assert not list(tmp_path.rglob("*.mp4"))
 
 
 @pytest.mark.usefixtures("published")

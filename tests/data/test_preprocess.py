@@ -103,7 +103,7 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
 
 def test_a_finished_run_leaves_no_scratch_and_an_empty_list_of_rejects(arrays):
     assert rejected(arrays) == {}
-    assert not (arrays / "scratch").exists()
+    assert not list((arrays / "scratch").glob("*/*"))
     settings = json.loads((arrays / "arrays" / "settings.json").read_text())
     assert settings["frame_size"] == 24
     assert settings["source"] == "synthetic"
@@ -227,6 +227,61 @@ def test_a_run_without_any_usable_clip_is_an_error_even_when_skipping(
     assert not (tmp_path / "arrays" / "index.csv").exists()
 
 
+@pytest.mark.parametrize("damage", [b"", b"text", bytes(1000), None])
+def test_half_done_work_that_cannot_be_read_is_done_again(
+    clips_root, synthetic_root, arrays, tmp_path, worked_on, damage
+):
+    broken = clips_root / "Actor_01" / f"{STEMS[1]}.mp4"
+    cut(broken, 0.6)
+    with pytest.raises(InputError):
+        run(clips_root, tmp_path)
+    shutil.copy(synthetic_root / "Actor_01" / broken.name, broken)
+    result = min(tmp_path.glob("scratch/*/*.npz"))
+    result.write_bytes(result.read_bytes()[:-9] if damage is None else damage)
+    worked_on.clear()
+    run(clips_root, tmp_path)
+    assert len(worked_on) == 2
+    assert contents(tmp_path) == contents(arrays)
+
+
+def test_what_is_half_done_of_one_source_survives_another(
+    clips_root, synthetic_root, tmp_path, worked_on
+):
+    cut(clips_root / "Actor_01" / f"{STEMS[1]}.mp4", 0.6)
+    with pytest.raises(InputError):
+        run(clips_root, tmp_path)
+    kept = {path: path.stat().st_ino for path in tmp_path.glob("scratch/*/*.npz")}
+    assert len(kept) == 7
+    run(synthetic_root, tmp_path, source="pointing")  # equal clips under another name
+    assert {path: path.stat().st_ino for path in tmp_path.glob("scratch/*/*.npz")} == kept
+    worked_on.clear()
+    with pytest.raises(InputError):
+        run(clips_root, tmp_path)
+    assert len(worked_on) == 1
+
+
+def test_a_disk_that_takes_no_arrays_is_one_line(synthetic_root, tmp_path, bad_disk):
+    folder, answer = bad_disk
+    manifest = sources.manifest(synthetic_root, "synthetic")
+    for output, scratch in ((folder / "arrays", tmp_path), (tmp_path / "arrays", folder)):
+        with pytest.raises(InputError, match=f"^{folder}.* cannot be written: {answer}") as caught:
+            preprocess.preprocess(
+                manifest, synthetic_root, output, "synthetic", SMALL, scratch, alone=True
+            )
+        assert "\n" not in str(caught.value)
+        assert not (output / "index.csv").exists()
+
+
+def test_a_worker_whose_disk_is_full_ends_all_and_rejects_no_clip(
+    synthetic_root, tmp_path, monkeypatch
+):
+    full = InputError("scratch cannot be written: No space left on device")
+    monkeypatch.setattr(preprocess.cluster, "finished", lambda *_: iter([(3, full)]))
+    with pytest.raises(InputError, match=r"^scratch cannot be written"):
+        run(synthetic_root, tmp_path, alone=False)
+    assert not (tmp_path / "arrays" / "rejected.csv").exists()
+
+
 def test_other_settings_do_not_take_up_half_done_work(clips_root, tmp_path, worked_on):
     cut(clips_root / "Actor_01" / f"{STEMS[1]}.mp4", 0.6)
     with pytest.raises(InputError):
@@ -341,8 +396,8 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_bytes(
 ):
     scratch = tmp_path / "scratch"
     arguments = [clips_root, tmp_path, SMALL.model_dump_json()]
-    kill_at_work(RUN, arguments, lambda: len(list(scratch.glob("*.npz"))) >= 2)
-    n_done = len(list(scratch.glob("*.npz")))
+    kill_at_work(RUN, arguments, lambda: len(list(scratch.glob("*/*.npz"))) >= 2)
+    n_done = len(list(scratch.glob("*/*.npz")))
     assert 2 <= n_done < 8  # by two processes; this one does the rest
     run(clips_root, tmp_path)
     assert len(worked_on) == 8 - n_done

@@ -38,6 +38,8 @@ INFO = {
     "preprocess": {"n_frames": 6, "rejected": "stop"},
     "pretrained_sha256": None,
     "versions": {"torch": "2.0"},
+    "actors": {"test": [1, 2]},
+    "scaling": {},
 }
 
 
@@ -157,16 +159,6 @@ def test_the_packed_file_has_neither_name_nor_time(tmp_path):
     assert content[4:8] == bytes(4)  # the time
 
 
-def test_logits_that_are_not_finite_are_kept_without_a_confidence(tmp_path):
-    diverged = paper()[0]
-    diverged.test.logits[-1, 0] = np.nan
-    (kept,) = back([diverged], tmp_path)
-    unknown = np.isnan(kept.test.confidence[-1])
-    assert kept.test.clips["clip"][unknown].tolist() == [diverged.test.clips["clip"][0]]
-    by_name = diverged.test.clips["clip"].argsort(kind="stable")
-    np.testing.assert_array_equal(kept.test.predicted, diverged.test.predicted[:, by_name])
-
-
 def test_both_protocols_stand_side_by_side_in_one_table(tmp_path):
     rows = ["video", "audio", "cfn_sr"]
     predictions.write(paper(rows), tmp_path / "paper")
@@ -283,6 +275,15 @@ def project(tmp_path):
     run.epochs.to_csv(folder / "epochs.csv", index=False)
     write_predictions(folder, "test", run.test)
     return tmp_path
+
+
+def test_a_disk_that_takes_no_predictions_is_one_line(project, bad_disk):
+    folder, answer = bad_disk
+    (project / "figures").symlink_to(folder, target_is_directory=True)
+    if answer.startswith("No space"):
+        (folder / "filler").write_bytes(bytes(8 << 10))
+    with pytest.raises(InputError, match=f"^{project}/figures.* cannot be written: {answer}"):
+        predictions.keep(params.load(project / "params.yaml"), project)
 
 
 def command(folder):

@@ -174,15 +174,6 @@ def test_no_runs_have_no_epochs():
     assert per_epoch([]).empty
 
 
-def test_logits_that_are_not_finite_leave_the_calibration_undefined_only():
-    diverged = run()
-    diverged.test.logits[-1, 0] = np.nan
-    diverged.test.logits[-1, 1, 2] = np.inf
-    found = score([diverged], "last epoch")
-    assert np.isnan(found.ece)
-    assert np.isfinite([found.accuracy_pct, found.ci_low_pct, found.uar_pct]).all()
-
-
 def test_runs_of_several_rows_are_refused():
     with pytest.raises(InputError, match="one row, found cfn_sr, mmtm"):
         score([run(row="mmtm"), run(row="cfn_sr")], "last epoch")

@@ -600,6 +600,39 @@ def test_the_linear_yardstick_is_scikit_learns_logistic_regression():
     assert min(np.abs(ours - each).max() for each in theirs) < 1e-4
 
 
+def test_the_linear_yardstick_of_two_emotions_is_scikit_learns_too():
+    model = build("linear")
+    inputs = [array.numpy() for array in batch("linear", 96)]
+    emotion, actor = np.array([2, 5] * 48), np.arange(96) // 8
+    inputs[0][:, 0] += emotion
+    model.fit(emotion, actor, *inputs)
+    with torch.no_grad():
+        logits = model(*map(torch.from_numpy, inputs)).numpy()
+    x = np.concatenate(inputs, axis=1)
+    theirs = [
+        LogisticRegression(C=c, max_iter=2000).fit(x, emotion).decision_function(x)
+        for c in STRENGTHS
+    ]
+    assert min(np.abs(logits[:, 5] - logits[:, 2] - each).max() for each in theirs) < 1e-3
+    assert set(logits.argmax(axis=1)) == {2, 5}
+
+
+@pytest.mark.parametrize(
+    ("emotion", "actor"),
+    [
+        (np.tile([2, 5], 10), np.zeros(20)),
+        (np.full(20, 3), np.arange(20)),
+        (np.repeat([2, 5], 10), np.repeat([1, 2], 10)),
+        (np.array([2] * 19 + [5]), np.arange(20)),
+    ],
+    ids=["one actor", "one emotion", "an emotion each", "one actor of the other"],
+)
+def test_the_linear_yardstick_refuses_what_it_cannot_validate_on(emotion, actor):
+    inputs = [array.numpy() for array in batch("linear", 20)]
+    with pytest.raises(InputError, match="expected several who show several emotions, found"):
+        build("linear").fit(emotion, actor, *inputs)
+
+
 def test_the_linear_yardstick_never_answers_an_emotion_that_nobody_showed_it():
     model = build("linear")
     inputs = [array.numpy() for array in batch("linear", 40)]

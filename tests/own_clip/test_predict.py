@@ -294,8 +294,8 @@ def spoilt(name, clip, runs, tmp_path):
         ("too short", "is too short"),
         ("no run", r"holds no run\.json"),
         ("the fold's folder", "did you mean"),
-        ("damaged weights", "is damaged"),
-        ("a pickle", "is damaged"),
+        ("damaged weights", "is not what its training left"),
+        ("a pickle", "is not what its training left"),
         (
             "no such landmarks",
             r"csv is no file; give OpenFace's 68 points of this clip, or leave --landmarks out$",

@@ -70,7 +70,7 @@ def network(repository, tested, tmp_path, monkeypatch):
 def test_the_published_network_averages_three_that_all_actors_have_trained(network, repository):
     trained = load_trained(network)
     assert trained.info["actors"] == {
-        "training": list(range(1, 25)),
+        "training": [1, 6, 9, 10],
         "validation": [],
         "test": [],
     }

@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import time
+from threading import Thread
 
 import pytest
 from test_train import settings
@@ -114,14 +115,35 @@ def test_a_killed_worker_s_training_is_taken_over_and_ends_as_if_undisturbed(
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(repository / "build", undisturbed / "build")
     grid.train_group("systems", [1], params, undisturbed)
-    from threading import Thread
-
     with workers.get_client() as client:
         killer = Thread(target=kill_worker_of, args=["audio, fold 1", client])
         killer.start()
         grid.train_group("systems", [1], params, repository)
         killer.join()
     assert contents(undisturbed) == contents(repository)
+
+
+def test_two_trainings_of_a_fold_take_turns_and_of_two_folds_do_not(tmp_path, monkeypatch):
+    seen = []
+
+    def slowly(wanted):
+        seen.append(wanted[0].fold)
+        time.sleep(1)
+        seen.append(wanted[0].fold)
+
+    monkeypatch.setattr(grid, "run_all", slowly)
+    monkeypatch.setattr(grid, "read_run", lambda folder: folder)
+    for folds in ((1, 1), (1, 2)):
+        seen.clear()
+        threads = [
+            Thread(target=grid.train_group, args=("systems", [fold], brief("audio"), tmp_path))
+            for fold in folds
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert (seen[:2] == [1, 1]) == (folds == (1, 1))
 
 
 def test_a_switch_that_is_set_already_or_has_no_subject_is_not_trained(repository):

@@ -22,9 +22,31 @@ def predictions(n_epochs=3, n_clips=4):
     return Predictions(logits, table)
 
 
-def write_run(folder, *, row="audio", fold=1, seed=1, validation=False):
+INFO = {
+    "row": "audio",
+    "fold": 1,
+    "seed": 1,
+    "data": "synthetic",
+    "protocol": "paper",
+    "actors": {"training": [5, 6], "test": [1, 2]},
+    "model": {"class": "mfcc_cnn.AudioOnly", "n_heads": 8},
+    "schedule": {"n_epochs": 3, "batch_size": 16},
+    "training": {"precision": "32-true"},
+    "preprocess": {"n_frames": 6},
+    "scaling": {"mfcc": {"mean": [0.0], "sd": [1]}},
+    "versions": {"torch": "2.0"},
+    "n_parameters": 1000,
+    "forward_gflops": 0.25,
+    "device": "cpu",
+    "n_threads": 1,
+    "data_sha256": "of the data",
+    "pretrained_sha256": None,
+}
+
+
+def write_run(folder, *, validation=False, **changes):
     folder.mkdir(parents=True)
-    (folder / "run.json").write_text(json.dumps({"row": row, "fold": fold, "seed": seed}))
+    (folder / "run.json").write_text(json.dumps(INFO | changes))
     (folder / "epochs.csv").write_text("epoch,train_loss,train_accuracy_pct\n1,2.0,12.5\n")
     for name in ("test", "validation") if validation else ("test",):
         write_predictions(folder, name, predictions())
@@ -60,7 +82,7 @@ def test_a_run_is_read_with_its_validation_actors_if_it_has_some(tmp_path, valid
 def test_a_run_that_lacks_a_file_is_one_line_that_names_it(tmp_path, missing):
     folder = write_run(tmp_path / "seed_1")
     (folder / missing).unlink()
-    with pytest.raises(InputError, match=f"holds no {missing}; train it again"):
+    with pytest.raises(InputError, match=f"holds no {missing}; expected a trained run"):
         read_run(folder)
 
 
@@ -69,6 +91,9 @@ def test_a_run_that_lacks_a_file_is_one_line_that_names_it(tmp_path, missing):
     [
         ("run.json", ""),
         ("run.json", "{}"),
+        ("run.json", "[]"),
+        ("run.json", "3"),
+        ("run.json", "[" * 100_000),
         ("epochs.csv", ""),
         ("test_logits.npy", ""),
         ("test_logits.npy", "no array"),
@@ -79,6 +104,31 @@ def test_a_damaged_run_is_one_line_with_the_remedy(tmp_path, name, content):
     folder = write_run(tmp_path / "seed_1")
     (folder / name).write_text(content)
     with pytest.raises(InputError, match="is damaged; remove it and train again"):
+        read_run(folder)
+
+
+WRONG = [
+    (name, value)
+    for name, right in INFO.items()
+    for value in ([], "1", {"a": {}}, 1.5)
+    if not isinstance(value, str if right is None else type(right))
+]
+
+
+@pytest.mark.parametrize(("name", "value"), [*WRONG, ("scaling", {"mfcc": [0, 1]})])
+def test_a_value_of_a_wrong_type_in_run_json_is_one_line(tmp_path, name, value):
+    folder = write_run(tmp_path / "seed_1", **{name: value})
+    with pytest.raises(InputError, match=r"is damaged; remove it and train again$"):
+        read_run(folder)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_are_no_decision_and_refused(tmp_path, value):
+    folder = write_run(tmp_path / "seed_1")
+    logits = np.zeros((3, 4, 8), np.float16)
+    logits[2, 1] = value
+    np.save(folder / "test_logits.npy", logits)
+    with pytest.raises(InputError, match=r"test_logits.npy holds values that are not finite"):
         read_run(folder)
 
 

@@ -4,6 +4,8 @@ import json
 import os
 import subprocess
 import sys
+import warnings
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from conftest import train_row
 from scipy.special import softmax
 
 from cfnsr.data.clips import Clips, Loader, load_clips
+from cfnsr.data.corpora.ravdess import split_actors
 from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
@@ -360,6 +363,115 @@ def test_a_diverged_training_says_what_to_do(clips, tmp_path):
     wild = settings(audio=Schedule(n_epochs=3, batch_size=32, learning_rate=1e30))
     with pytest.raises(InputError, match="lower the learning rate"):
         run(clips, tmp_path, params=wild)
+
+
+@pytest.mark.parametrize("part", ["test", "validation", "training"])
+@pytest.mark.parametrize("value", [np.nan, -np.inf])
+def test_an_input_that_is_not_finite_stops_the_run_and_is_named(clips, tmp_path, part, value):
+    actor = vars(split_actors(1, "nested"))[part][0]
+    spoilt = clips.mfcc.copy()
+    spoilt[clips.of_actors([actor])[2], 3, 7] = value
+    named = rf"^audio, fold 1: {part} mfcc clips are not finite for 1 of \d+ \(happy-{actor:02d}\);"
+    with pytest.raises(InputError, match=named):
+        run(replace(clips, mfcc=spoilt), tmp_path, params=settings("nested"))
+
+
+@pytest.mark.parametrize("part", ["test", "validation"])
+def test_logits_beyond_float16_stop_the_run_with_epoch_set_and_clips(
+    clips, tmp_path, monkeypatch, part
+):
+    """Standing for a learning rate of 100, which makes many logits so large, but not surely."""
+    actor = vars(split_actors(1, "nested"))[part][0]
+    loud = clips.of_actors([actor])[1]
+    forward, n_calls = Loader.batches, []
+
+    def shout(self, positions, batch_size, augmented=False):
+        n_calls.append(1)
+        for batch in forward(self, positions, batch_size, augmented):
+            if not augmented and loud in positions and len(n_calls) > 3:
+                at = np.flatnonzero(positions == loud)[0]
+                batch.inputs[0][at] *= 1e9
+            yield batch
+
+    monkeypatch.setattr(Loader, "batches", shout)
+    named = (
+        rf"^audio, fold 1: in epoch 2 the logits .* of {part} clips .* \(calm-{actor:02d}\); lower"
+    )
+    with warnings.catch_warnings(action="error"), pytest.raises(InputError, match=named):
+        run(clips, tmp_path, params=settings("nested"))
+    assert not run_folder(tmp_path, "audio", 1, 1).exists()
+
+
+@pytest.mark.parametrize("damage", ["empty", "cut", "zeros", "text", "one bit"])
+def test_a_state_that_cannot_be_read_is_said_and_the_training_starts_anew(
+    clips, tmp_path, monkeypatch, capsys, damage
+):
+    run(clips, tmp_path / "whole")
+    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
+    predict, n_calls = train.predict, []
+
+    def predict_or_die(*arguments):
+        n_calls.append(1)
+        if len(n_calls) == 3:
+            raise KeyboardInterrupt
+        return predict(*arguments)
+
+    monkeypatch.setattr(train, "predict", predict_or_die)
+    with pytest.raises(KeyboardInterrupt):
+        run(clips, tmp_path)
+    (state,) = tmp_path.glob("scratch/*/state.pt")
+    content = bytearray(state.read_bytes())
+    content[len(content) // 2] ^= 1
+    state.write_bytes(
+        {
+            "empty": b"",
+            "cut": content[: len(content) // 2],
+            "zeros": bytes(len(content)),
+            "text": b"no state",
+            "one bit": content,
+        }[damage]
+    )
+    run(clips, tmp_path)
+    assert capsys.readouterr().err == f"{state} cannot be read, so this training starts anew\n"
+    assert len(n_calls) == 3 + 3
+    folders = (run_folder(folder, "audio", 1, 1) for folder in (tmp_path / "whole", tmp_path))
+    whole, anew = map(contents, folders)
+    assert whole == anew
+
+
+def test_a_disk_that_takes_no_state_is_one_line(clips, bad_disk, tmp_path, monkeypatch):
+    folder, answer = bad_disk
+    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
+    experiment = Experiment("audio", 1, 1, settings(), clips)
+    refused = rf"^{folder}/.* cannot be written: {answer} \(0\.\d MB needed, .* MB free\);"
+    with pytest.raises(InputError, match=refused):
+        train.train(experiment, tmp_path / "run", folder / "scratch")
+
+
+def test_a_disk_that_takes_no_run_is_one_line(clips, bad_disk, tmp_path):
+    folder, answer = bad_disk
+    experiment = Experiment("audio", 1, 1, settings(), clips)
+    scratch = tmp_path / "scratch" if answer.startswith("Read-only") else folder / "scratch"
+    with pytest.raises(InputError, match=f"^{folder}/.* cannot be written: {answer}"):
+        train.train(experiment, folder / "run", scratch)
+    assert not (folder / "run").exists()
+
+
+@pytest.mark.parametrize("spoil", ["weights", "no sha256"])
+def test_a_run_whose_weights_are_not_its_own_is_not_there(clips, tmp_path, spoil):
+    run(clips, tmp_path)
+    folder = run_folder(tmp_path, "audio", 1, 1)
+    before = contents(folder)
+    if spoil == "weights":
+        content = bytearray(before["weights.pt"])
+        content[-1] ^= 1
+        (folder / "weights.pt").write_bytes(content)
+    else:
+        info = json.loads(before["run.json"])
+        del info["weights_sha256"]
+        (folder / "run.json").write_text(json.dumps(info))
+    run(clips, tmp_path)
+    assert contents(folder) == before
 
 
 def test_a_run_folder_is_complete_or_absent(clips, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Tests of `cfnsr.training.trained` on tiny runs that `cfnsr.training.train` left."""
 
 import json
+import random
 import shutil
 from dataclasses import replace
 
@@ -8,12 +9,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import train_row
+from pooch import file_hash
 from test_train import clips, settings  # noqa: F401  `clips` is a fixture
 
 from cfnsr.errors import InputError
+from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Schedule
 from cfnsr.training import trained
+from cfnsr.training.experiment import read_tensors, start_from
 from cfnsr.training.runs import read_run, run_folder
 
 ONE_EPOCH = Schedule(n_epochs=1, batch_size=16)
@@ -86,10 +90,19 @@ def spoil_json(folder):
     (folder / "run.json").write_text("{")
 
 
-def spoil_content(folder):
-    info = json.loads((folder / "run.json").read_text())
-    del info["scaling"]
-    (folder / "run.json").write_text(json.dumps(info))
+def change(name, value):
+    """A function that changes run.json in a folder."""
+
+    def changed(folder):
+        info = json.loads((folder / "run.json").read_text())
+        (folder / "run.json").write_text(json.dumps(info | {name: value}))
+
+    return changed
+
+
+def retell(folder):
+    """Let run.json tell the sha256 of the weights that are there."""
+    change("weights_sha256", file_hash(folder / "weights.pt"))(folder)
 
 
 def cut_weights(folder):
@@ -108,22 +121,38 @@ def folder_for_weights(folder):
 
 def other_weights(folder):
     torch.save({"audio.conv1.weight": torch.zeros(3)}, folder / "weights.pt")
+    retell(folder)
+
+
+def weights_of_nan(folder):
+    torch.save({"audio.conv1.weight": torch.tensor([1, torch.nan])}, folder / "weights.pt")
+    retell(folder)
 
 
 def code_in_weights(folder):
     torch.save({"audio": pytest.raises}, folder / "weights.pt")
+    retell(folder)
 
 
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
         (spoil_json, "is damaged; remove it"),
-        (spoil_content, "run.json is damaged"),
-        (cut_weights, "is damaged; remove it"),
+        (change("scaling", None), "is damaged; remove it"),
+        (change("schedule", {"batch_size": []}), "run.json is damaged.*`dvc repro train@1`"),
+        (change("preprocess", {"n_frames": "many"}), "run.json is damaged"),
+        (change("model", {}), "run.json is damaged"),
+        (change("model", {"class": "os.system"}), "run.json is damaged"),
+        (change("model", {"class": "mfcc_cnn.AudioOnly", "n_ears": 2}), "run.json is damaged"),
+        (change("model", {"class": "mfcc_cnn.AudioOnly", "n_heads": []}), "run.json is damaged"),
+        (change("row", "soprano"), "^row: expected .* found soprano"),
+        (change("weights_sha256", None), "not what its training left.*`dvc repro train@1`"),
+        (cut_weights, "not what its training left"),
         (no_weights, "holds no weights.pt"),
-        (folder_for_weights, "is damaged; remove it"),
+        (folder_for_weights, "holds no weights.pt"),
         (other_weights, "do not fit mfcc_cnn.AudioOnly"),
-        (code_in_weights, "is damaged; remove it"),
+        (weights_of_nan, "audio.conv1.weight is not finite"),
+        (code_in_weights, "is no checkpoint, or holds objects that are not safe"),
     ],
 )
 def test_a_damaged_run_is_refused_with_one_message(spoil, message, runs, tmp_path):
@@ -132,6 +161,37 @@ def test_a_damaged_run_is_refused_with_one_message(spoil, message, runs, tmp_pat
     spoil(folder)
     with pytest.raises(InputError, match=message):
         trained.load_trained(folder)
+
+
+def test_weights_with_any_bit_flipped_are_refused(runs, tmp_path):
+    folder = tmp_path / "seed_1"
+    shutil.copytree(run_folder(runs, "audio", 1, 1), folder)
+    content = (folder / "weights.pt").read_bytes()
+    rng = random.Random(0)
+    for _ in range(100):
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        (folder / "weights.pt").write_bytes(flipped)
+        with pytest.raises(InputError, match="train it again with `dvc repro train@1`"):
+            trained.load_trained(folder)
+        with pytest.raises(InputError, match="train it again with `dvc repro train@1`"):
+            start_from(trained.find("audio").build(Sizes()).audio, "audio", folder / "weights.pt")
+
+
+def test_a_network_is_published_as_safetensors(runs, clips, tmp_path):  # noqa: F811
+    torch_ = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
+    folder = run_folder(runs, "audio", 1, 1)
+    found = trained.load_trained(folder)
+    torch_.save_file(found.model.state_dict(), tmp_path / "weights.safetensors")
+    sha256 = file_hash(tmp_path / "weights.safetensors")
+    (tmp_path / "run.json").write_text(json.dumps(found.info | {"weights_sha256": sha256}))
+    arrays = found.arrays(clips, found.test_positions(clips))
+    published = trained.load_trained(tmp_path)
+    np.testing.assert_array_equal(published.logits(arrays), found.logits(arrays))
+    (tmp_path / "cut.safetensors").write_bytes(b"cut")
+    (tmp_path / "run.json").unlink()
+    with pytest.raises(InputError, match="holds no weights"):
+        read_tensors(tmp_path / "cut.safetensors")
 
 
 def test_a_folder_without_a_run_is_refused_and_the_right_one_is_named(runs, tmp_path):

@@ -30,7 +30,7 @@ from cfnsr.data.synthetic.voices import (
     Stretch,
     Timbre,
 )
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 from cfnsr.params import DrawnClips
 
 FRAME_RATE_HZ = 15
@@ -46,6 +46,7 @@ def write_clip(root: Path, take: Take, clips: DrawnClips) -> None:
 
     Raises:
         KeyError: `takes(clips)` does not have that take.
+        InputError: the disk is full or read-only.
     """
     shown, look, rng = (
         design.cue(take, clips),
@@ -73,7 +74,7 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
         alone: in this process, instead of on the workers of `cluster.connect`.
 
     Raises:
-        InputError: `root` holds clips that this module did not write.
+        InputError: `root` holds clips that this module did not write, or cannot be written.
     """
     _claim(root, clips)
     missing = _missing(root, clips)
@@ -117,13 +118,14 @@ def _claim(root: Path, clips: DrawnClips) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        part.write_bytes(content)
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with writing(path, len(content)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            part.write_bytes(content)
+            part.replace(path)
+        finally:
+            part.unlink(missing_ok=True)
 
 
 def _look(actor: int, clips: DrawnClips) -> Look:

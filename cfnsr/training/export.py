@@ -1,0 +1,104 @@
+"""A trained network as an ONNX file: `python -m cfnsr export --run FOLDER model.onnx`.
+
+Its inputs are the arrays that preprocessing leaves (`cfnsr.data.preprocess`), unscaled. How they
+are made, and in which order the emotions come, is in the file's metadata, as JSON.
+"""
+
+import json
+import logging
+import warnings
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from cfnsr.data.clips import RGB_MEAN, RGB_SD
+from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.errors import InputError, writing
+from cfnsr.models.base import Sizes
+from cfnsr.params import Preprocess, SourceParams
+from cfnsr.training.trained import Trained
+
+#: Taken over from run.json.
+INFO = ("row", "data", "protocol", "fold", "seed", "actors", "preprocess", "scaling", "versions")
+
+
+class FromArrays(nn.Module):
+    """A network and what comes before it: frames are normalised, all else is scaled."""
+
+    def __init__(self, trained: Trained) -> None:
+        super().__init__()
+        self.model = trained.model
+        self.inputs = trained.row.inputs
+        self.register_buffer("frames_mean", torch.tensor(RGB_MEAN))
+        self.register_buffer("frames_sd", torch.tensor(RGB_SD))
+        for name, scaling in trained.scaling.items():
+            self.register_buffer(f"{name}_mean", torch.from_numpy(scaling.mean))
+            self.register_buffer(f"{name}_sd", torch.from_numpy(scaling.sd))
+
+    def forward(self, *arrays: Tensor) -> Tensor:
+        """Arrays of the row's inputs, (clip, ...), to logits (clip, emotion)."""
+        scaled = map(self.scaled, self.inputs, arrays)
+        return self.model(*scaled)
+
+    def scaled(self, name: str, array: Tensor) -> Tensor:
+        """As `cfnsr.data.clips.normalise` and `Scaling` do."""
+        mean, sd = getattr(self, f"{name}_mean"), getattr(self, f"{name}_sd")
+        if name == "frames":  # clip frame S S channel
+            return ((array / 255 - mean) / sd).movedim(-1, 1)
+        trailing = (1,) * (array.ndim - 2)
+        return ((array - mean.view(-1, *trailing)) / sd.view(-1, *trailing)).float()
+
+
+def export(trained: Trained, path: Path) -> None:
+    """Write a network as ONNX, for any number of clips.
+
+    Args:
+        trained: on the processor.
+
+    Raises:
+        InputError: packages are missing, the row cannot be translated, or the disk is full or
+            read-only.
+    """
+    try:
+        import onnxscript  # noqa: F401  of torch's exporter
+    except ImportError:
+        raise InputError("export needs more packages: pip install cfnsr[onnx]") from None
+    examples = tuple(
+        torch.zeros(2, *shape, dtype=torch.uint8 if name == "frames" else torch.float32)
+        for name, shape in _shapes(trained).items()
+    )
+    clip = torch.export.Dim("clip")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            program = torch.onnx.export(
+                FromArrays(trained).eval(),
+                examples,
+                input_names=list(trained.row.inputs),
+                output_names=["logits"],
+                dynamic_shapes=(tuple({0: clip} for _ in examples),),
+                dynamo=True,
+                verbose=False,
+            )
+        except torch.onnx.OnnxExporterError as error:
+            raise InputError(
+                f"{trained.row.label} cannot be written as ONNX; export another row"
+            ) from error
+    assert program is not None
+    about = {"emotions": EMOTIONS} | {name: trained.info[name] for name in INFO}
+    program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        program.save(path, external_data=False)
+
+
+def _shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
+    """Of one clip's arrays."""
+    settings: Preprocess = trained.preprocess
+    sizes = Sizes.of(SourceParams(preprocess=settings))
+    size, n_channels = settings.frame_size, 1 if trained.info["data"] == "ravdess_landmarks" else 3
+    return {
+        name: (settings.n_frames, size, size, n_channels) if name == "frames" else sizes.shape(name)
+        for name in trained.row.inputs
+    }
