@@ -39,7 +39,7 @@ site: $(STAMP) ## the gallery of all figures: build/site/index.html
 	python -m cfnsr site
 
 experiments: $(STAMP) ## what `dvc exp run` has tried: parameters that differ, and results
-	dvc exp show --only-changed --drop '^(build|cfnsr|notebooks|runs|figures|README|params.yaml$$)'
+	dvc exp show --only-changed --drop '^(build|cfnsr|notebooks|runs|figures|README|CITATION|params.yaml$$)'
 
 env: $(STAMP) ## the environment, in .venv
 

@@ -208,7 +208,7 @@ def metrics(table: pd.DataFrame, folds: Sequence[int], asked: str) -> dict[str, 
     row = next((row for row in (asked, REFERENCE, *last) if row in last), None)
     if row is not None:
         of_rule = table[table["row"] == row]
-        found["row"] = row
+        found["system"] = row  # params.yaml has a `row`, and `dvc exp show` shows both
         for rule, accuracy_pct in zip(of_rule["rule"], of_rule["accuracy_pct"], strict=True):
             found[SHORT_RULES[rule]] = round(accuracy_pct, 2)
         for name, column in (("low", "ci_low_pct"), ("high", "ci_high_pct"), ("uar", "uar_pct")):

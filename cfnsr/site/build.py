@@ -126,9 +126,9 @@ def outcome(settings: Params, repository: Path) -> str:
     path = repository / "figures" / settings.data / "tables" / "metrics.json"
     found = json.loads(path.read_text())
     about = f"{DATA_LABELS[settings.data]}, protocol {settings.protocol}, folds {found['folds']}"
-    if "row" not in found:
+    if "system" not in found:
         return f"{about}: no run"
-    label, interval = find(found["row"]).label, f"[{found['low']:.1f}, {found['high']:.1f}]"
+    label, interval = find(found["system"]).label, f"[{found['low']:.1f}, {found['high']:.1f}]"
     return f"{about}: {label} {found['last']:.1f} % {interval}, {TEST_RULE}"
 
 

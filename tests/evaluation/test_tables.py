@@ -258,7 +258,7 @@ def test_metrics_are_one_line_of_the_row_that_is_asked_for():
     found = tables.metrics(table, [4], "all")
     assert found == {
         "folds": "4",
-        "row": "cfn_sr",
+        "system": "cfn_sr",
         "best": 33.33,
         "last": 16.67,
         "low": 16.67,
@@ -267,12 +267,12 @@ def test_metrics_are_one_line_of_the_row_that_is_asked_for():
     }
     json.dumps(found)
     asked = tables.metrics(table, [4], "audio")
-    assert (asked["row"], asked["last"]) == ("audio", 50.0)
+    assert (asked["system"], asked["last"]) == ("audio", 50.0)
 
 
 def test_metrics_are_of_the_first_row_where_neither_the_one_asked_for_nor_cfn_sr_is_there():
     table = tables.table(TABLE_1, paper(by_row(run([3], "audio"))))
-    assert tables.metrics(table, [1], "all")["row"] == "audio"
+    assert tables.metrics(table, [1], "all")["system"] == "audio"
     assert tables.metrics(tables.table(TABLE_1, {}), [1, 2, 3], "all") == {"folds": "1 to 3"}
 
 

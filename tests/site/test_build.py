@@ -136,7 +136,7 @@ def test_every_saved_figure_of_this_repository_has_a_caption():
 
 def test_the_outcome_is_a_line_of_the_row_that_was_asked_for(repository):
     path = repository / "figures" / "synthetic" / "tables" / "metrics.json"
-    path.write_text('{"folds": "2", "row": "mmtm", "last": 71.2, "low": 60, "high": 80.04}')
+    path.write_text('{"folds": "2", "system": "mmtm", "last": 71.2, "low": 60, "high": 80.04}')
     assert build.outcome(Params(), repository) == (
         "synthetic control, protocol paper, folds 2: MMTM 71.2 % [60.0, 80.0], last epoch"
     )
