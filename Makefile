@@ -5,32 +5,46 @@ STAMP := .venv/.locked
 # DVC starts `python` by name: the one of .venv must come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: repro test check slow lab env landmarks lock clean
+.PHONY: help repro test test-browser check slow lab site experiments env landmarks lock clean
 
-repro: .git $(STAMP)
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
+
+repro: .git $(STAMP) ## everything on synthetic clips, from mp4 files to tables
 	python -m cfnsr cluster -- dvc repro
 	@python -m cfnsr compare | tail -n 1
 
-test: $(STAMP)
-	pytest -m "not slow" -n auto --dist loadfile
+test: $(STAMP) ## the tests
+	pytest -m "not slow and not browser" -n auto --dist loadfile
 
-check: $(STAMP)
+check: $(STAMP) ## linters, types, imports
 	ruff format --check .
 	ruff check .
 	mypy
 	lint-imports
 
-slow: .git $(STAMP)
+slow: .git $(STAMP) ## the longest tests: whole pipelines
 	pytest -m slow
 
+# Into a folder of its own: the environment stays as it is locked.
+test-browser: .git $(STAMP) ## JupyterLab and the gallery in Chromium
+	uv pip install --quiet --python $(BIN)/python --target build/browser --group browser
+	PYTHONPATH=build/browser pytest -m browser
+
 # Options go along: make lab LAB='--no-browser --allow-root'
-lab: $(STAMP)
+lab: $(STAMP) ## JupyterLab
 	jupyter lab $(LAB)
 
-env: $(STAMP)
+site: $(STAMP) ## the gallery of all figures: build/site/index.html
+	python -m cfnsr site
+
+experiments: $(STAMP) ## what `dvc exp run` has tried: parameters that differ, and results
+	dvc exp show --only-changed --drop '^(build|cfnsr|notebooks|runs|figures|README|CITATION|params.yaml$$)'
+
+env: $(STAMP) ## the environment, in .venv
 
 # What finds the 68 points in a video: 100 MB, whose weights are not for commercial use.
-landmarks: $(STAMP)
+landmarks: $(STAMP) ## what finds the 68 points in a video, for predict
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[landmarks]'
 
 # uv installs faster than pip and checks every hash; it is itself pinned in the lock.
@@ -46,11 +60,11 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 # One version of each library for every supported Python (librosa 0.11 and 1.0 differ).
-lock: $(STAMP)
+lock: $(STAMP) ## newer versions of everything
 	uv pip compile pyproject.toml --group dev --extra slurm --universal --python-version 3.11 --fork-strategy fewest \
 		--generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
 
-clean:
+clean: ## forget what was trained
 	rm -rf build runs
 
 .git:

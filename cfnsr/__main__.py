@@ -13,34 +13,36 @@ from cfnsr.errors import InputError, writing
 
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m cfnsr", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m cfnsr",
+        description=__doc__,
+        epilog="`dvc repro` calls these as stages: dataset, notebooks, train, predictions.",
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    command = commands.add_parser("predict", help="classify a clip of your own")
+    command.add_argument("clip", type=Path, help="a video with sound, of any length")
+    command.add_argument(
+        "--run",
+        dest="trained",
+        type=Path,
+        metavar="FOLDER",
+        help="a run's folder, runs/…/seed_<s>; default: the network that comes with the package",
+    )
+    command.add_argument(
+        "--landmarks",
+        type=Path,
+        metavar="CSV",
+        help="OpenFace's 68 points of each frame; default: they or the face are looked for",
+    )
+    command.add_argument(
+        "--output", type=Path, metavar="DIR", help="default: build/predict/<clip name>"
+    )
+    command.set_defaults(run=_predict)
 
     command = commands.add_parser("rows", help="list every system of Tables 1 and 2 at full size")
     command.add_argument("--csv", action="store_true", help="print csv instead of a table")
     command.set_defaults(run=_rows)
-
-    command = commands.add_parser(
-        "dataset", help="make, download or find the clips and list them (a pipeline stage)"
-    )
-    command.set_defaults(run=_dataset)
-
-    command = commands.add_parser(
-        "notebooks", help="copy the notebooks' sources without outputs (a pipeline stage)"
-    )
-    command.set_defaults(run=_notebooks)
-
-    command = commands.add_parser(
-        "train", help="train what params.yaml asks for of a group on a fold (a pipeline stage)"
-    )
-    command.add_argument("group", choices=["systems", "ablations"])
-    command.add_argument("fold", type=int)
-    command.set_defaults(run=_train)
-
-    command = commands.add_parser(
-        "predictions", help="keep what the runs said of each clip (a pipeline stage)"
-    )
-    command.set_defaults(run=_predictions)
 
     command = commands.add_parser(
         "compare",
@@ -60,14 +62,15 @@ def main(arguments: list[str] | None = None) -> int:
     form.add_argument("--json", action="store_true", help="print json instead of a table")
     command.set_defaults(run=_compare)
 
-    command = commands.add_parser(
-        "architecture", help="draw CFN-SR from the built network (a pipeline stage)"
-    )
+    command = commands.add_parser("architecture", help="draw CFN-SR from the built network")
     command.add_argument("--output", type=Path, default=Path("build/try"), metavar="DIR")
     command.add_argument(
         "--full-size", action="store_true", help="at the paper's sizes, not at params.yaml's"
     )
     command.set_defaults(run=_architecture)
+
+    command = commands.add_parser("site", help="build the gallery of figures/ in build/site")
+    command.set_defaults(run=_site)
 
     command = commands.add_parser(
         "cluster", help="start Dask workers that serve a command, or until they are interrupted"
@@ -77,26 +80,6 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("--host", default="127.0.0.1", help="where scheduler and dashboard listen")
     command.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
     command.set_defaults(run=_cluster)
-
-    command = commands.add_parser("predict", help="classify a clip of your own")
-    command.add_argument("clip", type=Path, help="a video with sound, of any length")
-    command.add_argument(
-        "--run",
-        dest="trained",
-        type=Path,
-        metavar="FOLDER",
-        help="a run's folder, runs/…/seed_<s>; default: the network that comes with the package",
-    )
-    command.add_argument(
-        "--landmarks",
-        type=Path,
-        metavar="CSV",
-        help="OpenFace's 68 points of each frame; without it a face detector looks",
-    )
-    command.add_argument(
-        "--output", type=Path, metavar="DIR", help="default: build/predict/<clip name>"
-    )
-    command.set_defaults(run=_predict)
 
     command = commands.add_parser("export", help="write a trained network as ONNX")
     command.add_argument("model", type=Path, metavar="FILE", help="such as model.onnx")
@@ -114,6 +97,29 @@ def main(arguments: list[str] | None = None) -> int:
         "publish", help="train the network that comes with the package, and write its card"
     )
     command.set_defaults(run=_publish)
+
+    # Without help a command is not in the list; the epilog names it.
+    command = commands.add_parser(
+        "dataset", description="Make, download or find the clips and list them."
+    )
+    command.set_defaults(run=_dataset)
+
+    command = commands.add_parser(
+        "notebooks", description="Copy the notebooks' sources without outputs."
+    )
+    command.set_defaults(run=_notebooks)
+
+    command = commands.add_parser(
+        "train", description="Train what params.yaml asks for of a group on a fold."
+    )
+    command.add_argument("group", choices=["systems", "ablations"])
+    command.add_argument("fold", type=int)
+    command.set_defaults(run=_train)
+
+    command = commands.add_parser(
+        "predictions", description="Keep the per-clip predictions of runs."
+    )
+    command.set_defaults(run=_predictions)
 
     options = parser.parse_args(arguments)
     try:
@@ -235,6 +241,16 @@ def _architecture(options: argparse.Namespace) -> None:
     name = "architecture_full_size" if options.full_size else "architecture"
     save(architecture.architecture(built, title), options.output / name)
     print(f"written: {options.output / name}.svg, .png")
+
+
+def _site(options: argparse.Namespace) -> None:
+    from cfnsr.site import build
+
+    chosen, repository = params.load(), params.repository_root()
+    print(f"the gallery: {build.build(repository)}")
+    print(build.outcome(chosen, repository))
+    if "DVC_EXP_NAME" in os.environ:
+        print("to go back, and drop uncommitted edits: git restore . && dvc checkout")
 
 
 def _cluster(options: argparse.Namespace) -> int:

@@ -11,7 +11,7 @@ reads the runs that params.yaml asks for, and writes figures/<data>/predictions/
                   in hexadecimal digits
     runs.csv      one line a run: what it was and what it cost
     epochs.csv    one line a run and epoch: loss and accuracies, of the validation actors too,
-                  who only choose the epoch; `dvc plots show` draws it
+                  who only choose the epoch
 
 One folder a protocol, so that running one never touches what git keeps of the other, and the
 tables show both side by side (`read_comparable`).

@@ -30,6 +30,13 @@ DATA_LABELS: dict[Source, str] = {
     "ravdess": "RAVDESS",
     "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
 }
+#: What a rule is called where a column must be narrow.
+SHORT_RULES: dict[Rule, str] = {
+    "best test epoch": "best",
+    "last epoch": "last",
+    "chosen on other folds": "others",
+    "chosen on validation actors": "validation",
+}
 COLUMNS = (
     "row",
     "label",
@@ -188,21 +195,25 @@ def verdict(test: Mapping[Any, Any]) -> int:
     return 1 if test["difference_pct"] > 0 else -1
 
 
-def metrics(table: pd.DataFrame, folds: Sequence[int]) -> dict[str, Any]:
-    """What `dvc metrics show` and `dvc exp show` print, in percent.
+def metrics(table: pd.DataFrame, folds: Sequence[int], asked: str) -> dict[str, Any]:
+    """What `dvc metrics show` and `dvc exp show` print, of one row: few columns with short names.
 
-    The folds; one system, CFN-SR if there, under every rule, with UAR and the interval of the
-    last epoch; and the accuracy of every system after the last epoch.
+    The row is the one asked for; CFN-SR, or else the first there is, where that is no row.
+
+    Returns:
+        The folds and the row; its accuracy under each rule, by `SHORT_RULES`; of the last epoch the
+        interval's `low` and `high`, and the UAR. All in percent.
     """
     last = {line["row"]: line for line in table.to_dict("records") if line["rule"] == TEST_RULE}
     found: dict[str, Any] = {"folds": _span(folds)}
-    chosen = REFERENCE if REFERENCE in last else next(iter(last), None)
-    if chosen is not None:
-        of_rule = table[table["row"] == chosen]
-        found[chosen] = dict(zip(of_rule["rule"], of_rule["accuracy_pct"].round(2), strict=True))
-        for name in ("uar_pct", "ci_low_pct", "ci_high_pct"):
-            found[chosen][name] = round(last[chosen][name], 2)
-        found[TEST_RULE] = {row: round(line["accuracy_pct"], 2) for row, line in last.items()}
+    row = next((row for row in (asked, REFERENCE, *last) if row in last), None)
+    if row is not None:
+        of_rule = table[table["row"] == row]
+        found["system"] = row  # params.yaml has a `row`, and `dvc exp show` shows both
+        for rule, accuracy_pct in zip(of_rule["rule"], of_rule["accuracy_pct"], strict=True):
+            found[SHORT_RULES[rule]] = round(accuracy_pct, 2)
+        for name, column in (("low", "ci_low_pct"), ("high", "ci_high_pct"), ("uar", "uar_pct")):
+            found[name] = round(last[row][column], 2)
     return found
 
 

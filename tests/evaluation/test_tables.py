@@ -261,24 +261,28 @@ def test_without_cfn_sr_there_is_nothing_to_compare_with():
     assert tuple(tests.columns) == tables.TEST_COLUMNS
 
 
-def test_metrics_are_one_system_in_detail_and_all_after_the_last_epoch():
+def test_metrics_are_one_line_of_the_row_that_is_asked_for():
     runs = by_row(run([1, 2, 1], fold=4, n_clips=6), run([3], "audio", fold=4, n_clips=6))
-    found = tables.metrics(tables.table(TABLE_1, paper(runs)), [4])
+    table = tables.table(TABLE_1, paper(runs))
+    found = tables.metrics(table, [4], "all")
     assert found == {
         "folds": "4",
-        "cfn_sr": {
-            "best test epoch": 33.33,
-            "last epoch": 16.67,
-            "uar_pct": 16.67,
-            "ci_low_pct": 16.67,
-            "ci_high_pct": 16.67,
-        },
-        "last epoch": {"audio": 50.0, "cfn_sr": 16.67},
+        "system": "cfn_sr",
+        "best": 33.33,
+        "last": 16.67,
+        "low": 16.67,
+        "high": 16.67,
+        "uar": 16.67,
     }
     json.dumps(found)
-    alone = tables.metrics(tables.table(TABLE_1, paper(by_row(run([3], "audio")))), [1])
-    assert alone["audio"]["last epoch"] == alone["last epoch"]["audio"] == 37.5
-    assert tables.metrics(tables.table(TABLE_1, {}), [1, 2, 3]) == {"folds": "1 to 3"}
+    asked = tables.metrics(table, [4], "audio")
+    assert (asked["system"], asked["last"]) == ("audio", 50.0)
+
+
+def test_metrics_are_of_the_first_row_where_neither_the_one_asked_for_nor_cfn_sr_is_there():
+    table = tables.table(TABLE_1, paper(by_row(run([3], "audio"))))
+    assert tables.metrics(table, [1], "all")["system"] == "audio"
+    assert tables.metrics(tables.table(TABLE_1, {}), [1, 2, 3], "all") == {"folds": "1 to 3"}
 
 
 def test_only_folds_without_a_gap_are_a_range():

@@ -1,0 +1,1 @@
+"""The gallery: `figures/` as web pages that need no network."""

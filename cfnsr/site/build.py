@@ -1,0 +1,225 @@
+"""Build the gallery from what git has: tables, figures, captions in executed notebooks.
+
+One page per folder of `figures/`, one per executed notebook, and an index. Equal input gives equal
+bytes.
+"""
+
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import bokeh
+import jinja2
+import nbformat
+import pandas as pd
+import yaml
+from markupsafe import Markup
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from pygments.formatters import HtmlFormatter
+
+from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE
+from cfnsr.models.registry import REFERENCE, find
+from cfnsr.params import Params
+
+TEMPLATES = Path(__file__).parent / "templates"
+#: Bokeh brings a MathJax along, so that equations need no network.
+MATHJAX = ("bokeh.min.js", "bokeh-mathjax.min.js")
+#: Longer csv files are linked, not shown.
+MAX_LINES = 250
+_SAVED = re.compile(r'output_folder / "(\w+)"')
+_CAPTION = re.compile(r"\*(?![ *])")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """Figures that share a caption: names without suffix, and the caption's Markdown."""
+
+    names: list[str]
+    caption: str
+
+
+@dataclass(frozen=True)
+class Section:
+    """One folder that a notebook or command filled; `notebook` is None for a command."""
+
+    folder: Path
+    title: str
+    notebook: Path | None
+    shown: list[Shown]
+
+    def files(self, pattern: str) -> list[Path]:
+        """In order of name."""
+        return sorted(self.folder.glob(pattern))
+
+
+@dataclass(frozen=True)
+class Page:
+    """One folder of `figures/`."""
+
+    folder: Path
+    title: str
+    sections: list[Section]
+
+
+def build(repository: Path) -> Path:
+    """Write `build/site` anew; returns its index.html."""
+    output, figures = repository / "build" / "site", repository / "figures"
+    shutil.rmtree(output, ignore_errors=True)  # DVC may have linked it to its cache
+    shutil.copytree(figures, output, ignore=shutil.ignore_patterns("*.ipynb"))
+    _write_static(output / "static")
+    pages = [_page(folder) for folder in sorted(figures.iterdir(), key=_rank) if folder.is_dir()]
+    card = repository / "cfnsr" / "own_clip" / "network" / "README.md"
+    environment = _environment(pages, has_card=card.is_file())
+
+    def write(name: str, template: str, title: str, **values: Any) -> Path:
+        path = output / name
+        root = "../" * name.count("/")
+        html = environment.get_template(template).render(values, title=title, root=root)
+        path.write_text(html + "\n", "utf-8")
+        return path
+
+    for page in pages:
+        write(f"{page.folder.name}/index.html", "page.html", page.title, page=page)
+        for section in page.sections:
+            if section.notebook:
+                name = section.notebook.relative_to(figures).with_suffix(".html").as_posix()
+                body = notebook_html(section.notebook)
+                write(name, "notebook.html", section.title, body=body, page=page)
+    if card.is_file():
+        write("network.html", "card.html", "The published network", card=card.read_text("utf-8"))
+    return write(
+        "index.html",
+        "index.html",
+        "CFN-SR, reproduced",
+        lead=lead((repository / "README.md").read_text("utf-8")),
+        headlines=[line for page in pages for line in headlines(page.folder)],
+        citation=yaml.safe_load((repository / "CITATION.cff").read_text("utf-8")),
+    )
+
+
+def lead(readme: str) -> str:
+    """The paragraphs between a README's title and its first figure, code or heading."""
+    paragraphs = readme.split("\n\n")[1:]
+    end = next(i for i, text in enumerate(paragraphs) if text.startswith(("!", "`", "#")))
+    return "\n\n".join(paragraphs[:end])
+
+
+def headlines(folder: Path) -> Iterator[dict[Any, Any]]:
+    """CFN-SR after the last epoch, a line per protocol; none where its row is missing."""
+    path = folder / "tables" / "table1.csv"
+    if not path.is_file():
+        return
+    table = pd.read_csv(path)
+    table = table[table["rule"] == TEST_RULE]
+    for line in table[table["row"] == REFERENCE].to_dict("records"):
+        n_systems = int((table["protocol"] == line["protocol"]).sum())
+        yield {**line, "data": folder.name, "n_systems": n_systems}
+
+
+def outcome(settings: Params, repository: Path) -> str:
+    """What the metrics of params.yaml's data say, in a line."""
+    path = repository / "figures" / settings.data / "tables" / "metrics.json"
+    found = json.loads(path.read_text())
+    about = f"{DATA_LABELS[settings.data]}, protocol {settings.protocol}, folds {found['folds']}"
+    if "system" not in found:
+        return f"{about}: no run"
+    label, interval = find(found["system"]).label, f"[{found['low']:.1f}, {found['high']:.1f}]"
+    return f"{about}: {label} {found['last']:.1f} % {interval}, {TEST_RULE}"
+
+
+def captions(notebook: nbformat.NotebookNode, folder: Path) -> list[Shown]:
+    """The figures of a folder: those that cells save, each with the caption below; then others."""
+    found: list[Shown] = []
+    left = {path.stem for path in folder.glob("*.png")}
+    waiting: list[str] = []
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            saved = [name for name in _SAVED.findall(cell.source) if name in left]
+            waiting += saved
+            left -= set(saved)
+        elif waiting and _CAPTION.match(cell.source):
+            found.append(Shown(waiting, cell.source.split("\n\n")[0]))
+            waiting = []
+    return found + [Shown([name], "") for name in [*waiting, *sorted(left)]]
+
+
+def notebook_html(path: Path) -> Markup:
+    """An executed notebook's cells, with their pictures embedded."""
+    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
+    html, _ = exporter.from_filename(str(path))
+    return Markup(html)
+
+
+def markdown(text: str) -> Markup:
+    """Markdown with tables and raised notes, as JupyterLab shows it."""
+    renderer = IPythonRenderer(escape=False, exclude_anchor_links=True)
+    return Markup(MarkdownWithMath(renderer=renderer).render(text))
+
+
+def csv_lines(path: Path) -> list[list[str]]:
+    """Header and lines of a csv file as they stand there; none if it is empty or long."""
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    return (
+        [table.columns.tolist(), *table.to_numpy().tolist()] if 0 < len(table) <= MAX_LINES else []
+    )
+
+
+def _rank(folder: Path) -> tuple[bool, str]:
+    """Data sources first."""
+    return folder.name not in DATA_LABELS, folder.name
+
+
+def _page(folder: Path) -> Page:
+    # The tables come before what explains them.
+    below = sorted(folder.iterdir(), key=lambda path: (path.name != "tables", path.name))
+    sections = [_section(path) for path in [folder, *below] if any(path.glob("*.png"))]
+    label = DATA_LABELS.get(folder.name)  # type: ignore[call-overload]
+    return Page(folder, label[0].upper() + label[1:] if label else sections[0].title, sections)
+
+
+def _section(folder: Path) -> Section:
+    path = next(iter(sorted(folder.glob("*.ipynb"))), None)
+    notebook = nbformat.read(path, as_version=4) if path else nbformat.v4.new_notebook()
+    title = folder.name.capitalize()
+    if path:
+        title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
+    return Section(folder, title, path, captions(notebook, folder))
+
+
+def _environment(pages: list[Page], has_card: bool) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"markdown": markdown, "csv_lines": csv_lines}
+    environment.globals |= {
+        "pages": pages,
+        "has_card": has_card,
+        "labels": DATA_LABELS,
+        "reference": find(REFERENCE).label,
+        "rule": TEST_RULE,
+    }
+    return environment
+
+
+def _write_static(folder: Path) -> None:
+    folder.mkdir()
+    for name in ("style.css", "page.js"):
+        shutil.copy(TEMPLATES / name, folder)
+    for name in MATHJAX:
+        shutil.copy(Path(bokeh.__file__).parent / "server" / "static" / "js" / name, folder)
+    light, dark = (
+        HtmlFormatter(style=style).get_style_defs(".highlight")
+        for style in ("default", "github-dark")
+    )
+    (folder / "code.css").write_text(
+        f"{light}\n@media screen and (prefers-color-scheme: dark) {{\n{dark}\n}}\n"
+    )
