@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-#: What a file system answers that is full, read-only or not the user's.
+#: What a file system answers that is full, read-only, another one or not the user's.
 REFUSALS = {
     errno.EACCES,
     errno.EDQUOT,
@@ -18,6 +18,7 @@ REFUSALS = {
     errno.ENOTDIR,
     errno.EPERM,
     errno.EROFS,
+    errno.EXDEV,
 }
 
 
