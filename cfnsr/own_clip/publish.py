@@ -12,13 +12,13 @@ writes cfnsr/own_clip/network/:
 """
 
 import json
-import shutil
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from string import Template
 
 import pandas as pd
+from pooch import file_hash
 from safetensors.torch import save_file
 
 from cfnsr import cluster
@@ -116,8 +116,10 @@ def _train(job: _Job) -> None:
 
 def _write(run: Path, tested: list[Run]) -> None:
     PUBLISHED.mkdir(exist_ok=True)
-    save_file(read_tensors(run / "weights.pt"), PUBLISHED / "weights.safetensors")
-    shutil.copy(run / "run.json", PUBLISHED)
+    weights = PUBLISHED / "weights.safetensors"
+    save_file(read_tensors(run / "weights.pt"), weights)
+    info = json.loads((run / "run.json").read_text()) | {"weights_sha256": file_hash(weights)}
+    (PUBLISHED / "run.json").write_text(json.dumps(info, indent=1) + "\n")
     _by_confidence(tested).to_csv(
         PUBLISHED / "confidence.csv", index_label="low", float_format="%.4g", lineterminator="\n"
     )

@@ -3,6 +3,7 @@
 import pickle
 import re
 import shutil
+from dataclasses import replace
 from fractions import Fraction
 
 import av
@@ -351,12 +352,16 @@ def test_without_a_run_the_published_network_answers(repository, clip, capsys):
     assert re.search(r"clips of unseen actors of which it was as sure", printed.out)
 
 
-def test_a_voice_and_a_face_unlike_the_training_clips_are_told(runs, clip, monkeypatch):
-    run = runs["motion_voice"]
-    assert not any("unlike" in each for each in predict.predict(*clip[:1], run, clip[1]).warnings)
-    monkeypatch.setattr(predict.motion, "coarse", lambda log_mel: 0 * log_mel[:, :64, ::4] - 500)
-    warnings = predict.predict(clip[0], run, clip[1]).warnings
-    assert any(each.startswith("the voice of 1 windows is unlike") for each in warnings)
+@pytest.mark.parametrize(("range_", "told"), [((0, 100), set()), ((0, 1e-6), {"face", "voice"})])
+def test_a_voice_and_a_face_unlike_the_training_clips_are_told(
+    runs, clip, monkeypatch, range_, told
+):
+    trained = predict.load_trained(runs["motion_voice"])
+    typical = dict.fromkeys(trained.typical, range_)
+    monkeypatch.setattr(predict, "load_trained", lambda run: replace(trained, typical=typical))
+    warnings = predict.predict(clip[0], runs["motion_voice"], clip[1]).warnings
+    unlike = {each.split()[1] for each in warnings if "unlike" in each}
+    assert unlike == told
 
 
 def test_a_real_clip_gets_probabilities_from_its_found_face(
