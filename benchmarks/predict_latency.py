@@ -20,21 +20,19 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import report
 
-from cfnsr import params
 from cfnsr.own_clip import predict
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("clip", type=Path)
-    parser.add_argument("--run", type=Path, help="default: CFN-SR of params.yaml's first fold")
+    parser.add_argument("--run", type=Path, help="default: the network that comes with the package")
     parser.add_argument("--landmarks", type=Path)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     options = parser.parse_args()
 
-    settings = params.load()
-    run = options.run or predict.default_run(settings, params.repository_root())
+    run = options.run or predict.PUBLISHED
     idle_pct = report.idle_pct()
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "cfnsr", "predict", options.clip, "--run", run]
