@@ -29,6 +29,8 @@ from cfnsr.params import Clips, Preprocess
 os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 REPOSITORY = Path(__file__).parents[1]
+#: What `make repro` leaves beside what is in git.
+REPRODUCED = ("runs/synthetic", "build/synthetic", "data/synthetic")
 #: Quick to make; nothing equals the paper's sizes, so that nothing can be hard-coded.
 SMALL = Preprocess(n_frames=5, frame_size=24)
 TAKES = [take for take in takes(Clips()) if take.actor in (1, 2)][::4]
@@ -148,6 +150,37 @@ def bad_disk(request, tmp_path):
         pytest.skip("only root may mount a small disk")
     yield folder, answer
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """A headless Chromium."""
+    sync_api = pytest.importorskip("playwright.sync_api", reason="run `make test-browser`")
+    found = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
+    if found is None:
+        pytest.skip("no Chromium: `apt-get install chromium` or the like")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=found)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def copy(tmp_path_factory):
+    """The files that git has, as they are here, and what a reproduction left."""
+    folder = tmp_path_factory.mktemp("copy") / "cfnsr"
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=REPOSITORY, check=True, capture_output=True, text=True
+    )
+    for name in filter(None, listed.stdout.split("\0")):
+        source = REPOSITORY / name
+        if source.is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(source, folder / name)
+    for name in REPRODUCED:
+        if (REPOSITORY / name).is_dir():
+            shutil.copytree(REPOSITORY / name, folder / name)
+    return folder
 
 
 def write_film(path, pictures=(), shown_s=(), sounds=(), rate_hz=16_000, codecs=("libx264", "aac")):
