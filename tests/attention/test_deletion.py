@@ -197,15 +197,7 @@ def test_a_clip_whose_file_is_gone_is_named(real_clips, tmp_path):
 def conditions(row, clips, change=lambda model: None):
     """Accuracy and `follows` of a network with random weights by condition and level."""
     trained = made(row)
-    settings = SMALL.model_copy()
-    trained = type(trained)(
-        trained.model,
-        trained.row,
-        {"fold": 1, "seed": 0},
-        settings,
-        trained.scaling,
-        trained.batch_size,
-    )
+    trained = replace(trained, info={"fold": 1, "seed": 0}, preprocess=SMALL.model_copy())
     with torch.no_grad():
         change(trained.model)
     positions = np.arange(len(clips.index))
