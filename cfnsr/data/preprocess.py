@@ -70,9 +70,9 @@ def preprocess_clip(
     tracked = read_landmarks(landmarks)
     points = tracked.points
     waveform, rate_hz = audio.read_waveform(media)
+    window = audio.cut_window(media.name, waveform, rate_hz, settings)
     if draws_landmarks:
         check_duration(tracked, len(waveform) / rate_hz)
-    window = audio.cut_window(media.name, waveform, rate_hz, settings)
     arrays = sound_arrays(window, settings)
     arrays |= track_arrays(points, len(waveform) / rate_hz, settings)
     if draws_landmarks:
