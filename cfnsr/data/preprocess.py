@@ -76,9 +76,9 @@ def preprocess_clip(
     with opened(media) as clip:
         waveform, rate_hz = audio.decode(clip)
         duration_s = len(waveform) / rate_hz
+        window = audio.cut_window(media.name, waveform, rate_hz, settings)
         if draws_landmarks:
             check_duration(tracked, duration_s)
-        window = audio.cut_window(media.name, waveform, rate_hz, settings)
         kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
         if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
             raise InputError(

@@ -176,7 +176,7 @@ def _files(root: Path, folders: str, suffix: str) -> list[Path]:
         if fnmatch(folder.name.lower(), folders)
         for path in folder.rglob("*")
         # macOS leaves a ._ file beside each one.
-        if path.suffix.lower() == suffix and not path.name.startswith("._") and not path.is_dir()
+        if path.suffix.lower() == suffix and not path.name.startswith("._")
     ]
     return sorted(found, key=lambda path: (path.parent.name.lower(), path.name, path))
 

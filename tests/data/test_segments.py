@@ -108,7 +108,7 @@ def test_preprocessing_adds_segments_and_changes_no_other_array(one_clip):
     assert arrays["segment_mel"].dtype == np.float16
     for name in usual.keys() - {"frames"}:
         np.testing.assert_array_equal(arrays[name], usual[name])
-    points, (waveform, rate_hz) = read_landmarks(csv), audio.read_waveform(media)
+    points, (waveform, rate_hz) = read_landmarks(csv).points, audio.read_waveform(media)
     chosen = segments.frames_beside(len(points), len(waveform) / rate_hz, SEGMENTS)
     every = SMALL.model_copy(update={"n_frames": len(points)})
     whole = video.read_faces(media, points, every)
