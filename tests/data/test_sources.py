@@ -75,7 +75,6 @@ def what_macos_leaves(root):
     for path in [*root.glob("Actor_01/*"), *root.glob("landmarks/*")]:
         path.with_name(f"._{path.name}").write_bytes(bytes(4096))
     (root / "Actor_01" / ".DS_Store").touch()
-    (root / "Actor_01" / "a folder.mp4").mkdir()
 
 
 @pytest.mark.parametrize(
