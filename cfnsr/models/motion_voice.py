@@ -61,13 +61,15 @@ class MotionNet(nn.Module):
     """Landmark tracks and their changes (clip, 140, moment) to logits, by dilated convolutions.
 
     In training half of the faces are mirrored, and a part of each clip is stretched over the whole.
+    `head=False` leaves the classifier out.
     """
 
     mirrored: Tensor
     sign: Tensor
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, head: bool = True) -> None:
         super().__init__()
+        self.n_channels = n_channels
         x_and_y = [2 * i + axis for i in MIRRORED for axis in (0, 1)]
         order = torch.tensor([*x_and_y, *range(2 * N_LANDMARKS, N_TRACKS)])
         sign = torch.ones(N_TRACKS)
@@ -88,14 +90,25 @@ class MotionNet(nn.Module):
             nn.BatchNorm1d(n_channels),
             nn.ReLU(),
         )
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * n_channels, N_EMOTIONS))
+        self.head = (
+            nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * n_channels, N_EMOTIONS)) if head else None
+        )
 
-    def forward(self, tracks: Tensor) -> Tensor:
+    def features(self, tracks: Tensor) -> Tensor:
+        """(clip, n_channels, moment)."""
         if self.training:
             tracks = warp(self.mirror(tracks))
         change = F.pad(tracks.diff(dim=2), (1, 0))
         x = self.norm(torch.cat([tracks, change], dim=1))
-        return self.head(mean_and_max(self.convolutions(self.dropout(x))))
+        return self.convolutions(self.dropout(x))
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits from the features; needs `head=True`."""
+        assert self.head is not None, "built with head=False"
+        return self.head(mean_and_max(features))
+
+    def forward(self, tracks: Tensor) -> Tensor:
+        return self.classify(self.features(tracks))
 
     def mirror(self, tracks: Tensor) -> Tensor:
         """Mirror each face with probability 1/2.
@@ -110,12 +123,13 @@ class MotionNet(nn.Module):
 class VoiceNet(nn.Module):
     """A spectrogram (clip, 64 bands, moment) to logits: a residual 2D CNN, then one over time.
 
-    In training two stretches of bands and two of time are hidden (SpecAugment).
+    In training two stretches of bands and two of time are hidden (SpecAugment). `head=False` leaves
+    the classifier out.
     """
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n: int, head: bool = True) -> None:
         super().__init__()
-        n = n_channels
+        self.n_channels = 8 * n
         self.net = nn.Sequential(
             nn.Conv2d(1, n, 3, stride=(2, 1), padding=1, bias=False),
             Residual(nn.Conv2d, nn.BatchNorm2d, n, n, 3),
@@ -130,13 +144,24 @@ class VoiceNet(nn.Module):
             nn.ReLU(),
             nn.Dropout(0.2),
         )
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, N_EMOTIONS))
+        self.head = (
+            nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, N_EMOTIONS)) if head else None
+        )
 
-    def forward(self, spectrogram: Tensor) -> Tensor:
+    def features(self, spectrogram: Tensor) -> Tensor:
+        """(clip, n_channels, a quarter of the moments)."""
         if self.training:
             spectrogram = hide(hide(spectrogram, dim=1), dim=2)
         x = self.net(spectrogram[:, None]).flatten(1, 2)  # clip channel*band moment
-        return self.head(mean_and_max(self.over_time(x)))
+        return self.over_time(x)
+
+    def classify(self, features: Tensor) -> Tensor:
+        """Logits from the features; needs `head=True`."""
+        assert self.head is not None, "built with head=False"
+        return self.head(mean_and_max(features))
+
+    def forward(self, spectrogram: Tensor) -> Tensor:
+        return self.classify(self.features(spectrogram))
 
 
 class MotionAndVoice(EmotionModel):
@@ -148,8 +173,7 @@ class MotionAndVoice(EmotionModel):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.motion = MotionNet(sizes.model.audio_channels)
-        self.voice = VoiceNet(max(1, sizes.model.audio_channels // 4))
+        self.motion, self.voice = encoders(sizes)
 
     def forward(self, tracks: Tensor, spectrogram: Tensor) -> Tensor:
         return self._add(self.motion(tracks), self.voice(spectrogram))
@@ -183,6 +207,12 @@ class Averaged(EmotionModel):
 
     def fit(self, emotion: np.ndarray, actor: np.ndarray, *inputs: np.ndarray) -> None:
         """There is nothing left to find."""
+
+
+def encoders(sizes: Sizes, head: bool = True) -> tuple[MotionNet, VoiceNet]:
+    """Both networks, with random weights."""
+    n = sizes.model.audio_channels
+    return MotionNet(n, head), VoiceNet(max(1, n // 4), head)
 
 
 def mean_and_max(x: Tensor) -> Tensor:

@@ -265,6 +265,22 @@ TABLE_2: dict[str, Row] = {
     ),
 }
 
+
+def _on_motion_and_voice(
+    fusion: str, model: str, fusion_stage: FusionStage, additive: bool = False
+) -> Row:
+    """A fusion of the paper's on the two networks of the row `motion_voice`."""
+    return Row(
+        f"Motion and voice, {fusion} (ours)",
+        fusion_stage,
+        f"stronger_encoders.{model}",
+        note="goes on training the two networks of the row Motion and voice",
+        inputs=("motion", "coarse_log_mel"),
+        starts_from={"motion": "motion_voice", "voice": "motion_voice"},
+        additive=additive,
+    )
+
+
 # Not in the paper; printed below both tables.
 EXTRA: dict[str, Row] = {
     "linear": Row(
@@ -297,6 +313,10 @@ EXTRA: dict[str, Row] = {
         schedule="none",
         members="motion_voice",
     ),
+    "motion_voice_spliced": _on_motion_and_voice("spliced", "Spliced", "Model", additive=True),
+    "motion_voice_concat_fc": _on_motion_and_voice("Concat + FC", "ConcatFC", "Early"),
+    "motion_voice_msaf": _on_motion_and_voice("MSAF", "MSAF", "Model"),
+    "motion_voice_cross_modal": _on_motion_and_voice("CFN-SR's blocks", "CrossModal", "Model"),
     "cfn_sr_released": Row(
         "CFN-SR as released",
         "Model",

@@ -55,6 +55,10 @@ N_PARAMETERS = {
     "no_residual": 26_301_417,
     "motion_voice": 365_296,
     "motion_voice_averaged": 3 * 365_296,
+    "motion_voice_spliced": 365_288,  # one bias less than two heads
+    "motion_voice_concat_fc": 494_696,
+    "motion_voice_msaf": 369_632,
+    "motion_voice_cross_modal": 1_381_737,
     "linear": 3_856,  # 8 x (416 of landmarks + 65 of MFCCs + 1)
     "cfn_sr_released": 26_301_417,
     "multiplicative_through_weights": 25_916_080,
@@ -122,6 +126,10 @@ def test_rows_are_those_of_the_papers_tables_and_the_release():
         "linear",
         "motion_voice",
         "motion_voice_averaged",
+        "motion_voice_spliced",
+        "motion_voice_concat_fc",
+        "motion_voice_msaf",
+        "motion_voice_cross_modal",
         "cfn_sr_released",
         "multiplicative_through_weights",
         "averaging_joint",
@@ -208,12 +216,12 @@ def test_in_the_release_every_copy_of_a_clip_in_its_batch_adds_its_map_once_more
 )
 def test_a_row_is_additive_where_the_face_changes_its_scores_alike_for_every_voice(name):
     model = build(name).eval()
-    frames, sound = batch(name, 2)
+    face, voice = batch(name, 2)
     with torch.no_grad():
         # Untrained, a voice hardly changes what is attended to.
         for parameter in model.parameters():
             parameter += 0.1 * torch.randn_like(parameter)
-        scores = model(frames.repeat(2, 1, 1, 1, 1), sound.repeat_interleave(2, dim=0))
+        scores = model(torch.cat([face, face]), voice.repeat_interleave(2, dim=0))
     if name.startswith("averaging"):
         scores = scores.exp()  # the mean of probabilities, not of their logarithms
     by_voice = (scores - scores.mean(dim=1, keepdim=True)).unflatten(0, (2, 2))
