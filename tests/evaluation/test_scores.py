@@ -244,6 +244,15 @@ def test_a_paired_test_agrees_with_scipy_on_actor_means():
     assert (found.n_actors, found.n_clips) == (8, 128)
 
 
+def test_a_difference_is_tested_by_fold_too():
+    a, b = all_folds("a", seeds=(1, 2), skill=1.7), all_folds("b", seeds=(1, 2))
+    means = [outcomes(runs, "last epoch").groupby("fold")["correct"].mean() for runs in (a, b)]
+    expected = stats.permutation_test(
+        means, lambda a, b: np.mean(a - b), permutation_type="samples", n_resamples=np.inf
+    )
+    assert paired_test(a, b, "last epoch").p_value_folds == pytest.approx(expected.pvalue)
+
+
 def test_the_difference_is_that_of_the_scores_and_changes_its_sign_with_the_order():
     a, b = all_folds("a", seeds=(1, 2, 3)), all_folds("b", seeds=(1, 2, 3), skill=1.2)
     forth, back = paired_test(a, b, "last epoch"), paired_test(b, a, "last epoch")
