@@ -32,21 +32,29 @@ def bars(mean: pd.Series, title: str) -> Figure:
 def timeline(table: pd.DataFrame, title: str) -> Figure:
     """Probabilities from window to window; a dot marks each window's most probable emotion.
 
+    Where windows are left out the picture is grey.
+
     Args:
-        table: start_s, end_s, emotion, probability; all emotions of a window together.
+        table: start_s, end_s, emotion, probability; all emotions of a window together; two windows
+            or more.
         title: what is shown.
     """
     windows = table[["start_s", "end_s"]].drop_duplicates()
     probability = table["probability"].to_numpy().reshape(len(windows), len(EMOTIONS))
     middle_s = windows.mean(axis=1).to_numpy()
-    between_s = (middle_s[1:] + middle_s[:-1]) / 2
-    edges_s = np.array(
-        [2 * middle_s[0] - between_s[0], *between_s, 2 * middle_s[-1] - between_s[-1]]
-    )
+    half_step_s = np.median(np.diff(middle_s)) / 2
+    edges_s, columns = [middle_s[0] - half_step_s], []
+    for middle, column in zip(middle_s, probability, strict=True):
+        if middle - edges_s[-1] > 2 * half_step_s:
+            edges_s.append(middle - half_step_s)
+            columns.append(np.full(len(EMOTIONS), np.nan))
+        edges_s.append(middle + half_step_s)
+        columns.append(column)
     figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
     mesh = axis.pcolormesh(
-        edges_s, np.arange(len(EMOTIONS) + 1), probability.T, cmap="Blues", vmin=0, vmax=1
+        edges_s, np.arange(len(EMOTIONS) + 1), np.transpose(columns), cmap="Blues", vmin=0, vmax=1
     )
+    axis.set_facecolor("0.8")
     axis.plot(
         middle_s,
         probability.argmax(axis=1) + 0.5,

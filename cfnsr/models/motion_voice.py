@@ -144,9 +144,7 @@ class VoiceNet(nn.Module):
             nn.ReLU(),
             nn.Dropout(0.2),
         )
-        self.head = (
-            nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, N_EMOTIONS)) if head else None
-        )
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, N_EMOTIONS)) if head else None
 
     def features(self, spectrogram: Tensor) -> Tensor:
         """(clip, n_channels, a quarter of the moments)."""
