@@ -45,6 +45,17 @@ def synthetic_root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def sixty_clips(tmp_path_factory):
+    """All clips of actor 1, as many as RAVDESS has of each. Read only."""
+    root = tmp_path_factory.mktemp("sixty")
+    clips = Clips(n_repetitions=2, n_statements=2)
+    for take in takes(clips):
+        if take.actor == 1:
+            recording.write_clip(root, take, clips)
+    return root
+
+
 @pytest.fixture
 def clips_root(synthetic_root, tmp_path):
     """A copy of the eight clips that a test may spoil."""
@@ -150,6 +161,16 @@ def bad_disk(request, tmp_path):
         pytest.skip("only root may mount a small disk")
     yield folder, answer
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def counts(request):
+    """What the measurements of tests/survival count; printed as tables at the end."""
+    from harness import Counts
+
+    found = Counts()
+    request.config.pluginmanager.register(found)
+    return found
 
 
 @pytest.fixture(scope="session")
