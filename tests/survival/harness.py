@@ -2,6 +2,7 @@
 
 import multiprocessing
 import os
+import re
 import resource
 import subprocess
 import sys
@@ -10,7 +11,7 @@ import time
 import traceback
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from queue import SimpleQueue
 from uuid import uuid4
@@ -26,8 +27,20 @@ FILE_S, FILE_BYTES = 60, 1 << 30
 #: After so many files a reader is replaced, so that nothing adds up.
 N_FILES = 100
 #: What a command may take to refuse something; how long what it started may outlive it.
-COMMAND_S, LEFT_S = 120, 10
+COMMAND_S, LEFT_S = 300, 10
 MARK = "CFNSR_SURVIVAL"
+#: Downloads the archive of actor 5 into a folder from an address, as `python -m cfnsr` would.
+FETCH = """
+import sys
+from pathlib import Path
+from cfnsr.data.download import CLIPS_RECORD, Archive, fetch
+from cfnsr.errors import InputError
+try:
+    archive = Archive("Video_Speech_Actor_05.zip", CLIPS_RECORD, (5,), 1, ".mp4")
+    fetch([archive], Path(sys.argv[1]), base_url=sys.argv[2])
+except InputError as error:
+    sys.exit(f"error: {error}")
+"""
 
 
 class Counts:
@@ -180,11 +193,41 @@ class Command:
         return found
 
 
-def files_under(*folders):
-    """The content of every file but what tells times, by its path."""
+def files_under(folder):
+    """The content of every file but what tells times, by its path below the folder."""
     return {
-        path: path.read_bytes()
-        for folder in folders
+        path.relative_to(folder): path.read_bytes()
         for path in sorted(folder.rglob("*"))
         if path.is_file() and path.name != "timing.json"
     }
+
+
+def refusal(*words, **options):
+    """How a command refuses: `one line`, or `done`, `several lines`, `traceback`, `hung`.
+
+    Progress and warnings may stand before the line. What it printed is returned, too.
+    """
+    command = Command(*words, **options)
+    has_ended = command.has_ended(COMMAND_S)
+    found, printed = command.left(), command.printed
+    if not has_ended:
+        return "hung", printed
+    if "Traceback" in printed or command.process.returncode < 0:
+        return "traceback", printed
+    n_lines = len(re.findall(r"^error: ", printed, re.MULTILINE))
+    last = printed.rstrip().splitlines()[-1] if printed.strip() else ""
+    if command.process.returncode == 0:
+        return "done", printed
+    if n_lines != 1 or not last.startswith("error: ") or found:
+        return "several lines", printed
+    return "one line", last
+
+
+@contextmanager
+def running(zenodo):
+    """A server that imitates Zenodo, until the end."""
+    try:
+        yield zenodo
+    finally:
+        zenodo.server.shutdown()
+        zenodo.server.server_close()

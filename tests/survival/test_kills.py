@@ -148,20 +148,19 @@ def test_killed_workers(repository, tmp_path, counts, monkeypatch):
         workers.get_client() as client,
     ):
         monkeypatch.setenv(cluster.ADDRESS, workers.scheduler_address)
-        for n_before in range(1 + N_WORKERS // 2):
-            folder = tmp_path / str(n_before)
-            shutil.copytree(repository / "build", folder / "build")
-            started = time.monotonic()
-            if n_before:
-                killer = Thread(target=kill_twice, args=(client, length_s))
-                killer.start()
-            grid.train_group("systems", [1], params, folder)
-            found = {
-                path.relative_to(folder): b for path, b in files_under(folder / "runs").items()
-            }
-            if n_before == 0:
-                length_s, undisturbed = time.monotonic() - started, found
-                continue
+
+        def trained(name):
+            shutil.copytree(repository / "build", tmp_path / name / "build")
+            grid.train_group("systems", [1], params, tmp_path / name)
+            return files_under(tmp_path / name / "runs")
+
+        started = time.monotonic()
+        undisturbed = trained("undisturbed")
+        length_s = time.monotonic() - started
+        for i in range(N_WORKERS // 2):
+            killer = Thread(target=kill_twice, args=(client, length_s))
+            killer.start()
+            found = trained(str(i))
             killer.join()
             counts.add("SIGKILL", "a Dask worker", "kills", 2)
             counts.add("SIGKILL", "a Dask worker", "ends")
