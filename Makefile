@@ -5,7 +5,7 @@ STAMP := .venv/.locked
 # DVC starts `python` by name: the one of .venv must come first.
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: help repro test test-browser check slow lab site experiments env landmarks lock clean
+.PHONY: help repro test test-browser test-survival check slow lab site experiments env landmarks lock clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
@@ -30,6 +30,9 @@ slow: .git $(STAMP) ## the longest tests: whole pipelines
 test-browser: .git $(STAMP) ## JupyterLab and the gallery in Chromium
 	uv pip install --quiet --python $(BIN)/python --target build/browser --group browser
 	PYTHONPATH=build/browser pytest -m browser
+
+test-survival: .git $(STAMP) ## kills, damaged files, full disks and hostile input, counted
+	pytest -m slow tests/survival
 
 # Options go along: make lab LAB='--no-browser --allow-root'
 lab: $(STAMP) ## JupyterLab

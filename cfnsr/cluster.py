@@ -66,7 +66,8 @@ SETTINGS = {
     # to the scheduler for long.
     "distributed.comm.timeouts.tcp": "15 s",
     "distributed.scheduler.worker-ttl": "5 minutes",
-    "logging.distributed": "error",
+    # Whoever waits for a task has its error; a worker that prints it too would print a traceback.
+    "logging.distributed": "critical",
     "distributed.admin.large-graph-warning-threshold": "100 MB",
 }
 
@@ -123,7 +124,7 @@ def local_cluster(
         "memory_limit": 0,
         "host": host,
         "dashboard": False,
-        "silence_logs": logging.ERROR,
+        "silence_logs": logging.CRITICAL,
     }
     inherited = environment(same_bits)
     # For good: some are read only when a worker dies.
@@ -137,7 +138,7 @@ def local_cluster(
             i: {"cls": Nanny, "options": common | {"env": inherited | of_one}}
             for i, of_one in enumerate(own)
         },
-        silence_logs=logging.ERROR,
+        silence_logs=logging.CRITICAL,
     )
 
 

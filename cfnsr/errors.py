@@ -47,7 +47,8 @@ def writing(path: Path, n_bytes: int | None = None) -> Iterator[None]:
         number = errno.ENOSPC if str(error).endswith(" written") else error.errno
         if number not in REFUSALS:
             raise
-        refused = Path(error.filename or path)
+        # What is renamed has two names, and the second is the one to be written.
+        refused = Path(error.filename2 or error.filename or path)
         there = next((each for each in refused.absolute().parents if each.is_dir()), Path())
         needed = "" if n_bytes is None else f"{n_bytes / 1e6:.1f} MB needed, "
         raise InputError(

@@ -8,8 +8,10 @@ rows of the parameter `group`, and for its `fold` if it has one.
 """
 
 import argparse
+import ast
 import os
 import re
+import reprlib
 import sys
 import threading
 import time
@@ -37,6 +39,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
     values = {name: _scalar(value) for name, value in options.p}
+    if options.if_asked and "group" not in values:
+        parser.error("--if-asked needs the parameter group")
     try:
         os.chdir(params.repository_root())
         settings = params.load()
@@ -90,14 +94,17 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
     """Execute a notebook, streaming what its cells print, and write the normalised copy.
 
     Raises:
-        InputError: a parameter that the notebook does not declare, an `InputError` raised by one
-            of its cells, or a disk that is full or read-only.
+        InputError: no such notebook, a parameter that it does not declare or that is of another
+            type there, an `InputError` raised by one of its cells, or a disk that is full or
+            read-only.
         papermill.PapermillExecutionError: any other exception of a cell, with its traceback. The
             half-executed notebook is then at build/failed/.
     """
     import nbformat
     import papermill  # 2 s that a stage which is passed over need not pay
 
+    if not source.is_file():
+        raise InputError(f"{source} is no file; expected one of `python -m cfnsr notebooks`")
     declared = papermill.inspect_notebook(source)
     for name in parameters:
         if name not in declared:
@@ -105,6 +112,10 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
                 f"{source} has no parameter {name}; its parameters cell declares "
                 f"{', '.join(declared) or 'none'}"
             )
+    parameters = {
+        name: _as_declared(name, value, ast.literal_eval(declared[name]["default"]))
+        for name, value in parameters.items()
+    }
     failed = Path("build/failed") / executed.name
     for folder in (failed.parent, executed.parent):
         _make_folder(folder)
@@ -195,6 +206,14 @@ def _sockets() -> "Config":
 def _scalar(text: str) -> Scalar:
     """Whole numbers are numbers; everything else stays text (papermill reads 1e-4 as text too)."""
     return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
+
+
+def _as_declared(name: str, value: Scalar, default: Scalar) -> Scalar:
+    if isinstance(default, str):
+        return str(value)
+    if isinstance(value, str):
+        raise InputError(f"{name}: expected a whole number, found {reprlib.repr(value)}")
+    return value
 
 
 if __name__ == "__main__":

@@ -45,6 +45,17 @@ def synthetic_root(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope="session")
+def sixty_clips(tmp_path_factory):
+    """All clips of actor 1, as many as RAVDESS has of each. Read only."""
+    root = tmp_path_factory.mktemp("sixty")
+    clips = Clips(n_repetitions=2, n_statements=2)
+    for take in takes(clips):
+        if take.actor == 1:
+            recording.write_clip(root, take, clips)
+    return root
+
+
 @pytest.fixture
 def clips_root(synthetic_root, tmp_path):
     """A copy of the eight clips that a test may spoil."""
@@ -136,6 +147,23 @@ def ravdess_actor_1(ravdess_shared, tmp_path_factory):
     return root
 
 
+def mount(options, folder):
+    """Mount a disk in memory, or mount it anew; skip the test where only root may."""
+    command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root may mount a small disk")
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """An empty folder on a disk of 64 MB."""
+    folder = tmp_path / "small_disk"
+    folder.mkdir()
+    mount("size=64m", folder)
+    yield folder
+    subprocess.run(["umount", "--lazy", folder], check=True)
+
+
 @pytest.fixture(params=["full", "read-only"])
 def bad_disk(request, tmp_path):
     """A folder on a disk that takes 16 kB, or nothing, and what that disk answers."""
@@ -145,11 +173,19 @@ def bad_disk(request, tmp_path):
         "full": ("size=16k", "No space left on device"),
         "read-only": ("ro", "Read-only file system"),
     }[request.param]
-    mount = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("only root may mount a small disk")
+    mount(options, folder)
     yield folder, answer
     subprocess.run(["umount", "--lazy", folder], check=True)
+
+
+@pytest.fixture(scope="session")
+def counts(request):
+    """What the measurements of tests/survival count; printed as tables at the end."""
+    from harness import Counts
+
+    found = Counts()
+    request.config.pluginmanager.register(found)
+    return found
 
 
 @pytest.fixture(scope="session")

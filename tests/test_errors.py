@@ -30,6 +30,13 @@ def test_a_disk_that_is_full_or_read_only_is_one_line_with_what_was_needed(write
     assert "\n" not in message
 
 
+def test_what_is_moved_to_such_a_disk_names_the_place_there(bad_disk, tmp_path):
+    folder, _ = bad_disk
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=f"^{folder}/moved cannot be written"), writing(tmp_path):
+        (tmp_path / "file").rename(folder / "moved")
+
+
 def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path):
     (tmp_path / "file").touch()
     refused = pytest.raises(InputError, match="file/below cannot be written: Not a directory")

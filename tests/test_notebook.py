@@ -58,6 +58,37 @@ def test_a_parameter_that_the_notebook_lacks_is_refused(tmp_path, capsys):
     assert message == f"error: {source} has no parameter m; its parameters cell declares n, name\n"
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("n", "²", "n: expected a whole number, found '²'"),
+        ("n", "9" * 5000, "n: expected a whole number, found '999999999999...9999999999999'"),
+        ("n", "", "n: expected a whole number, found ''"),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused(tmp_path, capsys, name, value, message):
+    source = write(tmp_path / "a.ipynb")
+    assert notebook.main([str(source), str(tmp_path / "b.ipynb"), "-p", name, value]) == 1
+    assert capsys.readouterr().err == f"error: {message}\n"
+
+
+def test_digits_are_text_where_the_notebook_declares_text(tmp_path):
+    source = write(tmp_path / "a.ipynb", cell("print(repr(name))"))
+    notebook.main([str(source), str(tmp_path / "b.ipynb"), "-p", "name", "5"])
+    assert outputs(tmp_path / "b.ipynb")[0].text == "'5'\n"
+
+
+def test_a_notebook_that_is_not_there_is_one_line(tmp_path, capsys):
+    assert notebook.main(["none.ipynb", str(tmp_path / "b.ipynb")]) == 1
+    assert capsys.readouterr().err.startswith("error: none.ipynb is no file; expected one of ")
+
+
+def test_what_is_asked_for_goes_by_group(capsys):
+    with pytest.raises(SystemExit):
+        notebook.main(["a.ipynb", "b.ipynb", "--if-asked"])
+    assert "needs the parameter group" in capsys.readouterr().err
+
+
 def test_an_input_error_in_a_cell_becomes_one_line(tmp_path, capsys):
     raising = "from cfnsr.errors import InputError\nraise InputError('fold is 9, expected 1 to 6')"
     source = write(tmp_path / "a.ipynb", cell(raising))

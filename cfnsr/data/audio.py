@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cfnsr.data.media import Clip, opened
+from cfnsr.data.media import Clip, decoding, opened
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
@@ -46,10 +46,11 @@ def decode(clip: Clip) -> tuple[np.ndarray, int]:
     Raises:
         InputError: no sound stream, or one that cannot be decoded or is no sound.
     """
-    runs = [
-        (form[-1], list(_mono(frames, clip.start_s)))
-        for form, frames in groupby(clip.frames(clip.need("sound")), _form)
-    ]
+    with decoding(clip.path):
+        runs = [
+            (form[-1], list(_mono(frames, clip.start_s)))
+            for form, frames in groupby(clip.frames(clip.need("sound")), _form)
+        ]
     if not runs:
         raise InputError(f"{clip.path.name} has an empty sound stream; fetch or export it again")
     rates_hz = [run_hz for run_hz, _ in runs]

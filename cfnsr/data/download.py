@@ -195,9 +195,12 @@ def unpack(archive: Archive, path: Path, root: Path) -> None:
             for info, target in tqdm(todo.items(), f"unpacking {archive.name}", leave=False):
                 target.parent.mkdir(parents=True, exist_ok=True)
                 unfinished = target.with_name(f"{target.name}.part")
-                with members.open(info) as packed, unfinished.open("wb") as file:
-                    shutil.copyfileobj(packed, file)
-                unfinished.replace(target)
+                try:
+                    with members.open(info) as packed, unfinished.open("wb") as file:
+                        shutil.copyfileobj(packed, file)
+                    unfinished.replace(target)
+                finally:  # what is damaged or too large would stay on the disk
+                    unfinished.unlink(missing_ok=True)
     # RuntimeError: encrypted; NotImplementedError: a compression that RAVDESS does not use.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(

@@ -150,7 +150,8 @@ def pictures(clip: Clip, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarra
         place = n_before if track.places is None else track.places.get(frame.pts)
         if place in todo:
             todo.remove(place)
-            picture = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
+            with decoding(clip.path):
+                picture = converter.reformat(frame, format="rgb24", threads=1).to_ndarray()
             yield place, _upright(picture, frame)
         if not todo:
             return
@@ -174,16 +175,26 @@ def _upright(picture: np.ndarray, frame: Any) -> np.ndarray:
 
 
 @contextmanager
-def _container(path: Path) -> Iterator[Any]:
+def decoding(path: Path) -> Iterator[None]:
+    """Around whatever FFmpeg does with a file or its frames.
+
+    Raises:
+        InputError: it cannot.
+    """
     try:
-        # Else `2024-08-20T13:28:35Z.mp4` were an address. Titles may be in any encoding.
-        with av.open(f"file:{path}", metadata_errors="replace") as container:
-            for stream in container.streams.video:
-                if stream.codec_context is not None:
-                    stream.thread_type = "NONE"  # clips are spread over processes, not threads
-            yield container
+        yield
     except (av.FFmpegError, OSError) as error:
         raise InputError(f"{path.name} cannot be decoded ({error.strerror}); {_REMEDY}") from None
+
+
+@contextmanager
+def _container(path: Path) -> Iterator[Any]:
+    # Else `2024-08-20T13:28:35Z.mp4` were an address. Titles may be in any encoding.
+    with decoding(path), av.open(f"file:{path}", metadata_errors="replace") as container:
+        for stream in container.streams.video:
+            if stream.codec_context is not None:
+                stream.thread_type = "NONE"  # clips are spread over processes, not threads
+        yield container
 
 
 def _survey(path: Path, container: Any, packets: Iterable[Any], kept: list[Any] | None) -> Clip:
@@ -220,7 +231,9 @@ def _survey(path: Path, container: Any, packets: Iterable[Any], kept: list[Any] 
     if _is_cut(path, container, last_s):
         raise InputError(f"{path.name} is cut short: it ends before its header says; {_REMEDY}")
 
-    spans = {kind: _spans(streams[kind], stamps) for kind, stamps in coded.items() if stamps}
+    spans = {
+        kind: _spans(path.name, streams[kind], stamps) for kind, stamps in coded.items() if stamps
+    }
     start_s = min((starts[0] for starts, _ in spans.values()), default=0.0)
     duration_s = max((ends.max() for _, ends in spans.values()), default=0.0) - start_s
     tracks: dict[Kind, Track] = {}
@@ -239,7 +252,7 @@ def _survey(path: Path, container: Any, packets: Iterable[Any], kept: list[Any] 
 
 
 def _spans(
-    stream: Any, coded: list[tuple[int | None, int | None, int]]
+    name: str, stream: Any, coded: list[tuple[int | None, int | None, int]]
 ) -> tuple[np.ndarray, np.ndarray]:
     """When each frame starts and ends, seconds of the file's clock, in the order they are shown."""
     pts, dts, durations = zip(*coded, strict=True)
@@ -247,6 +260,8 @@ def _spans(
     if None not in pts or None not in dts:
         # An avi has no pts where frames are coded in another order, but the same moments.
         stamps = np.array(dts if None in pts else pts) * unit_s
+    elif stream.type == "audio":  # FFmpeg counts samples where a bare stream has no stamps
+        raise InputError(f"{name} has sound that is at no time; {_REMEDY}")
     else:  # a bare stream
         stamps = np.arange(len(coded)) / float(stream.guessed_rate or stream.average_rate or 25)
     order = np.argsort(stamps, kind="stable")

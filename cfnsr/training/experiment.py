@@ -2,6 +2,7 @@
 
 import errno
 import pickle
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ import torch
 from pooch import file_hash
 from torch import nn
 
+from cfnsr import cluster
 from cfnsr.data.clips import Clips
 from cfnsr.data.corpora.ravdess import Split, split_actors
 from cfnsr.errors import InputError
@@ -224,8 +226,8 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
 
     Raises:
         FileNotFoundError: there is no such file.
-        InputError: there are none, not those that the run.json beside them tells of, or such that
-            are not finite.
+        InputError: there are none, not those that the run.json beside them tells of, with wrong
+            checksums, or such that are not finite.
     """
     if path.with_name("run.json").exists():
         info = read_info(path.parent)
@@ -234,6 +236,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 f"{path} is not what its training left, or was trained before run.json told its "
                 f"sha256; train it again with {trained_by(info)}"
             )
+    # torch itself does not look at them.
+    if zipfile.is_zipfile(path) and not cluster.is_whole(path):
+        raise InputError(f"{path} is damaged: its checksums do not fit; fetch it again")
     try:
         tensors = _load_tensors(path)
     except pickle.UnpicklingError:

@@ -120,9 +120,13 @@ def train_group(
         The runs by row, in the order of the registry, folds and seeds.
 
     Raises:
-        InputError: arrays, actors or encoders are missing, or a training diverged.
+        InputError: no such fold, nothing of the group is asked for, arrays, actors or encoders are
+            missing, or a training diverged.
     """
+    folds = [params.model_copy(update={"fold": fold}).folds[0] for fold in folds]
     rows = [row for row in asked_for(params.row, params.seeds) if find(row).group == group]
+    if not rows:
+        raise InputError(f"params.yaml asks for no row of group {group}; see `row`")
     wanted = [task for fold in folds for task in tasks(rows, fold, params, repository)]
     with ExitStack() as turns:
         for scratch in sorted({task.scratch for task in wanted}):

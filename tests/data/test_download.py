@@ -29,8 +29,9 @@ from cfnsr.data.download import (
     Archive,
     archives,
     fetch,
+    unpack,
 )
-from cfnsr.errors import InputError
+from cfnsr.errors import InputError, writing
 
 VIDEO = Archive("Video_Speech_Actor_05.zip", CLIPS_RECORD, (5,), modality=1, suffix=".mp4")
 
@@ -461,7 +462,18 @@ def test_a_damaged_zip_is_an_input_error(tmp_path: Path, nowhere: str, damage: s
     path.write_bytes(damaged)
     with pytest.raises(InputError, match=r"is damaged .* delete it"):
         fetch([VIDEO], tmp_path, base_url=nowhere)
-    assert not list(tmp_path.rglob("*.mp4"))
+    assert files_under(tmp_path) == {Path("archives", VIDEO.name)}
+
+
+def test_a_file_that_a_disk_does_not_take_leaves_nothing_on_it(
+    tmp_path: Path, bad_disk: tuple[Path, str]
+) -> None:
+    folder, answer = bad_disk
+    path = tmp_path / VIDEO.name
+    path.write_bytes(build_zip(VIDEO, n_bytes=10_000))
+    with pytest.raises(InputError, match=f"cannot be written: {answer}"), writing(folder):
+        unpack(VIDEO, path, folder)
+    assert not list(folder.rglob("*.part"))
 
 
 def test_an_incomplete_zip_is_an_input_error(zenodo: Zenodo, get: Any) -> None:

@@ -65,6 +65,26 @@ def test_one_row_brings_its_encoders_and_is_there_the_next_time(repository, monk
     assert capsys.readouterr().err == ""
 
 
+def test_what_is_missing_is_one_error_and_no_worker_prints_its_own(tmp_path, capfd):
+    with pytest.raises(InputError, match="holds no preprocessed clips"):
+        grid.train_group("systems", [1], brief("audio"), tmp_path)
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("group", "fold", "message"),
+    [
+        ("systems", 0, "fold: expected all or 1 to 5 under protocol paper, found 0"),
+        ("systems", 6, "fold: expected .* found 6 "),
+        ("ablations", 1, "asks for no row of group ablations"),
+        ("nonsense", 1, "asks for no row of group nonsense"),
+    ],
+)
+def test_a_fold_or_group_that_is_not_there_is_one_line(tmp_path, group, fold, message):
+    with pytest.raises(InputError, match=message):
+        grid.train_group(group, [fold], brief("audio"), tmp_path)
+
+
 def test_what_one_row_asks_for_leaves_the_others_alone(repository):
     grid.train_group("systems", [1], brief("audio"), repository)
     grid.train_group("systems", [1], brief("averaging"), repository)

@@ -178,6 +178,25 @@ def test_weights_with_any_bit_flipped_are_refused(runs, tmp_path):
             start_from(trained.find("audio").build(Sizes()).audio, "audio", folder / "weights.pt")
 
 
+def test_a_checkpoint_with_a_flipped_bit_is_refused_or_the_same(runs, tmp_path):
+    path = tmp_path / "checkpoint.pt"
+    content = (run_folder(runs, "audio", 1, 1) / "weights.pt").read_bytes()
+    path.write_bytes(content)
+    whole = read_tensors(path)
+    rng, n_refused = random.Random(0), 0
+    for _ in range(50):
+        flipped = bytearray(content)
+        flipped[rng.randrange(len(content))] ^= 1 << rng.randrange(8)
+        path.write_bytes(flipped)
+        try:
+            found = read_tensors(path)
+        except InputError:
+            n_refused += 1
+        else:
+            torch.testing.assert_close(found, whole, rtol=0, atol=0)
+    assert n_refused > 30
+
+
 def test_a_network_is_published_as_safetensors(runs, clips, tmp_path):  # noqa: F811
     torch_ = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     folder = run_folder(runs, "audio", 1, 1)
