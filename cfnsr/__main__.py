@@ -168,10 +168,10 @@ def _dataset(options: argparse.Namespace) -> None:
 
     chosen, repository = params.load(), params.repository_root()
     root = sources.provide(chosen, repository)
-    manifest = sources.manifest(root, chosen.data)
+    manifest = sources.manifest(root, chosen)
     sources.write_manifest(manifest, repository / "build" / chosen.data / "manifest.csv")
     print(f"{len(manifest)} clips in {root}")
-    if chosen.drawn is None and (absent := sources.lacking(manifest)):
+    if chosen.drawn is None and (absent := sources.lacking(manifest, root, chosen.corpus)):
         print(absent)
 
 
@@ -230,12 +230,14 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _architecture(options: argparse.Namespace) -> None:
+    from cfnsr.data import corpora
     from cfnsr.figures import architecture, network
     from cfnsr.figures.style import save
 
     chosen = params.load()
     source = params.SourceParams() if options.full_size else chosen.source
-    built = network.read("cfn_sr", source)
+    corpus = corpora.find() if options.full_size else chosen.corpus
+    built = network.read("cfn_sr", source, corpus)
     title = architecture.title(built, None if options.full_size else chosen.data)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "architecture_full_size" if options.full_size else "architecture"

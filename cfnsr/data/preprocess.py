@@ -30,12 +30,12 @@ from tqdm import tqdm
 
 from cfnsr import cluster
 from cfnsr.data import audio, motion, segments, summary, video
-from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
+from cfnsr.data.corpora import Corpus, Take, recorded
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, opened
 from cfnsr.errors import InputError, writing
-from cfnsr.params import Preprocess, Source
+from cfnsr.params import Params, Preprocess
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
 VERSION = 4
@@ -70,7 +70,6 @@ def preprocess_clip(
     Raises:
         InputError: the clip cannot be used.
     """
-    parse_name(media.stem)  # refuses what is no take
     tracked = read_landmarks(landmarks)
     points = tracked.points
     with opened(media) as clip:
@@ -169,7 +168,7 @@ def preprocess(
     manifest: pd.DataFrame,
     root: Path,
     output: Path,
-    source: Source,
+    params: Params,
     settings: Preprocess,
     scratch: Path,
     alone: bool = False,
@@ -181,6 +180,7 @@ def preprocess(
     waits for the first.
 
     Args:
+        params: of which the data source counts.
         scratch: where finished clips are kept, in a folder of their source and settings.
         alone: in this process, instead of on the workers of `cluster.connect`.
 
@@ -191,11 +191,11 @@ def preprocess(
         InputError: clips were rejected and `settings.rejected` is `stop` (the usable ones are
             written all the same), none can be used, or the disk is full or read-only.
     """
-    made_with = _made_with(source, settings)
+    made_with = _made_with(params, settings)
     name = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:32]
     with cluster.turn(scratch / name) as own, writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        draws = source == "ravdess_landmarks"
+        draws = params.draws_landmarks
         files = [
             {str(key): value for key, value in line.items()} for line in manifest.to_dict("records")
         ]
@@ -209,9 +209,10 @@ def preprocess(
             )
             for file in files
         ]
-        problems = _run(jobs, alone)
+        takes, problems = _takes(jobs, params.corpus)
+        problems |= _run({i: jobs[i] for i in takes}, alone)
 
-        index = _index(files, problems)
+        index = _index(files, takes, problems, params.corpus)
         rejected = pd.DataFrame(
             [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
             columns=["media", "reason"],
@@ -230,22 +231,39 @@ def preprocess(
     return index
 
 
-def is_made_with(output: Path, source: Source, settings: Preprocess) -> bool:
+def is_made_with(output: Path, params: Params, settings: Preprocess) -> bool:
     """Whether the arrays in `output` were made with these settings."""
     try:
         there = json.loads((output / "settings.json").read_text())
     except FileNotFoundError:
         return False
-    return bool(there == _made_with(source, settings))
+    return bool(there == _made_with(params, settings))
 
 
-def _made_with(source: Source, settings: Preprocess) -> dict[str, Any]:
-    return {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
+def _made_with(params: Params, settings: Preprocess) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "source": params.data,
+        **recorded(params.corpus_name),
+        **settings.model_dump(exclude={"rejected"}),
+    }
 
 
-def _run(jobs: list[Job], alone: bool) -> dict[int, str]:
+def _takes(jobs: list[Job], corpus: Corpus) -> tuple[dict[int, Take], dict[int, str]]:
+    """The take of each job, and why a file is none, by position."""
+    takes: dict[int, Take] = {}
+    problems: dict[int, str] = {}
+    for i, job in enumerate(jobs):
+        try:
+            takes[i] = corpus.read(job.media)
+        except InputError as error:
+            problems[i] = str(error)
+    return takes, problems
+
+
+def _run(jobs: dict[int, Job], alone: bool) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
-    todo = [i for i, job in enumerate(jobs) if not cluster.is_whole(job.result)]
+    todo = [i for i, job in jobs.items() if not cluster.is_whole(job.result)]
     missing = [jobs[i] for i in todo]
     problems = {}
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
@@ -290,20 +308,21 @@ def _key(file: dict[str, str], settings: Preprocess, draws: bool) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _index(files: list[dict[str, str]], problems: dict[int, str]) -> pd.DataFrame:
+def _index(
+    files: list[dict[str, str]], takes: dict[int, Take], problems: dict[int, str], corpus: Corpus
+) -> pd.DataFrame:
     """Labels of the usable clips; a second file of the same take becomes a problem."""
     lines: dict[str, dict[str, object]] = {}
-    for i, file in enumerate(files):
+    for i, take in takes.items():
         if i in problems:
             continue
-        take = parse_name(Path(file["media"]).stem)
+        file = files[i]
         if take.clip in lines:
             problems[i] = f"{Path(file['media']).name} is there twice; keep one of the two"
             continue
         lines[take.clip] = {
             **asdict(take),
-            "clip": take.clip,
-            "emotion": EMOTIONS[take.emotion_index],
+            "emotion": corpus.emotions[take.emotion_index],
             "media_sha256": file["media_sha256"],
             "landmarks_sha256": file["landmarks_sha256"],
         }

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cfnsr.data.corpora.ravdess import Protocol
+from cfnsr.data.corpora import Protocol, most_frequent_pct
 from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
 from cfnsr.evaluation.selection import RULES, Rule
 from cfnsr.evaluation.uncertainty import LEVEL, holm
@@ -68,9 +68,6 @@ CONVERGED_PCT = 1.0
 TEST_RULE: Rule = "last epoch"
 #: What the paper's code keeps, see notebook 05; the paper does not say.
 PAPER_RULE: Rule = "best test epoch"
-#: What always naming one emotion gets right: each has two of an actor's fifteen kinds of takes,
-#: but neutral, which RAVDESS has in one intensity only, has one.
-CHANCE_PCT = 100 * 2 / 15
 _CHECKPOINT = "its training starts from a checkpoint"
 #: `above_ceiling` accuses a system wrongly in one reproduction out of a hundred at most.
 LEAK_LEVEL = 0.01
@@ -297,15 +294,18 @@ def ceilings(params: Params) -> pd.DataFrame:
     Columns: modality, ceiling_pct, chance_pct. Only the synthetic control has known ceilings.
     """
     known: Mapping[str, float] = {}
+    chance_pct = params.corpus.chance_pct
     if params.drawn is not None:
-        from cfnsr.data.synthetic import design  # loads OpenCV, which tables of real data need not
+        # They load OpenCV, which tables of real data need not.
+        from cfnsr.data.synthetic import cues, design
 
         known = design.ceilings(params.drawn)
+        chance_pct = most_frequent_pct(cues.takes(params.drawn))
     return pd.DataFrame(
         {
             "modality": name,
             "ceiling_pct": known.get(name, nan),
-            "chance_pct": CHANCE_PCT,
+            "chance_pct": chance_pct,
         }
         for name in get_args(Modality)
     )

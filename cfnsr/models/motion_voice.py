@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cfnsr.data.landmarks import N_LANDMARKS
 from cfnsr.data.motion import MIRRORED, N_BANDS, N_TRACKS
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 
 LABEL_SMOOTHING = 0.1
 #: The largest hidden stretch of the spectrogram, in bands and in moments of 46 ms; two of each.
@@ -66,7 +66,7 @@ class MotionNet(nn.Module):
     mirrored: Tensor
     sign: Tensor
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, n_emotions: int) -> None:
         super().__init__()
         x_and_y = [2 * i + axis for i in MIRRORED for axis in (0, 1)]
         order = torch.tensor([*x_and_y, *range(2 * N_LANDMARKS, N_TRACKS)])
@@ -88,7 +88,7 @@ class MotionNet(nn.Module):
             nn.BatchNorm1d(n_channels),
             nn.ReLU(),
         )
-        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * n_channels, N_EMOTIONS))
+        self.head = nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * n_channels, n_emotions))
 
     def forward(self, tracks: Tensor) -> Tensor:
         if self.training:
@@ -113,7 +113,7 @@ class VoiceNet(nn.Module):
     In training two stretches of bands and two of time are hidden (SpecAugment).
     """
 
-    def __init__(self, n_channels: int) -> None:
+    def __init__(self, n_channels: int, n_emotions: int) -> None:
         super().__init__()
         n = n_channels
         self.net = nn.Sequential(
@@ -130,7 +130,7 @@ class VoiceNet(nn.Module):
             nn.ReLU(),
             nn.Dropout(0.2),
         )
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, N_EMOTIONS))
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, n_emotions))
 
     def forward(self, spectrogram: Tensor) -> Tensor:
         if self.training:
@@ -148,8 +148,8 @@ class MotionAndVoice(EmotionModel):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.motion = MotionNet(sizes.model.audio_channels)
-        self.voice = VoiceNet(max(1, sizes.model.audio_channels // 4))
+        self.motion = MotionNet(sizes.model.audio_channels, sizes.n_emotions)
+        self.voice = VoiceNet(max(1, sizes.model.audio_channels // 4), sizes.n_emotions)
 
     def forward(self, tracks: Tensor, spectrogram: Tensor) -> Tensor:
         return self._add(self.motion(tracks), self.voice(spectrogram))

@@ -62,9 +62,9 @@ def clips_root(tmp_path_factory):
 
 def trained_runs(root, folder, data, rows):
     params = Params(data=data, seeds=(1,), **{data: SOURCE})
-    manifest = sources.manifest(root, "synthetic")
+    manifest = sources.manifest(root, Params(data="synthetic"))
     preprocess.preprocess(
-        manifest, root, folder / "arrays", data, SOURCE.preprocess, folder / "scratch", 1
+        manifest, root, folder / "arrays", params, SOURCE.preprocess, folder / "scratch", 1
     )
     clips = load_clips(folder / "arrays")
     runs = folder / "runs" / data / "paper"
