@@ -24,7 +24,17 @@ from cfnsr.data import corpora
 from cfnsr.data.corpora import Corpus, Protocol
 from cfnsr.errors import InputError
 
-Source = Literal["synthetic", "pointing", "mixture", "ravdess", "ravdess_landmarks"]
+Source = Literal[
+    "synthetic",
+    "pointing",
+    "mixture",
+    "ravdess",
+    "ravdess_landmarks",
+    "cremad",
+    "enterface05",
+    "rml",
+    "baum1s",
+]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=1)]  # 0 stands for a run of several, see `cfnsr.models.registry`
@@ -242,6 +252,10 @@ class Params(_Section):
     mixture: PointingParams = PointingParams()
     ravdess: SourceParams = SourceParams()
     ravdess_landmarks: SourceParams = SourceParams()
+    cremad: SourceParams = SourceParams()
+    enterface05: SourceParams = SourceParams()
+    rml: SourceParams = SourceParams()
+    baum1s: SourceParams = SourceParams()
 
     @field_validator("seeds")
     @classmethod

@@ -12,6 +12,8 @@ build/<data>/arrays/
     motion.npy     float32 (clip, track, moment), see `cfnsr.data.motion`
     segment_mel.npy   float16 (clip, channel * band, segment, moment), where frames are those of
                    segments, see `cfnsr.data.segments`
+    face_looks.npy, faces.csv   where landmarks were looked for: int64 (clip, 2), in how many frames
+                   a face was looked for and seen; and the same by actor
 """
 
 import hashlib
@@ -21,6 +23,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,11 +32,11 @@ import pandas as pd
 from tqdm import tqdm
 
 from cfnsr import cluster
-from cfnsr.data import audio, motion, segments, summary, video
+from cfnsr.data import audio, landmark_detection, motion, segments, summary, video
 from cfnsr.data.corpora import Corpus, Take, recorded
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
-from cfnsr.data.media import Clip, Kind, opened
+from cfnsr.data.media import Clip, Kind, opened, pictures
 from cfnsr.errors import InputError, writing
 from cfnsr.params import Params, Preprocess
 
@@ -53,37 +56,52 @@ INDEX_COLUMNS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One clip: where its files are and where its arrays go."""
+    """One clip: where its files are and where its arrays go.
+
+    `is_tracked` where its landmarks are looked for in the film, because no table says them.
+    """
 
     media: Path
     landmarks: Path
     result: Path
     draws_landmarks: bool
     settings: Preprocess
+    is_tracked: bool = False
 
 
 def preprocess_clip(
-    media: Path, landmarks: Path, settings: Preprocess, draws_landmarks: bool
+    media: Path,
+    landmarks: Path | None,
+    settings: Preprocess,
+    draws_landmarks: bool,
 ) -> dict[str, np.ndarray]:
     """One clip's arrays, by the names that the module lists.
+
+    Args:
+        landmarks: their table; without one they are looked for in the film.
 
     Raises:
         InputError: the clip cannot be used.
     """
-    tracked = read_landmarks(landmarks)
-    points = tracked.points
+    arrays: dict[str, np.ndarray] = {}
+    tracked = None if landmarks is None else read_landmarks(landmarks)
     with opened(media) as clip:
         waveform, rate_hz = audio.decode(clip)
         duration_s = len(waveform) / rate_hz
         window = audio.cut_window(media.name, waveform, rate_hz, settings)
-        if draws_landmarks:
+        if draws_landmarks and tracked is not None:
             check_duration(tracked, duration_s)
         kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
         if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
             raise InputError(
                 f"{media.name} lacks most of its {missing[0]}; fetch or export it again"
             )
-        arrays = sound_arrays(window, settings)
+        if tracked is None:
+            n_frames = len(clip.need("picture").starts_s)
+            found = landmark_detection.find_landmarks(partial(pictures, clip), n_frames)
+            arrays["face_looks"] = np.array([found.n_looks, found.n_seen])
+        points = found.points if tracked is None else tracked.points
+        arrays |= sound_arrays(window, settings)
         shown_s = video.landmark_times(len(points), duration_s, clip.picture)
         arrays |= track_arrays(points, shown_s, settings)
         if draws_landmarks:
@@ -206,9 +224,16 @@ def preprocess(
                 own / f"{_key(file, settings, draws)}.npz",
                 draws,
                 settings,
+                not params.corpus.has_landmarks and not file["landmarks_sha256"],
             )
             for file in files
         ]
+        if any(job.is_tracked for job in jobs) and not landmark_detection.is_installed():
+            raise InputError(
+                f"{params.corpus.name} comes without landmarks: install what finds them with "
+                f"`make landmarks`, or put OpenFace's tables into {root / 'landmarks'}, such as "
+                f"{Path(files[0]['landmarks']).name}, and run `dvc repro -f dataset`"
+            )
         takes, problems = _takes(jobs, params.corpus)
         problems |= _run({i: jobs[i] for i in takes}, alone)
 
@@ -225,6 +250,7 @@ def preprocess(
         if kept:
             _assemble(kept, output)
             index.to_csv(output / "index.csv", index=False, lineterminator="\n")
+            _count_faces(output, index)
         if not kept or (len(rejected) and settings.rejected == "stop"):
             raise InputError(_complaint(rejected, len(files), output))
         shutil.rmtree(own)
@@ -281,7 +307,8 @@ def _run(jobs: dict[int, Job], alone: bool) -> dict[int, str]:
 
 def _work(job: Job) -> str | None:
     try:
-        arrays = preprocess_clip(job.media, job.landmarks, job.settings, job.draws_landmarks)
+        landmarks = None if job.is_tracked else job.landmarks
+        arrays = preprocess_clip(job.media, landmarks, job.settings, job.draws_landmarks)
     except InputError as error:
         return str(error)
     except Exception as error:  # of whatever kind, it is this clip's, and must not cost the others
@@ -345,6 +372,14 @@ def _assemble(results: list[Path], output: Path) -> None:
                         np.lib.format.write_array_header_1_0(file, header)
                         files[name] = file
                     files[name].write(array.tobytes())
+
+
+def _count_faces(output: Path, index: pd.DataFrame) -> None:
+    """By actor, where landmarks were looked for: `actor`, `n_clips`, `n_looks`, `n_seen`."""
+    if (output / "face_looks.npy").exists():
+        looks = pd.DataFrame(np.load(output / "face_looks.npy"), columns=["n_looks", "n_seen"])
+        faces = looks.assign(n_clips=1).groupby(index["actor"]).sum()
+        faces.to_csv(output / "faces.csv", lineterminator="\n")
 
 
 def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:

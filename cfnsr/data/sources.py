@@ -45,7 +45,8 @@ def provide(params: Params, repository: Path) -> Path:
         The folder that holds them.
 
     Raises:
-        InputError: `root` is set but is no folder, or the download failed.
+        InputError: `root` is set but is no folder, the download failed, or the corpus has to be
+            asked for.
     """
     root = _root_of(params, repository)
     if params.source.root is not None:
@@ -58,6 +59,13 @@ def provide(params: Params, repository: Path) -> Path:
         download.fetch(download.archives(params.data), root)
     elif params.drawn is not None:
         recording.write_dataset(root, params.drawn)
+    else:
+        corpus = params.corpus
+        raise InputError(
+            f"{corpus.name} cannot be downloaded from here: ask for it ({corpus.source}; "
+            f"{corpus.licence}), and point {params.data}.root of params.yaml at the folder that "
+            f"holds {corpus.pattern}"
+        )
     return root
 
 
@@ -164,7 +172,7 @@ def _files(root: Path, folders: str, suffixes: tuple[str, ...]) -> list[Path]:
     """What lies in or below the folders of `root`, in any case, by folder and name."""
     found = [
         path
-        for folder in root.iterdir()
+        for folder in ([root] if folders == "*" else root.iterdir())
         if fnmatch(folder.name.lower(), folders)
         for path in folder.rglob("*")
         # macOS leaves a ._ file beside each one.

@@ -12,7 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cfnsr.data.corpora import Protocol, most_frequent_pct
+from cfnsr.data.corpora import DEFAULT, Protocol, most_frequent_pct
 from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
 from cfnsr.evaluation.selection import RULES, Rule
 from cfnsr.evaluation.uncertainty import LEVEL, holm
@@ -29,6 +29,10 @@ DATA_LABELS: dict[Source, str] = {
     "synthetic": "synthetic control",
     "ravdess": "RAVDESS",
     "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
+    "cremad": "CREMA-D",
+    "enterface05": "eNTERFACE'05",
+    "rml": "RML",
+    "baum1s": "BAUM-1s",
 }
 #: What a rule is called where a column must be narrow.
 SHORT_RULES: dict[Rule, str] = {
@@ -342,7 +346,9 @@ def setting(params: Params, folds: Sequence[int] | None = None) -> str:
     `folds` are those that there are, if these need not be all that params.yaml asks for.
     """
     tested = _folds(params.folds if folds is None else folds)
-    return f"{DATA_LABELS[params.data]}, protocol {params.protocol}, {tested}"
+    imitates = params.drawn is not None and params.corpus_name != DEFAULT
+    like = f" like {params.corpus.name}" if imitates else ""
+    return f"{DATA_LABELS[params.data]}{like}, protocol {params.protocol}, {tested}"
 
 
 def folds(runs_by_row: RunsByRow) -> tuple[int, ...]:

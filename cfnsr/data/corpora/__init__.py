@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from cfnsr.data.corpora import ravdess
+from cfnsr.data.corpora import baum1s, cremad, enterface05, ravdess, rml
 from cfnsr.data.corpora.base import Corpus, Protocol, Split, Take, most_frequent_pct
 from cfnsr.errors import InputError
 
@@ -20,7 +20,13 @@ __all__ = [
     "recorded",
 ]
 
-CORPORA: dict[str, Corpus] = {"ravdess": ravdess.CORPUS}
+CORPORA: dict[str, Corpus] = {
+    "ravdess": ravdess.CORPUS,
+    "cremad": cremad.CORPUS,
+    "enterface05": enterface05.CORPUS,
+    "rml": rml.CORPUS,
+    "baum1s": baum1s.CORPUS,
+}
 #: The paper's, of which records say nothing: git keeps some that are older than the others.
 DEFAULT = "ravdess"
 

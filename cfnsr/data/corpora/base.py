@@ -1,7 +1,7 @@
 """What is known of a corpus: its files, emotions, people and folds."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
@@ -11,6 +11,8 @@ from typing import Literal
 from cfnsr.errors import InputError
 
 Protocol = Literal["paper", "nested"]
+#: Ekman's six, as several corpora have them.
+BASIC_EMOTIONS = ("angry", "disgust", "fearful", "happy", "sad", "surprised")
 
 
 @dataclass(frozen=True, order=True)
@@ -126,3 +128,15 @@ def most_frequent_pct(takes: Iterable[Take]) -> float:
     """What always naming the most frequent emotion of some takes gets right."""
     counts = Counter(take.emotion for take in takes)
     return 100 * max(counts.values()) / counts.total()
+
+
+def dealt(
+    people: Iterable[int], n_folds: int, women: Collection[int] = ()
+) -> tuple[tuple[int, ...], ...]:
+    """People dealt to folds in turn, women first: each fold has as many of them, within one.
+
+    >>> dealt(range(1, 8), 3, women={2, 4})
+    ((2, 3, 7), (1, 4), (5, 6))
+    """
+    order = sorted(people, key=lambda person: (person not in women, person))
+    return tuple(tuple(sorted(order[fold::n_folds])) for fold in range(n_folds))

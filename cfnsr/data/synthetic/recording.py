@@ -79,6 +79,8 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
         InputError: `root` holds clips that this module did not write, or cannot be written.
     """
     _claim(root, clips)
+    for name, text in corpora.find(clips.corpus).tables(takes(clips)).items():
+        _write(root / name, text.encode())
     missing = _missing(root, clips)
     write = partial(write_clip, root, clips=clips)
     progress = tqdm(total=len(missing), desc="synthetic clips", unit="clip", disable=not missing)
