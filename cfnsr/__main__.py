@@ -94,6 +94,12 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_export)
 
     command = commands.add_parser(
+        "transfer", help="ask the networks of params.yaml about another data source"
+    )
+    command.add_argument("tested", metavar="DATA", help="its arrays must be in build/DATA")
+    command.set_defaults(run=_transfer)
+
+    command = commands.add_parser(
         "publish", help="train the network that comes with the package, and write its card"
     )
     command.set_defaults(run=_publish)
@@ -199,6 +205,18 @@ def _predictions(options: argparse.Namespace) -> None:
 
     runs = predictions.keep(params.load(), params.repository_root())
     print(f"{len(runs)} runs of {len({run.row for run in runs})} systems kept")
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    from cfnsr.evaluation.transfer import transfer
+
+    chosen, repository = params.load(), params.repository_root()
+    found = transfer(chosen, options.tested, repository)
+    path = repository / "build" / "transfer" / f"{chosen.data}_{options.tested}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
+    print(found.drop(columns=["row", "emotions"]).round(1).to_string(index=False))
+    print(f"of the emotions {found['emotions'][0]}; written to {path}")
 
 
 def _compare(options: argparse.Namespace) -> int:

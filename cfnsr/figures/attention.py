@@ -20,7 +20,6 @@ from cfnsr.figures import attention_effects, attention_maps
 from cfnsr.attention.survey import Effect, Located, Look, Study, Survey, cams
 from cfnsr.figures.examples import spread
 from cfnsr.models.registry import find
-from cfnsr.data import corpora
 
 _N_CLIPS = 4
 _NO_FACE_MAP = "{} sees no picture, so there is no map of the face."
@@ -223,7 +222,7 @@ def _same_fold(study: Study, look: Look) -> str:
 
 def _label(look: Look, clip: int, separator: str = "\n") -> str:
     line = look.index.iloc[clip]
-    says = corpora.of(look.trained.info).emotions[look.maps.predicted[clip]]
+    says = look.trained.corpus.emotions[look.maps.predicted[clip]]
     return f"{line['emotion']}, actor {line['actor']}{separator}taken for {says}"
 
 

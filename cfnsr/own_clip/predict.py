@@ -16,7 +16,7 @@ from scipy import special
 from tqdm import tqdm
 
 from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_regions
-from cfnsr.data import corpora, motion, summary
+from cfnsr.data import motion, summary
 from cfnsr.data.clips import Arrays, rms
 from cfnsr.errors import InputError, writing
 from cfnsr.evaluation import tables
@@ -139,7 +139,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     return Prediction(
         clip,
         _name(trained),
-        corpora.of(trained.info).emotions,
+        trained.corpus.emotions,
         opened.windows,
         np.stack(logits),
         overlay,
@@ -246,7 +246,7 @@ def _overlay(window: Window, arrays: Arrays, view: Viewed, maps: Maps) -> Overla
     over, what = maps.cross_modal, "cross-modal attention"
     if over is None:
         over = grad_cam(view, arrays, "video", maps.predicted)
-        emotion = corpora.of(view.trained.info).emotions[maps.predicted[0]]
+        emotion = view.trained.corpus.emotions[maps.predicted[0]]
         what = f"Grad-CAM of {emotion} (this network has no cross-modal map of the face)"
     _, n_slices, n_lines, n_columns = over.shape
     regions = video_regions(view.trained, (n_slices, n_lines, n_columns))
@@ -258,7 +258,7 @@ def _name(trained: Trained) -> str:
     info = trained.info
     if not info["actors"]["test"]:
         n_actors = len(info["actors"]["training"])
-        return f"{trained.row.label} (trained on all {n_actors} actors of {corpora.of(info).name})"
+        return f"{trained.row.label} (trained on all {n_actors} actors of {trained.corpus.name})"
     return (
         f"{trained.row.label} ({tables.DATA_LABELS[info['data']]}, protocol {info['protocol']}, "
         f"fold {info['fold']}, seed {info['seed']})"
@@ -284,7 +284,7 @@ def _warnings(clip: Path, trained: Trained, unlike: Counter[str]) -> Iterator[st
         )
         return  # its actors have the names of a corpus's
     try:
-        actor = corpora.of(info).read(clip).actor
+        actor = trained.corpus.read(clip).actor
     except InputError:
         return
     if actor in info["actors"]["training"]:

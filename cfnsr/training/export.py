@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cfnsr.data import corpora
 from cfnsr.data.clips import RGB_MEAN, RGB_SD
 from cfnsr.errors import InputError, writing
 from cfnsr.models.base import Sizes
@@ -86,8 +85,7 @@ def export(trained: Trained, path: Path) -> None:
                 f"{trained.row.label} cannot be written as ONNX; export another row"
             ) from error
     assert program is not None
-    corpus = corpora.of(trained.info)
-    about = {"emotions": corpus.emotions} | {name: trained.info[name] for name in INFO}
+    about = {"emotions": trained.corpus.emotions} | {name: trained.info[name] for name in INFO}
     program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -97,7 +95,7 @@ def export(trained: Trained, path: Path) -> None:
 def _shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
     """Of one clip's arrays."""
     settings: Preprocess = trained.preprocess
-    sizes = Sizes.of(SourceParams(preprocess=settings), corpora.of(trained.info))
+    sizes = Sizes.of(SourceParams(preprocess=settings), trained.corpus)
     size, n_channels = settings.frame_size, 1 if draws_landmarks(trained.info["data"]) else 3
     return {
         name: (settings.n_frames, size, size, n_channels) if name == "frames" else sizes.shape(name)

@@ -47,6 +47,10 @@ class Trained:
     batch_size: int
 
     @property
+    def corpus(self) -> corpora.Corpus:
+        return corpora.of(self.info)
+
+    @property
     def device(self) -> torch.device:
         return next(self.model.parameters()).device
 

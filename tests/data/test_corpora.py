@@ -36,17 +36,18 @@ def corpus(request):
 def imitated(tmp_path, monkeypatch):
     """A function that draws a take an emotion of four people of a corpus; root and parameters."""
 
+    missing = recording._missing
+
     def imitate(name, **clips):
         found = CORPORA[name]
         drawn = Clips(corpus=name, **clips)
         people = [group[0] for group in found.groups[:3]] + list(found.groups[-1][-1:])
         kinds = {(take.actor, take.emotion): take for take in reversed(takes(drawn))}
         few = {take for take in kinds.values() if take.actor in people}
-        missing = recording._missing
         monkeypatch.setattr(
             recording, "_missing", lambda *args: [take for take in missing(*args) if take in few]
         )
-        root = tmp_path / "root"
+        root = tmp_path / name
         recording.write_dataset(root, drawn, alone=True)
         section = SyntheticParams(
             clips=drawn,
