@@ -18,9 +18,6 @@ from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.params import Params, checkout_of
 
-#: Where the voices of faces are that are drawn from landmarks.
-_SOUNDS = "Actor_*/03-*.wav"
-
 
 def _root_of(params: Params, repository: Path) -> Path:
     """The folder with the corpus's folders and `landmarks/`: `root`, or data/<source>.
@@ -85,7 +82,7 @@ def manifest(root: Path, params: Params) -> pd.DataFrame:
     corpus = params.corpus
     media = list(_media(root, params))
     if not media:
-        pattern = _SOUNDS if params.draws_landmarks else corpus.pattern
+        pattern = corpus.voices if params.draws_landmarks else corpus.pattern
         raise InputError(
             f"no clips in {root}: expected {pattern}; point {params.data}.root of params.yaml at "
             "the folder that holds them"

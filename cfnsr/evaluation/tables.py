@@ -12,27 +12,23 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cfnsr.data.corpora import DEFAULT, Protocol, most_frequent_pct
+from cfnsr.data.corpora import CORPORA, DEFAULT, Protocol, most_frequent_pct
 from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
 from cfnsr.evaluation.selection import RULES, Rule
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.models.registry import REFERENCE, ROWS, Row, find
-from cfnsr.params import Model, Params, Source
+from cfnsr.params import Model, Params
 from cfnsr.training.runs import Run
 
 Modality = Literal["video", "audio", "audio_video", "additive"]
 RunsByRow = Mapping[str, Sequence[Run]]
 
-DATA_LABELS: dict[Source, str] = {
+DATA_LABELS: dict[str, str] = {
     "pointing": "pointing control",
     "mixture": "mixed control",
     "synthetic": "synthetic control",
-    "ravdess": "RAVDESS",
+    **{name: corpus.name for name, corpus in CORPORA.items()},
     "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
-    "cremad": "CREMA-D",
-    "enterface05": "eNTERFACE'05",
-    "rml": "RML",
-    "baum1s": "BAUM-1s",
 }
 #: What a rule is called where a column must be narrow.
 SHORT_RULES: dict[Rule, str] = {

@@ -58,7 +58,8 @@ class Corpus:
         chance_pct: what always naming the most frequent emotion gets right; nan where unknown.
         takes: every take, by actor; where the distribution's list is not known
             (`takes_are_known`), as many as there are or fewer, which only `synthetic` draws.
-        pattern: how its films lie in a folder, for people.
+        pattern: how its films lie in a folder, for people; `voices` likewise, where it has sounds
+            without a film.
         suffixes: of its films.
         folders: which folders of the root hold them, in lower case; `*` all.
         read: a film's path to its take; raises `InputError` where it says none.
@@ -83,6 +84,7 @@ class Corpus:
     licence: str
     source: str
     women: frozenset[int] = frozenset()
+    voices: str = ""
     suffixes: tuple[str, ...] = (".mp4",)
     folders: str = "*"
     uses: Callable[[Path], bool] = lambda path: True

@@ -104,6 +104,7 @@ CORPUS = Corpus(
     chance_pct=100 * 2 / 15,
     takes=tuple(speech_takes()),
     pattern="Actor_*/01-*.mp4",
+    voices="Actor_*/03-*.wav",
     folders="actor_*",
     read=lambda path: parse_name(path.stem),
     path=lambda take: PurePath(f"Actor_{take.actor:02d}", f"{stem(take)}.mp4"),
