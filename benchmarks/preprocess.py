@@ -195,7 +195,7 @@ def run_cfnsr(root: Path, reference: Path | None) -> float:
     import pandas as pd
 
     from cfnsr.data import preprocess
-    from cfnsr.params import Preprocess
+    from cfnsr.params import Params, Preprocess
 
     media = sorted(str(path.relative_to(root)) for path in root.glob("Actor_*/*.mp4"))
     landmarks = [f"landmarks/{Path(name).stem}.csv" for name in media]
@@ -206,7 +206,7 @@ def run_cfnsr(root: Path, reference: Path | None) -> float:
     output = root.parent / "arrays"
     scratch = root.parent / "scratch"
     started = time.perf_counter()
-    preprocess.preprocess(manifest, root, output, "ravdess", Preprocess(), scratch)
+    preprocess.preprocess(manifest, root, output, Params(data="ravdess"), Preprocess(), scratch)
     return time.perf_counter() - started
 
 

@@ -20,7 +20,8 @@ import torch
 
 from cfnsr import params
 from cfnsr.cluster import SAME_BITS
-from cfnsr.models.base import N_EMOTIONS, Sizes
+from cfnsr.data import corpora
+from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
 
 BATCH_SIZE = 32
@@ -71,7 +72,7 @@ def step_s(row: str, n_steps: int) -> list[float]:
     torch.set_num_threads(1)
     torch.manual_seed(1)
     source = params.load(Path(__file__).parents[1] / "params.yaml").synthetic
-    sizes, settings = Sizes.of(source), source.preprocess
+    sizes, settings = Sizes.of(source, corpora.find()), source.preprocess
     model = ROWS[row].build(sizes)
     frames = torch.rand(
         BATCH_SIZE, 3, settings.n_frames, settings.frame_size, settings.frame_size
@@ -80,7 +81,7 @@ def step_s(row: str, n_steps: int) -> list[float]:
         frames if name == "frames" else torch.rand(BATCH_SIZE, *sizes.shape(name))
         for name in ROWS[row].inputs
     ]
-    emotion = torch.arange(BATCH_SIZE) % N_EMOTIONS
+    emotion = torch.arange(BATCH_SIZE) % sizes.n_emotions
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
 
     def step() -> None:

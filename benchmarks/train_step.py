@@ -43,7 +43,7 @@ import torch
 from torch import Tensor, nn
 
 from cfnsr.cluster import ENVIRONMENT
-from cfnsr.models.base import N_EMOTIONS, Sizes
+from cfnsr.models.base import FULL_SIZE, Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model
 
@@ -231,7 +231,7 @@ def make_step(
         batch_size, 3, arguments.frames, arguments.size, arguments.size, device=device
     )
     sound = torch.randn(batch_size, *MFCC_SHAPE, device=device)
-    emotion = torch.randint(0, N_EMOTIONS, (batch_size,), device=device)
+    emotion = torch.randint(0, FULL_SIZE.n_emotions, (batch_size,), device=device)
     if case.startswith("release"):
         return release_step(case, arguments, frames, sound, emotion)
     return own_step(case, arguments, frames, sound, emotion)
@@ -307,7 +307,7 @@ def release_step(
     from networks import MFCCNet, MSAFNet, resnet50
 
     model: nn.Module = resnet50(
-        num_classes=N_EMOTIONS,
+        num_classes=FULL_SIZE.n_emotions,
         shortcut_type="B",
         cardinality=32,
         sample_size=arguments.size,

@@ -94,6 +94,12 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_export)
 
     command = commands.add_parser(
+        "transfer", help="ask the networks of params.yaml about another data source"
+    )
+    command.add_argument("tested", metavar="DATA", help="its arrays must be in build/DATA")
+    command.set_defaults(run=_transfer)
+
+    command = commands.add_parser(
         "publish", help="train the network that comes with the package, and write its card"
     )
     command.set_defaults(run=_publish)
@@ -168,10 +174,10 @@ def _dataset(options: argparse.Namespace) -> None:
 
     chosen, repository = params.load(), params.repository_root()
     root = sources.provide(chosen, repository)
-    manifest = sources.manifest(root, chosen.data)
+    manifest = sources.manifest(root, chosen)
     sources.write_manifest(manifest, repository / "build" / chosen.data / "manifest.csv")
     print(f"{len(manifest)} clips in {root}")
-    if chosen.drawn is None and (absent := sources.lacking(manifest)):
+    if chosen.drawn is None and (absent := sources.lacking(manifest, root, chosen.corpus)):
         print(absent)
 
 
@@ -199,6 +205,18 @@ def _predictions(options: argparse.Namespace) -> None:
 
     runs = predictions.keep(params.load(), params.repository_root())
     print(f"{len(runs)} runs of {len({run.row for run in runs})} systems kept")
+
+
+def _transfer(options: argparse.Namespace) -> None:
+    from cfnsr.evaluation.transfer import transfer
+
+    chosen, repository = params.load(), params.repository_root()
+    found = transfer(chosen, options.tested, repository)
+    path = repository / "build" / "transfer" / f"{chosen.data}_{options.tested}.csv"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found.to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
+    print(found.drop(columns=["row", "emotions"]).round(1).to_string(index=False))
+    print(f"of the emotions {found['emotions'][0]}; written to {path}")
 
 
 def _compare(options: argparse.Namespace) -> int:
@@ -230,12 +248,14 @@ def _compare(options: argparse.Namespace) -> int:
 
 
 def _architecture(options: argparse.Namespace) -> None:
+    from cfnsr.data import corpora
     from cfnsr.figures import architecture, network
     from cfnsr.figures.style import save
 
     chosen = params.load()
     source = params.SourceParams() if options.full_size else chosen.source
-    built = network.read("cfn_sr", source)
+    corpus = corpora.find() if options.full_size else chosen.corpus
+    built = network.read("cfn_sr", source, corpus)
     title = architecture.title(built, None if options.full_size else chosen.data)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "architecture_full_size" if options.full_size else "architecture"

@@ -20,16 +20,28 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from cfnsr.data.corpora.ravdess import N_FOLDS, PROTOCOL_FOLDS, Protocol
+from cfnsr.data import corpora
+from cfnsr.data.corpora import Corpus, Protocol
 from cfnsr.errors import InputError
 
-Source = Literal["synthetic", "pointing", "mixture", "ravdess", "ravdess_landmarks"]
+Source = Literal[
+    "synthetic",
+    "pointing",
+    "mixture",
+    "ravdess",
+    "ravdess_landmarks",
+    "cremad",
+    "enterface05",
+    "rml",
+    "baum1s",
+]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=1)]  # 0 stands for a run of several, see `cfnsr.models.registry`
 Precision = Literal["32-true", "bf16-mixed", "16-mixed"]
 #: How many values params.yaml may stand for, and of how many characters.
 MAX_VALUES, LONGEST = 10_000, 1000
+_LANDMARKS = "_landmarks"
 _KIND = re.compile(r"int|literal\[.*\]")
 
 
@@ -47,9 +59,17 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-class DrawnClips(_Section):
-    """How many clips are drawn: of RAVDESS's 2 repetitions of 2 statements."""
+def _known(corpus: str) -> str:
+    if corpus not in corpora.CORPORA:
+        context = {"names": ", ".join(corpora.CORPORA)}
+        raise PydanticCustomError("corpus", "expected one of {names}", context)
+    return corpus
 
+
+class DrawnClips(_Section):
+    """Which clips are drawn: of a corpus's takes those of so many statements and repetitions."""
+
+    corpus: Annotated[str, AfterValidator(_known)] = corpora.DEFAULT
     seed: int = 7
     n_repetitions: Annotated[int, Field(ge=1, le=2)] = 1
     n_statements: Annotated[int, Field(ge=1, le=2)] = 1
@@ -232,6 +252,10 @@ class Params(_Section):
     mixture: PointingParams = PointingParams()
     ravdess: SourceParams = SourceParams()
     ravdess_landmarks: SourceParams = SourceParams()
+    cremad: SourceParams = SourceParams()
+    enterface05: SourceParams = SourceParams()
+    rml: SourceParams = SourceParams()
+    baum1s: SourceParams = SourceParams()
 
     @field_validator("seeds")
     @classmethod
@@ -252,17 +276,33 @@ class Params(_Section):
         return getattr(self.source, "clips", None)
 
     @property
+    def corpus(self) -> Corpus:
+        """The corpus of the chosen data source, or the one that is imitated."""
+        return corpora.find(self.corpus_name)
+
+    @property
+    def corpus_name(self) -> str:
+        """As `corpora.CORPORA` has it."""
+        return self.drawn.corpus if self.drawn else self.data.removesuffix(_LANDMARKS)
+
+    @property
+    def draws_landmarks(self) -> bool:
+        """Whether the chosen data source has no films, but faces drawn from their landmarks."""
+        return draws_landmarks(self.data)
+
+    @property
     def folds(self) -> tuple[int, ...]:
         """The folds to run.
 
         Raises:
             InputError: the protocol does not have the fold that was asked for.
         """
-        available = PROTOCOL_FOLDS[self.protocol]
+        available = self.corpus.folds(self.protocol)
         if self.fold == "all":
             return available
         if self.fold not in available:
-            hint = " (protocol nested has fold 6)" if self.fold == N_FOLDS else ""
+            nested = self.corpus.folds("nested")
+            hint = f" (protocol nested has fold {self.fold})" if self.fold in nested else ""
             raise InputError(
                 f"fold: expected all or {available[0]} to {available[-1]} under protocol "
                 f"{self.protocol}, found {self.fold}{hint}"
@@ -291,6 +331,11 @@ class Params(_Section):
                 "null for random weights)"
             )
         return path
+
+
+def draws_landmarks(data: str) -> bool:
+    """Whether a data source has no films, but faces drawn from their landmarks."""
+    return data.endswith(_LANDMARKS)
 
 
 def repository_root(start: Path | None = None) -> Path:

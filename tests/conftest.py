@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.corpora.ravdess import EMOTIONS, stem
 from cfnsr.data.motion import N_TRACKS
 from cfnsr.data.summary import N_LANDMARK_STATISTICS
 from cfnsr.data.synthetic import recording
@@ -67,8 +67,8 @@ def clips_root(synthetic_root, tmp_path):
 @pytest.fixture(scope="session")
 def one_clip(synthetic_root):
     """The mp4 and the landmark csv of one synthetic clip."""
-    stem = TAKES[0].stem()
-    return synthetic_root / "Actor_01" / f"{stem}.mp4", synthetic_root / "landmarks" / f"{stem}.csv"
+    name = stem(TAKES[0])
+    return synthetic_root / "Actor_01" / f"{name}.mp4", synthetic_root / "landmarks" / f"{name}.csv"
 
 
 def turned(points, degrees, scale, shift):

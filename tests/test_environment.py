@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
 
-from cfnsr.data.corpora.ravdess import N_FOLDS
+from cfnsr.data.corpora.ravdess import CORPUS
 from cfnsr.models.registry import ROWS
 
 REPOSITORY = Path(__file__).parents[1]
@@ -129,7 +129,7 @@ def test_dvc_sends_no_statistics_and_stages_its_own_files():
 @pytest.mark.parametrize(("name", "group"), [("train", "systems"), ("ablations", "ablations")])
 def test_a_training_stage_has_every_fold_and_one_group_of_rows(name, group):
     stage = STAGES[name]
-    assert stage["matrix"] == {"fold": list(range(1, N_FOLDS + 1))}
+    assert stage["matrix"] == {"fold": list(CORPUS.folds("nested"))}
     (output,) = stage["outs"]
     (folder,) = output
     assert folder == f"runs/${{data}}/${{protocol}}/{group}/fold_${{item.fold}}"

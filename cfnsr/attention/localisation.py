@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pandas as pd
 
-from cfnsr.data.corpora.ravdess import Take, parse_name
+from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.cues import Part
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
@@ -48,11 +48,6 @@ class Overlap:
             np.concatenate([part.found for part in parts]),
             np.concatenate([part.by_chance for part in parts]),
         )
-
-
-def takes_of(index: pd.DataFrame) -> list[Take]:
-    """The takes of an index of clips."""
-    return [parse_name(f"01-01-{clip}") for clip in index["clip"]]
 
 
 def face_cue(

@@ -17,7 +17,6 @@ from tqdm import tqdm
 
 from cfnsr.data import audio, preprocess
 from cfnsr.data.clips import Arrays, Clips
-from cfnsr.data.corpora.ravdess import parse_name
 from cfnsr.errors import InputError
 from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.models.registry import find
@@ -50,13 +49,9 @@ def media_of(index: pd.DataFrame, manifest: pd.DataFrame, root: Path) -> list[Pa
     Raises:
         InputError: one is no longer there; preprocessing was done from it.
     """
-    by_clip = {}
-    for media in manifest["media"]:
-        try:
-            by_clip[parse_name(Path(media).stem).clip] = root / media
-        except InputError:
-            continue  # preprocessing has rejected it
-    paths = [by_clip.get(clip, root / clip) for clip in index["clip"]]
+    by_hash = dict(zip(manifest["media_sha256"], manifest["media"], strict=True))
+    clips = zip(index["clip"], index["media_sha256"], strict=True)
+    paths = [root / by_hash.get(sha256, clip) for clip, sha256 in clips]
     for path in paths:
         if not path.is_file():
             raise InputError(

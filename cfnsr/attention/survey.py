@@ -19,7 +19,6 @@ from cfnsr.attention.localisation import (
     hit_rate,
     hits,
     lift,
-    takes_of,
     voice_cues,
     voice_overlap,
 )
@@ -41,7 +40,7 @@ from cfnsr.data.audio import HOP
 from cfnsr.data.clips import Arrays, Clips
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import design
-from cfnsr.data.synthetic.cues import PARTS
+from cfnsr.data.synthetic.cues import PARTS, takes_of
 from cfnsr.errors import InputError
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
@@ -341,8 +340,9 @@ class _Cues:
         assert study.settings.drawn is not None
         self._clips = study.settings.drawn
         self._preprocess = study.settings.source.preprocess
-        self._takes = takes_of(study.clips.index)
+        self._takes = takes_of(study.clips.index["clip"], self._clips)
         self._folder = clip_root / "landmarks"
+        self._landmarks_name = study.settings.corpus.landmarks_name
         self._faces: dict[tuple[int, bool], np.ndarray] = {}
 
     @property
@@ -376,7 +376,7 @@ class _Cues:
             take = self._takes[position]
             part = design.cue(take, self._clips).points_to
             parts = PARTS if part is None else [each for each in PARTS if (each == part) == named]
-            landmarks = read_landmarks(self._folder / f"{take.stem()}.csv").points
+            landmarks = read_landmarks(self._folder / f"{self._landmarks_name(take)}.csv").points
             self._faces[position, named] = face_cue(landmarks, self._preprocess, parts)
         return self._faces[position, named]
 

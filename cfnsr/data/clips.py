@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from cfnsr.data import motion, summary
-from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data import corpora, motion, summary
 from cfnsr.errors import InputError
 
 # Of ImageNet, as in the release.
@@ -58,10 +57,11 @@ class Clips:
     motion: np.ndarray
     sha256: str
     segment_mel: np.ndarray | None = None
+    corpus: corpora.Corpus = corpora.CORPORA[corpora.DEFAULT]
 
     @cached_property
     def emotion(self) -> np.ndarray:
-        return self.index["emotion"].map(EMOTIONS.index).to_numpy(np.int64)
+        return self.index["emotion"].map(self.corpus.emotions.index).to_numpy(np.int64)
 
     @property
     def frame_size(self) -> int:
@@ -108,6 +108,7 @@ def load_clips(folder: Path) -> Clips:
         np.load(folder / "motion.npy"),
         hashlib.sha256(what.encode()).hexdigest(),
         np.load(segments, mmap_mode="r") if segments.exists() else None,
+        corpora.of(settings),
     )
 
 

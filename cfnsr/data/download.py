@@ -29,7 +29,7 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
-from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, N_ACTORS, speech_takes
+from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, CORPUS, stem
 from cfnsr.errors import InputError, writing
 
 OfficialSource = Literal["ravdess", "ravdess_landmarks"]
@@ -63,9 +63,9 @@ class Archive:
         """The base name of each file that is used, and its path under the root."""
         return {
             name: Path(self.folder.format(actor=take.actor), name)
-            for take in speech_takes()
+            for take in CORPUS.takes
             if take.actor in self.actors
-            for name in [take.stem(self.modality) + self.suffix]
+            for name in [stem(take, self.modality) + self.suffix]
         }
 
     def is_unpacked(self, root: Path) -> bool:
@@ -92,13 +92,13 @@ class _Record(BaseModel):
 
 def archives(source: OfficialSource) -> list[Archive]:
     """The official archives of a data source, in the order in which they are fetched."""
-    everyone = range(1, N_ACTORS + 1)
+    everyone = CORPUS.people
     tracking, voices = "FacialTracking_Actors_01-24.zip", "Audio_Speech_Actors_01-24.zip"
     landmarks = Archive(
-        tracking, LANDMARKS_RECORD, tuple(everyone), AUDIO_VIDEO, ".csv", folder="landmarks"
+        tracking, LANDMARKS_RECORD, everyone, AUDIO_VIDEO, ".csv", folder="landmarks"
     )
     if source == "ravdess_landmarks":
-        return [landmarks, Archive(voices, CLIPS_RECORD, tuple(everyone), AUDIO_ONLY, ".wav")]
+        return [landmarks, Archive(voices, CLIPS_RECORD, everyone, AUDIO_ONLY, ".wav")]
     videos = ((actor, f"Video_Speech_Actor_{actor:02d}.zip") for actor in everyone)
     return [
         landmarks,

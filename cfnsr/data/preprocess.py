@@ -12,6 +12,8 @@ build/<data>/arrays/
     motion.npy     float32 (clip, track, moment), see `cfnsr.data.motion`
     segment_mel.npy   float16 (clip, channel * band, segment, moment), where frames are those of
                    segments, see `cfnsr.data.segments`
+    face_looks.npy, faces.csv   where landmarks were looked for: int64 (clip, 2), in how many frames
+                   a face was looked for and seen; and the same by actor
 """
 
 import hashlib
@@ -21,6 +23,7 @@ import shutil
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -29,13 +32,13 @@ import pandas as pd
 from tqdm import tqdm
 
 from cfnsr import cluster
-from cfnsr.data import audio, motion, segments, summary, video
-from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
+from cfnsr.data import audio, landmark_detection, motion, segments, summary, video
+from cfnsr.data.corpora import Corpus, Take, recorded
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
-from cfnsr.data.media import Clip, Kind, opened
+from cfnsr.data.media import Clip, Kind, opened, pictures
 from cfnsr.errors import InputError, writing
-from cfnsr.params import Preprocess, Source
+from cfnsr.params import Params, Preprocess
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
 VERSION = 4
@@ -53,38 +56,52 @@ INDEX_COLUMNS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One clip: where its files are and where its arrays go."""
+    """One clip: where its files are and where its arrays go.
+
+    `is_tracked` where its landmarks are looked for in the film, because no table says them.
+    """
 
     media: Path
     landmarks: Path
     result: Path
     draws_landmarks: bool
     settings: Preprocess
+    is_tracked: bool = False
 
 
 def preprocess_clip(
-    media: Path, landmarks: Path, settings: Preprocess, draws_landmarks: bool
+    media: Path,
+    landmarks: Path | None,
+    settings: Preprocess,
+    draws_landmarks: bool,
 ) -> dict[str, np.ndarray]:
     """One clip's arrays, by the names that the module lists.
+
+    Args:
+        landmarks: their table; without one they are looked for in the film.
 
     Raises:
         InputError: the clip cannot be used.
     """
-    parse_name(media.stem)  # refuses what is no take
-    tracked = read_landmarks(landmarks)
-    points = tracked.points
+    arrays: dict[str, np.ndarray] = {}
+    tracked = None if landmarks is None else read_landmarks(landmarks)
     with opened(media) as clip:
         waveform, rate_hz = audio.decode(clip)
         duration_s = len(waveform) / rate_hz
         window = audio.cut_window(media.name, waveform, rate_hz, settings)
-        if draws_landmarks:
+        if draws_landmarks and tracked is not None:
             check_duration(tracked, duration_s)
         kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
         if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
             raise InputError(
                 f"{media.name} lacks most of its {missing[0]}; fetch or export it again"
             )
-        arrays = sound_arrays(window, settings)
+        if tracked is None:
+            n_frames = len(clip.need("picture").starts_s)
+            found = landmark_detection.find_landmarks(partial(pictures, clip), n_frames)
+            arrays["face_looks"] = np.array([found.n_looks, found.n_seen])
+        points = found.points if tracked is None else tracked.points
+        arrays |= sound_arrays(window, settings)
         shown_s = video.landmark_times(len(points), duration_s, clip.picture)
         arrays |= track_arrays(points, shown_s, settings)
         if draws_landmarks:
@@ -169,7 +186,7 @@ def preprocess(
     manifest: pd.DataFrame,
     root: Path,
     output: Path,
-    source: Source,
+    params: Params,
     settings: Preprocess,
     scratch: Path,
     alone: bool = False,
@@ -181,6 +198,7 @@ def preprocess(
     waits for the first.
 
     Args:
+        params: of which the data source counts.
         scratch: where finished clips are kept, in a folder of their source and settings.
         alone: in this process, instead of on the workers of `cluster.connect`.
 
@@ -191,11 +209,11 @@ def preprocess(
         InputError: clips were rejected and `settings.rejected` is `stop` (the usable ones are
             written all the same), none can be used, or the disk is full or read-only.
     """
-    made_with = _made_with(source, settings)
+    made_with = _made_with(params, settings)
     name = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:32]
     with cluster.turn(scratch / name) as own, writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        draws = source == "ravdess_landmarks"
+        draws = params.draws_landmarks
         files = [
             {str(key): value for key, value in line.items()} for line in manifest.to_dict("records")
         ]
@@ -206,12 +224,20 @@ def preprocess(
                 own / f"{_key(file, settings, draws)}.npz",
                 draws,
                 settings,
+                not params.corpus.has_landmarks and not file["landmarks_sha256"],
             )
             for file in files
         ]
-        problems = _run(jobs, alone)
+        if any(job.is_tracked for job in jobs) and not landmark_detection.is_installed():
+            raise InputError(
+                f"{params.corpus.name} comes without landmarks: install what finds them with "
+                f"`make landmarks`, or put OpenFace's tables into {root / 'landmarks'}, such as "
+                f"{Path(files[0]['landmarks']).name}, and run `dvc repro -f dataset`"
+            )
+        takes, problems = _takes(jobs, params.corpus)
+        problems |= _run({i: jobs[i] for i in takes}, alone)
 
-        index = _index(files, problems)
+        index = _index(files, takes, problems, params.corpus)
         rejected = pd.DataFrame(
             [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
             columns=["media", "reason"],
@@ -224,28 +250,46 @@ def preprocess(
         if kept:
             _assemble(kept, output)
             index.to_csv(output / "index.csv", index=False, lineterminator="\n")
+            _count_faces(output, index)
         if not kept or (len(rejected) and settings.rejected == "stop"):
             raise InputError(_complaint(rejected, len(files), output))
         shutil.rmtree(own)
     return index
 
 
-def is_made_with(output: Path, source: Source, settings: Preprocess) -> bool:
+def is_made_with(output: Path, params: Params, settings: Preprocess) -> bool:
     """Whether the arrays in `output` were made with these settings."""
     try:
         there = json.loads((output / "settings.json").read_text())
     except FileNotFoundError:
         return False
-    return bool(there == _made_with(source, settings))
+    return bool(there == _made_with(params, settings))
 
 
-def _made_with(source: Source, settings: Preprocess) -> dict[str, Any]:
-    return {"version": VERSION, "source": source, **settings.model_dump(exclude={"rejected"})}
+def _made_with(params: Params, settings: Preprocess) -> dict[str, Any]:
+    return {
+        "version": VERSION,
+        "source": params.data,
+        **recorded(params.corpus_name),
+        **settings.model_dump(exclude={"rejected"}),
+    }
 
 
-def _run(jobs: list[Job], alone: bool) -> dict[int, str]:
+def _takes(jobs: list[Job], corpus: Corpus) -> tuple[dict[int, Take], dict[int, str]]:
+    """The take of each job, and why a file is none, by position."""
+    takes: dict[int, Take] = {}
+    problems: dict[int, str] = {}
+    for i, job in enumerate(jobs):
+        try:
+            takes[i] = corpus.read(job.media)
+        except InputError as error:
+            problems[i] = str(error)
+    return takes, problems
+
+
+def _run(jobs: dict[int, Job], alone: bool) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
-    todo = [i for i, job in enumerate(jobs) if not cluster.is_whole(job.result)]
+    todo = [i for i, job in jobs.items() if not cluster.is_whole(job.result)]
     missing = [jobs[i] for i in todo]
     problems = {}
     progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
@@ -263,7 +307,8 @@ def _run(jobs: list[Job], alone: bool) -> dict[int, str]:
 
 def _work(job: Job) -> str | None:
     try:
-        arrays = preprocess_clip(job.media, job.landmarks, job.settings, job.draws_landmarks)
+        landmarks = None if job.is_tracked else job.landmarks
+        arrays = preprocess_clip(job.media, landmarks, job.settings, job.draws_landmarks)
     except InputError as error:
         return str(error)
     except Exception as error:  # of whatever kind, it is this clip's, and must not cost the others
@@ -290,20 +335,21 @@ def _key(file: dict[str, str], settings: Preprocess, draws: bool) -> str:
     return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
 
 
-def _index(files: list[dict[str, str]], problems: dict[int, str]) -> pd.DataFrame:
+def _index(
+    files: list[dict[str, str]], takes: dict[int, Take], problems: dict[int, str], corpus: Corpus
+) -> pd.DataFrame:
     """Labels of the usable clips; a second file of the same take becomes a problem."""
     lines: dict[str, dict[str, object]] = {}
-    for i, file in enumerate(files):
+    for i, take in takes.items():
         if i in problems:
             continue
-        take = parse_name(Path(file["media"]).stem)
+        file = files[i]
         if take.clip in lines:
             problems[i] = f"{Path(file['media']).name} is there twice; keep one of the two"
             continue
         lines[take.clip] = {
             **asdict(take),
-            "clip": take.clip,
-            "emotion": EMOTIONS[take.emotion_index],
+            "emotion": corpus.emotions[take.emotion_index],
             "media_sha256": file["media_sha256"],
             "landmarks_sha256": file["landmarks_sha256"],
         }
@@ -326,6 +372,14 @@ def _assemble(results: list[Path], output: Path) -> None:
                         np.lib.format.write_array_header_1_0(file, header)
                         files[name] = file
                     files[name].write(array.tobytes())
+
+
+def _count_faces(output: Path, index: pd.DataFrame) -> None:
+    """By actor, where landmarks were looked for: `actor`, `n_clips`, `n_looks`, `n_seen`."""
+    if (output / "face_looks.npy").exists():
+        looks = pd.DataFrame(np.load(output / "face_looks.npy"), columns=["n_looks", "n_seen"])
+        faces = looks.assign(n_clips=1).groupby(index["actor"]).sum()
+        faces.to_csv(output / "faces.csv", lineterminator="\n")
 
 
 def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:

@@ -1,5 +1,6 @@
 """Where the clips of a data source lie, and what exactly is there."""
 
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
@@ -12,21 +13,14 @@ from pooch import file_hash
 from tqdm import tqdm
 
 from cfnsr.data import download
-from cfnsr.data.corpora.ravdess import (
-    AUDIO_ONLY,
-    AUDIO_VIDEO,
-    N_ACTORS,
-    Take,
-    parse_name,
-    speech_takes,
-)
+from cfnsr.data.corpora import Corpus, Take
 from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
-from cfnsr.params import Params, Source, checkout_of
+from cfnsr.params import Params, checkout_of
 
 
 def _root_of(params: Params, repository: Path) -> Path:
-    """The folder with `Actor_XX/` and `landmarks/`: `root` of params.yaml, or data/<source>.
+    """The folder with the corpus's folders and `landmarks/`: `root`, or data/<source>.
 
     A queued experiment uses those of the checkout that queued it, and downloads nothing again. Only
     what is drawn, which takes seconds, it writes anew: others may ask for other clips meanwhile.
@@ -48,24 +42,32 @@ def provide(params: Params, repository: Path) -> Path:
         The folder that holds them.
 
     Raises:
-        InputError: `root` is set but is no folder, or the download failed.
+        InputError: `root` is set but is no folder, the download failed, or the corpus has to be
+            asked for.
     """
     root = _root_of(params, repository)
     if params.source.root is not None:
         if not root.is_dir():
             raise InputError(
-                f"{params.data}.root: {root} is no folder; expected the one that holds Actor_01 "
-                "to Actor_24 and landmarks (or null to have the data made or downloaded)"
+                f"{params.data}.root: {root} is no folder; expected the one that holds "
+                f"{params.corpus.pattern} (or null to have the data made or downloaded)"
             )
     elif params.data == "ravdess" or params.data == "ravdess_landmarks":
         download.fetch(download.archives(params.data), root)
     elif params.drawn is not None:
         recording.write_dataset(root, params.drawn)
+    else:
+        corpus = params.corpus
+        raise InputError(
+            f"{corpus.name} cannot be downloaded from here: ask for it ({corpus.source}; "
+            f"{corpus.licence}), and point {params.data}.root of params.yaml at the folder that "
+            f"holds {corpus.pattern}"
+        )
     return root
 
 
-def manifest(root: Path, source: Source) -> pd.DataFrame:
-    """List the media files of a source with their landmarks and both files' sha256.
+def manifest(root: Path, params: Params) -> pd.DataFrame:
+    """List the media files of a data source with their landmarks and both files' sha256.
 
     Every name is listed, also those that preprocessing will reject. Folders and suffixes may be in
     any case and nested once more, as unpacking leaves them. Where there are no landmarks,
@@ -77,22 +79,22 @@ def manifest(root: Path, source: Source) -> pd.DataFrame:
     Raises:
         InputError: no media file or no landmarks at all, or a file that cannot be read.
     """
-    media = list(_media(root, source))
+    corpus = params.corpus
+    media = list(_media(root, params))
     if not media:
-        pattern = "Actor_*/03-*.wav" if source == "ravdess_landmarks" else "Actor_*/01-*.mp4"
+        pattern = corpus.voices if params.draws_landmarks else corpus.pattern
         raise InputError(
-            f"no clips in {root}: expected {pattern}; point {source}.root of params.yaml at the "
-            "folder that holds Actor_01 to Actor_24"
+            f"no clips in {root}: expected {pattern}; point {params.data}.root of params.yaml at "
+            "the folder that holds them"
         )
-    takes = [_take(path) for path in media]
-    # They carry the name of the take's audio-video file, whatever the media file is.
+    takes = [_take(path, corpus) for path in media]
     stems = [
-        take.stem(AUDIO_VIDEO) if take else path.stem
+        corpus.landmarks_name(take) if take else path.stem
         for path, take in zip(media, takes, strict=True)
     ]
-    there = {path.stem: path for path in _files(root, "landmarks", ".csv")}
+    there = {path.stem: path for path in _files(root, "landmarks", (".csv",))}
     landmarks = [there.get(stem) for stem in stems]
-    if any(takes) and not any(landmarks):
+    if corpus.has_landmarks and any(takes) and not any(landmarks):
         raise InputError(
             f"no landmarks of these clips in {root / 'landmarks'}: expected {stems[0]}.csv and so "
             "on; move the csv files of FacialTracking_Actors_01-24.zip there"
@@ -115,20 +117,19 @@ def manifest(root: Path, source: Source) -> pd.DataFrame:
     )
 
 
-def lacking(manifest: pd.DataFrame) -> str:
-    """Which of RAVDESS's 1440 takes a manifest lacks, as a sentence; empty if it has them all."""
-    there = {take.clip for path in manifest["media"] if (take := _take(Path(path)))}
-    everything = speech_takes()
+def lacking(manifest: pd.DataFrame, root: Path, corpus: Corpus) -> str:
+    """Which of a corpus's takes a manifest lacks, as a sentence; empty if it has all known ones."""
+    there = {take.clip for path in manifest["media"] if (take := _take(root / path, corpus))}
+    everything = corpus.takes
     absent = [take for take in everything if take.clip not in there]
-    if not absent:
+    if not absent or not corpus.takes_are_known:
         return ""
+    n_takes = Counter(take.actor for take in everything)
     by_actor = {
         actor: [take.clip for take in takes]
         for actor, takes in groupby(absent, key=attrgetter("actor"))
     }
-    whole = [
-        actor for actor, clips in by_actor.items() if len(clips) == len(everything) // N_ACTORS
-    ]
+    whole = [actor for actor, clips in by_actor.items() if len(clips) == n_takes[actor]]
     parts = [
         f"{len(clips)} of actor {actor}, such as {clips[0]}"
         for actor, clips in by_actor.items()
@@ -156,34 +157,30 @@ def read_manifest(path: Path) -> pd.DataFrame:
         raise InputError(f"{path} does not exist; run `dvc repro dataset`") from None
 
 
-def _media(root: Path, source: Source) -> Iterator[Path]:
-    """Files of the source's modality, and files whose name says nothing, in name order."""
-    modality = AUDIO_ONLY if source == "ravdess_landmarks" else AUDIO_VIDEO
-    suffix = ".wav" if source == "ravdess_landmarks" else ".mp4"
-    for path in _files(root, "actor_*", suffix):
-        take = _take(path)
-        # The video archives also hold 02- files, without sound. What is no take is rejected by
-        # preprocessing, with the reason.
-        if take is None or take.modality == modality:
-            yield path
+def _media(root: Path, params: Params) -> Iterator[Path]:
+    """Files that the corpus uses, and files whose name says nothing, in name order."""
+    corpus = params.corpus
+    suffixes = (".wav",) if params.draws_landmarks else corpus.suffixes
+    # What is no take is rejected by preprocessing, with the reason.
+    return filter(corpus.uses, _files(root, corpus.folders, suffixes))
 
 
-def _files(root: Path, folders: str, suffix: str) -> list[Path]:
+def _files(root: Path, folders: str, suffixes: tuple[str, ...]) -> list[Path]:
     """What lies in or below the folders of `root`, in any case, by folder and name."""
     found = [
         path
-        for folder in root.iterdir()
+        for folder in ([root] if folders == "*" else root.iterdir())
         if fnmatch(folder.name.lower(), folders)
         for path in folder.rglob("*")
         # macOS leaves a ._ file beside each one.
-        if path.suffix.lower() == suffix and not path.name.startswith("._")
+        if path.suffix.lower() in suffixes and not path.name.startswith("._")
     ]
     return sorted(found, key=lambda path: (path.parent.name.lower(), path.name, path))
 
 
-def _take(path: Path) -> Take | None:
+def _take(path: Path, corpus: Corpus) -> Take | None:
     try:
-        return parse_name(path.stem)
+        return corpus.read(path)
     except InputError:
         return None
 

@@ -6,7 +6,7 @@ from typing import get_args
 
 import pandas as pd
 
-from cfnsr.data.corpora.ravdess import Protocol
+from cfnsr.data.corpora import Protocol
 from cfnsr.evaluation.predictions import read
 from cfnsr.evaluation.scores import PairedTest, paired_test, score
 from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE, by_row, ceilings, last_quarter_pct

@@ -5,7 +5,7 @@
 reads the runs that params.yaml asks for, and writes figures/<data>/predictions/<protocol>/:
 
     clips.csv.gz  one line a clip and run: the predicted emotion after each epoch, one digit an
-                  epoch (the index, 0 to 7), and its softmax probability in the epochs that any
+                  epoch (the index, from 0), and its softmax probability in the epochs that any
                   rule of `selection` reports, since calibration is asked of no other; of rows
                   whose decisions others combine, the logits of the last epoch too, as float16
                   in hexadecimal digits
@@ -29,7 +29,7 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
-from cfnsr.data.corpora.ravdess import Protocol
+from cfnsr.data.corpora import Protocol
 from cfnsr.errors import InputError, writing
 from cfnsr.evaluation.selection import RULES, with_epochs
 from cfnsr.models.registry import ROWS, find, reported
@@ -220,6 +220,7 @@ def _run_line(run: Run, kept: list[int]) -> dict[str, Any]:
         **{name: run.info[name] for name in INFO},
         "torch": run.info["versions"]["torch"],
         "same_bits": run.info["training"].get("same_bits", False),
+        **({"corpus": run.info["corpus"]} if "corpus" in run.info else {}),
         "settings": _settings(run.info),
     }
 

@@ -34,7 +34,7 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cfnsr.data.corpora.ravdess import EMOTIONS, Protocol
+from cfnsr.data.corpora import Protocol
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions
 from cfnsr.evaluation.scores import outcomes, score
@@ -427,7 +427,8 @@ def _kappa(decisions: pd.DataFrame) -> tuple[float, float]:
     """Agreement beyond that of two systems independent within each emotion; its error by actor."""
     sides = ["predicted_here", "predicted_published"]
     is_equal = (decisions[sides[0]] == decisions[sides[1]]).to_numpy(float)
-    one_hot = [np.eye(len(EMOTIONS))[decisions[side]] for side in sides]
+    n_emotions = int(decisions[sides].to_numpy().max()) + 1
+    one_hot = [np.eye(n_emotions)[decisions[side]] for side in sides]
     emotion = decisions["emotion"].to_numpy(int)
     shares = [pd.DataFrame(said).groupby(emotion).transform("mean").to_numpy() for said in one_hot]
     by_chance = (shares[0] * shares[1]).sum(axis=1)

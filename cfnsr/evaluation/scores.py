@@ -13,7 +13,6 @@ from math import nan
 import numpy as np
 import pandas as pd
 
-from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.errors import InputError
 from cfnsr.evaluation.selection import Rule, with_epochs
 from cfnsr.evaluation.uncertainty import LEVEL, actor_interval, holm, sign_flip_p_value
@@ -113,7 +112,7 @@ def score(runs: Sequence[Run], rule: Rule) -> Score:
     right = lines["weight"] * lines["correct"]
     by_actor = pd.DataFrame({"right": right, "all": lines["weight"]}).groupby(lines["actor"]).sum()
     low, high = actor_interval(by_actor["right"], by_actor["all"])
-    counts = _confusion(lines)
+    counts = _confusion(lines, runs)
     hits, n_true, n_predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     f1 = (2 * hits / (n_true + n_predicted.to_numpy())).where(n_true.to_numpy() > 0)
     return Score(
@@ -174,13 +173,13 @@ def win_matrix(tests: pd.DataFrame) -> pd.DataFrame:
 
 def confusion(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
     """Number of clips by (true, predicted) emotion; a clip of several seeds is shared out."""
-    return _confusion(outcomes(runs, rule))
+    return _confusion(outcomes(runs, rule), runs)
 
 
 def actual_and_predicted(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
     """One line a clip and run, as `dvc plots` counts confusions: actual, predicted (names)."""
     lines = outcomes(runs, rule)
-    names = dict(enumerate(EMOTIONS))
+    names = dict(enumerate(_emotions(runs)))
     return pd.DataFrame(
         {"actual": lines["emotion"].map(names), "predicted": lines["predicted"].map(names)}
     )
@@ -248,12 +247,18 @@ def _share(lines: pd.DataFrame) -> np.ndarray:
     return 1 / lines.groupby("clip")["clip"].transform("size").to_numpy(float)
 
 
-def _confusion(lines: pd.DataFrame) -> pd.DataFrame:
-    n = len(EMOTIONS)
+def _emotions(runs: Sequence[Run]) -> tuple[str, ...]:
+    """Of the corpus that the runs are of."""
+    return runs[0].corpus.emotions if runs else ()
+
+
+def _confusion(lines: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
+    emotions = _emotions(runs)
+    n = len(emotions)
     pairs = lines["emotion"].to_numpy(int) * n + lines["predicted"].to_numpy(int)
     counts = np.bincount(pairs, _share(lines), minlength=n * n).reshape(n, n)
-    index = pd.Index(EMOTIONS, name="true")
-    return pd.DataFrame(counts, index=index, columns=pd.Index(EMOTIONS, name="predicted"))
+    index = pd.Index(emotions, name="true")
+    return pd.DataFrame(counts, index=index, columns=pd.Index(emotions, name="predicted"))
 
 
 def _reliability(lines: pd.DataFrame) -> pd.DataFrame:

@@ -12,22 +12,22 @@ import numpy as np
 import pandas as pd
 from scipy import stats
 
-from cfnsr.data.corpora.ravdess import Protocol
+from cfnsr.data.corpora import CORPORA, DEFAULT, Protocol, most_frequent_pct
 from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
 from cfnsr.evaluation.selection import RULES, Rule
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.models.registry import REFERENCE, ROWS, Row, find
-from cfnsr.params import Model, Params, Source
+from cfnsr.params import Model, Params
 from cfnsr.training.runs import Run
 
 Modality = Literal["video", "audio", "audio_video", "additive"]
 RunsByRow = Mapping[str, Sequence[Run]]
 
-DATA_LABELS: dict[Source, str] = {
+DATA_LABELS: dict[str, str] = {
     "pointing": "pointing control",
     "mixture": "mixed control",
     "synthetic": "synthetic control",
-    "ravdess": "RAVDESS",
+    **{name: corpus.name for name, corpus in CORPORA.items()},
     "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
 }
 #: What a rule is called where a column must be narrow.
@@ -68,9 +68,6 @@ CONVERGED_PCT = 1.0
 TEST_RULE: Rule = "last epoch"
 #: What the paper's code keeps, see notebook 05; the paper does not say.
 PAPER_RULE: Rule = "best test epoch"
-#: What always naming one emotion gets right: each has two of an actor's fifteen kinds of takes,
-#: but neutral, which RAVDESS has in one intensity only, has one.
-CHANCE_PCT = 100 * 2 / 15
 _CHECKPOINT = "its training starts from a checkpoint"
 #: `above_ceiling` accuses a system wrongly in one reproduction out of a hundred at most.
 LEAK_LEVEL = 0.01
@@ -297,15 +294,18 @@ def ceilings(params: Params) -> pd.DataFrame:
     Columns: modality, ceiling_pct, chance_pct. Only the synthetic control has known ceilings.
     """
     known: Mapping[str, float] = {}
+    chance_pct = params.corpus.chance_pct
     if params.drawn is not None:
-        from cfnsr.data.synthetic import design  # loads OpenCV, which tables of real data need not
+        # They load OpenCV, which tables of real data need not.
+        from cfnsr.data.synthetic import cues, design
 
         known = design.ceilings(params.drawn)
+        chance_pct = most_frequent_pct(cues.takes(params.drawn))
     return pd.DataFrame(
         {
             "modality": name,
             "ceiling_pct": known.get(name, nan),
-            "chance_pct": CHANCE_PCT,
+            "chance_pct": chance_pct,
         }
         for name in get_args(Modality)
     )
@@ -342,7 +342,9 @@ def setting(params: Params, folds: Sequence[int] | None = None) -> str:
     `folds` are those that there are, if these need not be all that params.yaml asks for.
     """
     tested = _folds(params.folds if folds is None else folds)
-    return f"{DATA_LABELS[params.data]}, protocol {params.protocol}, {tested}"
+    imitates = params.drawn is not None and params.corpus_name != DEFAULT
+    like = f" like {params.corpus.name}" if imitates else ""
+    return f"{DATA_LABELS[params.data]}{like}, protocol {params.protocol}, {tested}"
 
 
 def folds(runs_by_row: RunsByRow) -> tuple[int, ...]:

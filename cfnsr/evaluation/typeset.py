@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from cfnsr.data.corpora.ravdess import Protocol
+from cfnsr.data.corpora import Protocol
 from cfnsr.evaluation.selection import RULES
 from cfnsr.evaluation.tables import (
     CONVERGED_PCT,

@@ -13,14 +13,13 @@ from matplotlib.figure import Figure
 
 from cfnsr.data import audio
 from cfnsr.data.synthetic import design
+from cfnsr.data.synthetic.cues import takes_of
 from cfnsr.evaluation import tables
 from cfnsr.attention.maps import rollout, uniform_rollout, video_regions
 from cfnsr.figures import attention_effects, attention_maps
-from cfnsr.attention.localisation import takes_of
 from cfnsr.attention.survey import Effect, Located, Look, Study, Survey, cams
 from cfnsr.figures.examples import spread
 from cfnsr.models.registry import find
-from cfnsr.data.corpora.ravdess import EMOTIONS
 
 _N_CLIPS = 4
 _NO_FACE_MAP = "{} sees no picture, so there is no map of the face."
@@ -57,7 +56,7 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
         waveform = audio.read_window(media, settings)
         title = f"{title}; {_label(look, chosen[0], ', ')}"
         if study.settings.drawn is not None:
-            (take,) = takes_of(look.index.iloc[chosen])
+            (take,) = takes_of(look.index["clip"].iloc[chosen], study.settings.drawn)
             cue = design.cue(take, study.settings.drawn)
             stretch_s = cue.voice_start_s, cue.voice_end_s
     else:
@@ -124,7 +123,7 @@ def by_emotion(study: Study, look: Look, title: str) -> Figure:
     if map_ is None:
         return _nothing(_NO_FACE_MAP, look, f"{title}\n{setting(study, look)}")
     emotion = look.index["emotion"].to_numpy()
-    present = [name for name in EMOTIONS if name in set(emotion)]
+    present = [name for name in study.settings.corpus.emotions if name in set(emotion)]
     over_time = _on_pixels(look, map_).mean(axis=1)
     means = np.stack([over_time[emotion == name].mean(axis=0) for name in present])
     labels = [f"{name}, {np.count_nonzero(emotion == name)} clips" for name in present]
@@ -223,7 +222,7 @@ def _same_fold(study: Study, look: Look) -> str:
 
 def _label(look: Look, clip: int, separator: str = "\n") -> str:
     line = look.index.iloc[clip]
-    says = EMOTIONS[look.maps.predicted[clip]]
+    says = look.trained.corpus.emotions[look.maps.predicted[clip]]
     return f"{line['emotion']}, actor {line['actor']}{separator}taken for {says}"
 
 

@@ -346,7 +346,7 @@ def _overlay(
 def _schematic_face(axis: Axes, size: int) -> None:
     """A neutral face that is nobody's, its box filling the picture as every crop's does."""
     look = Look.draw_lots(np.random.default_rng(0), long_hair=False)
-    rest = Expression(*(np.array([value]) for value in EXPRESSIONS[1]))
+    rest = Expression(*(np.array([value]) for value in EXPRESSIONS["neutral"]))
     points = landmarks(look, rest)[0]
     low, high = points.min(axis=0), points.max(axis=0)
     halo = [withStroke(linewidth=2.5, foreground="white")]  # seen on every colour

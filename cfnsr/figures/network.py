@@ -16,6 +16,7 @@ from cfnsr.models.base import Sizes
 from cfnsr.models.encoder import Encoder
 from cfnsr.models.registry import find
 from cfnsr.models.resnext import Bottleneck
+from cfnsr.data import corpora
 from cfnsr.params import SourceParams
 from cfnsr.training.experiment import changed_by
 
@@ -39,13 +40,13 @@ class Block:
 Network = Mapping[str, Block]
 
 
-def read(row: str, source: SourceParams) -> Network:
+def read(row: str, source: SourceParams, corpus: corpora.Corpus = corpora.CORPORA[corpora.DEFAULT]) -> Network:
     """Build a row at a data source's sizes and follow one clip through it.
 
     Raises:
         InputError: there is no such row.
     """
-    sizes, settings = Sizes.of(source), changed_by(find(row), source).preprocess
+    sizes, settings = Sizes.of(source, corpus), changed_by(find(row), source).preprocess
     n_frames = settings.n_frames * (sizes.n_segments if find(row).group == "hybrid" else 1)
     with torch.device("meta"):
         model = find(row).build(sizes).to("meta").eval()  # also what NumPy made

@@ -102,7 +102,7 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
 
 @drawn
 def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: str) -> Figure:
-    """Each row's accuracy on each fold, mean over seeds: how much four actors matter."""
+    """Each row's accuracy on each fold, mean over seeds: how much its few actors matter."""
     lines = pd.DataFrame(
         [
             (name, run.fold, run.test.accuracy_pct[epoch - 1])
@@ -127,7 +127,7 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
             ax=axis,
         )
         ink_cells(axis)
-    axis.set(xlabel="fold (four test actors each)", ylabel="")
+    axis.set(xlabel=f"fold ({_test_actors(runs_by_row)} test actors each)", ylabel="")
     axis.tick_params(length=0, rotation=0)
     entitle(figure, title)
     return figure
@@ -440,3 +440,10 @@ def _to_ends(lines: pd.DataFrame) -> np.ndarray:
     below = accuracy - lines["ci_low_pct"].to_numpy(float)
     above = lines["ci_high_pct"].to_numpy(float) - accuracy
     return np.maximum(np.stack([below, above]), 0)  # rounding
+
+
+def _test_actors(runs_by_row: Mapping[str, Sequence[Run]]) -> str:
+    """How many people the folds test."""
+    groups = next((runs[0].corpus.groups for runs in runs_by_row.values() if runs), ())
+    sizes = sorted({len(group) for group in groups} or {4})
+    return "four" if sizes == [4] else " to ".join(map(str, sizes))

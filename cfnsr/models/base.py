@@ -12,12 +12,11 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from cfnsr.data import segments
 from cfnsr.data.audio import N_MELS, n_mfcc_frames
-from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.corpora import Corpus
 from cfnsr.data.motion import N_BANDS, N_TRACKS, n_moments
 from cfnsr.data.summary import N_LANDMARK_STATISTICS, N_STATISTICS_PER_MFCC
 from cfnsr.params import Hybrid, Model, SourceParams
 
-N_EMOTIONS = len(EMOTIONS)
 #: Units of AlexNet's and C3D's fc7 at full width.
 N_FC7 = 4096
 
@@ -31,10 +30,11 @@ class Sizes:
     n_mfcc_frames: int = 212
     hybrid: Hybrid = field(default_factory=Hybrid)
     n_segments: int = 6
+    n_emotions: int = 8
 
     @classmethod
-    def of(cls, source: SourceParams) -> "Sizes":
-        """The sizes that a section of params.yaml asks for."""
+    def of(cls, source: SourceParams, corpus: Corpus) -> "Sizes":
+        """The sizes that a section of params.yaml asks for, with an output an emotion."""
         settings = source.preprocess
         return cls(
             source.model,
@@ -42,6 +42,7 @@ class Sizes:
             n_mfcc_frames(settings.sample_rate_hz, settings.duration_s),
             source.hybrid,
             segments.n_segments(settings),
+            len(corpus.emotions),
         )
 
     def shape(self, array: str) -> tuple[int, ...]:

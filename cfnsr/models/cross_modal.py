@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.encoder import Encoder
 from cfnsr.models.mfcc_cnn import MFCCNet
 from cfnsr.models.resnext import ResNeXt, average_pool
@@ -84,7 +84,7 @@ class CFNSR(EmotionModel):
             else None
         )
         self.attention = CrossModalAttention(self.video.n_channels, k, k, softmax_over)
-        self.head = nn.Linear(self.video.n_channels + self.audio.n_features, N_EMOTIONS)
+        self.head = nn.Linear(self.video.n_channels + self.audio.n_features, sizes.n_emotions)
         self.residual = residual
         self.batch_summed_attention = batch_summed_attention
 
@@ -107,7 +107,7 @@ class NoCrossModal(EmotionModel):
         super().__init__()
         self.video = ResNeXt(sizes, head=False)
         self.audio = MFCCNet(sizes, head=False)
-        self.head = nn.Linear(self.video.n_channels + self.audio.n_features, N_EMOTIONS)
+        self.head = nn.Linear(self.video.n_channels + self.audio.n_features, sizes.n_emotions)
 
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
         x_v, x_a = self.video.features(frames), self.audio.features(mfcc)
@@ -129,7 +129,7 @@ class VideoToAudio(EmotionModel):
         k = self.audio.n_channels
         self.encoder = Encoder(k, sizes.model.n_encoder_layers, sizes.model.n_heads)
         self.attention = CrossModalAttention(k, self.video.n_channels, k)
-        self.head = nn.Linear(self.video.n_channels + self.audio.n_features, N_EMOTIONS)
+        self.head = nn.Linear(self.video.n_channels + self.audio.n_features, sizes.n_emotions)
 
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
         x_a = self.audio.features(mfcc)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import FunctionCtx, once_differentiable
 
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.mfcc_cnn import MFCCNet
 from cfnsr.models.resnext import ResNeXt, average_pool
 
@@ -30,7 +30,7 @@ class ConcatFC(EmotionModel):
             nn.ReLU(),
             nn.Linear(256, 128),
             nn.ReLU(),
-            nn.Linear(128, N_EMOTIONS),
+            nn.Linear(128, sizes.n_emotions),
         )
 
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ class MCBP(EmotionModel):
         self.video = ResNeXt(sizes, head=False)
         self.audio = MFCCNet(sizes, head=False)
         self.pooling = CompactBilinear(self.video.n_channels, self.audio.n_features, n_sketch)
-        self.head = nn.Linear(n_sketch, N_EMOTIONS)
+        self.head = nn.Linear(n_sketch, sizes.n_emotions)
 
     def forward(self, frames: Tensor, mfcc: Tensor) -> Tensor:
         x_v, x_a = self.video.features(frames), self.audio.features(mfcc)

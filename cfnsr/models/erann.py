@@ -4,7 +4,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cfnsr.data.audio import N_MELS
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 
 N_STAGES = 5
 MAX_BLOCKS_PER_STAGE = 4
@@ -64,7 +64,7 @@ class ERANN(EmotionModel):
                 n_in = n_out
         self.blocks = nn.Sequential(*blocks)
         self.fc1 = nn.Linear(n_in, n_in)
-        self.fc2 = nn.Linear(n_in, N_EMOTIONS)
+        self.fc2 = nn.Linear(n_in, sizes.n_emotions)
 
     def forward(self, log_mel: Tensor) -> Tensor:
         x = self.blocks(self.band_norm(log_mel)[:, None])  # clip channel band time

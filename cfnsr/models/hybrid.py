@@ -22,7 +22,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.late_fusion import Averaging, LateFusion, Multiplication
 from cfnsr.models.linear import find_best, folds
 from cfnsr.models.rbm import DBN
@@ -43,7 +43,7 @@ class MeanSVM(EmotionModel):
 
     def __init__(self, sizes: Sizes, *, n_networks: int = 1) -> None:
         super().__init__()
-        self.linear = nn.Linear(n_networks * n_units(sizes), N_EMOTIONS)
+        self.linear = nn.Linear(n_networks * n_units(sizes), sizes.n_emotions)
 
     def forward(self, *fc7: Tensor) -> Tensor:
         return self.linear(torch.cat(fc7, dim=1).mean(dim=2))
@@ -136,7 +136,7 @@ class ModelLevel(EmotionModel):
         self.hybrid = sizes.hybrid
         self.fine_tuning = fine_tuning
         self.dbn = DBN(2 * n_units(sizes), self.hybrid.n_hidden)
-        self.linear = nn.Linear(self.hybrid.n_hidden[-1], N_EMOTIONS)
+        self.linear = nn.Linear(self.hybrid.n_hidden[-1], sizes.n_emotions)
 
     def forward(self, video: Tensor, audio: Tensor) -> Tensor:
         return self.linear(self._mean(video, audio))
@@ -160,7 +160,8 @@ class ModelLevel(EmotionModel):
         label = None
         if self.fine_tuning == "labels":
             label = torch.from_numpy(emotion).to(video.device).repeat_interleave(video.shape[2])
-        self.dbn.fine_tune(segments, hybrid.n_fine_tuning_epochs, label)
+        n_emotions = self.linear.out_features
+        self.dbn.fine_tune(segments, hybrid.n_fine_tuning_epochs, label, n_emotions)
         with torch.no_grad():
             x = self._mean(video, audio).cpu().numpy()
         find_best(self.linear, svm(), x, emotion, actor, STRENGTHS_ABOVE)

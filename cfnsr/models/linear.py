@@ -11,7 +11,7 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
 from cfnsr.errors import InputError
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 
 #: Inverse strengths of the L2 penalty to choose from.
 STRENGTHS = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 1.0)
@@ -27,7 +27,7 @@ class Linear(EmotionModel):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         n_statistics = sizes.shape("landmark_statistics")[0] + sizes.shape("mfcc_statistics")[0]
-        self.linear = nn.Linear(n_statistics, N_EMOTIONS)
+        self.linear = nn.Linear(n_statistics, sizes.n_emotions)
 
     def forward(self, of_landmarks: Tensor, of_mfcc: Tensor) -> Tensor:
         return self.linear(torch.cat([of_landmarks, of_mfcc], dim=1))

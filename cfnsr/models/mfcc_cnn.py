@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 
 POOLING = 8
 
@@ -33,7 +33,7 @@ class MFCCNet(nn.Module):
         self.n_channels = n_out
         self.n_tokens = (sizes.n_mfcc_frames - 4) // POOLING  # kernel 7 with padding 2, twice
         self.n_features = self.n_channels * self.n_tokens
-        self.fc1 = nn.Linear(self.n_features, N_EMOTIONS) if head else None
+        self.fc1 = nn.Linear(self.n_features, sizes.n_emotions) if head else None
 
     def middle(self, mfcc: Tensor) -> Tensor:
         """Up to the max-pool of eq. 2: (clip, n_middle_channels, n_tokens)."""

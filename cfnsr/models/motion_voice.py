@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from cfnsr.data.landmarks import N_LANDMARKS
 from cfnsr.data.motion import MIRRORED, N_BANDS, N_TRACKS
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 
 LABEL_SMOOTHING = 0.1
 #: The largest hidden stretch of the spectrogram, in bands and in moments of 46 ms; two of each.
@@ -67,7 +67,7 @@ class MotionNet(nn.Module):
     mirrored: Tensor
     sign: Tensor
 
-    def __init__(self, n_channels: int, head: bool = True) -> None:
+    def __init__(self, n_channels: int, n_emotions: int, head: bool = True) -> None:
         super().__init__()
         self.n_channels = n_channels
         x_and_y = [2 * i + axis for i in MIRRORED for axis in (0, 1)]
@@ -91,7 +91,7 @@ class MotionNet(nn.Module):
             nn.ReLU(),
         )
         self.head = (
-            nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * n_channels, N_EMOTIONS)) if head else None
+            nn.Sequential(nn.Dropout(0.3), nn.Linear(2 * n_channels, n_emotions)) if head else None
         )
 
     def features(self, tracks: Tensor) -> Tensor:
@@ -127,7 +127,7 @@ class VoiceNet(nn.Module):
     the classifier out.
     """
 
-    def __init__(self, n: int, head: bool = True) -> None:
+    def __init__(self, n: int, n_emotions: int, head: bool = True) -> None:
         super().__init__()
         self.n_channels = 8 * n
         self.net = nn.Sequential(
@@ -144,7 +144,7 @@ class VoiceNet(nn.Module):
             nn.ReLU(),
             nn.Dropout(0.2),
         )
-        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, N_EMOTIONS)) if head else None
+        self.head = nn.Sequential(nn.Dropout(0.4), nn.Linear(16 * n, n_emotions)) if head else None
 
     def features(self, spectrogram: Tensor) -> Tensor:
         """(clip, n_channels, a quarter of the moments)."""
@@ -209,8 +209,8 @@ class Averaged(EmotionModel):
 
 def encoders(sizes: Sizes, head: bool = True) -> tuple[MotionNet, VoiceNet]:
     """Both networks, with random weights."""
-    n = sizes.model.audio_channels
-    return MotionNet(n, head), VoiceNet(max(1, n // 4), head)
+    n, n_emotions = sizes.model.audio_channels, sizes.n_emotions
+    return MotionNet(n, n_emotions, head), VoiceNet(max(1, n // 4), n_emotions, head)
 
 
 def mean_and_max(x: Tensor) -> Tensor:

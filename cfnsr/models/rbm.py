@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfnsr.models.base import N_EMOTIONS
+from cfnsr.models.base import FULL_SIZE
 
 BATCH_SIZE, MOMENTUM, WEIGHT_DECAY = 100, 0.5, 2e-4
 FINE_TUNING_RATE = 0.001
@@ -146,7 +146,13 @@ class DBN(nn.Module):
             rbm.learn(data, *how)
             data = rbm(data).detach()
 
-    def fine_tune(self, data: Tensor, n_epochs: int, label: Tensor | None = None) -> None:
+    def fine_tune(
+        self,
+        data: Tensor,
+        n_epochs: int,
+        label: Tensor | None = None,
+        n_emotions: int = FULL_SIZE.n_emotions,
+    ) -> None:
         """Back-propagation through all layers, by Adam.
 
         Args:
@@ -154,7 +160,7 @@ class DBN(nn.Module):
             label: emotions' indices (n,), which a softmax layer, then forgotten, predicts; without
                 them the data are reconstructed.
         """
-        head = nn.Linear(len(self.rbms[-1].hidden_bias), N_EMOTIONS, device=data.device)
+        head = nn.Linear(len(self.rbms[-1].hidden_bias), n_emotions, device=data.device)
         trained = [*self.parameters(), *head.parameters()]
         optimizer = torch.optim.Adam(trained, FINE_TUNING_RATE)
         for _ in range(n_epochs):

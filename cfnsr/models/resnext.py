@@ -6,7 +6,7 @@ Parameter names are those of the public 3D-ResNet checkpoints and of the release
 import torch
 from torch import Tensor, nn
 
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 
 EXPANSION = 2
 
@@ -88,7 +88,7 @@ class ResNeXt(nn.Module):
         self.layer1, self.layer2, self.layer3, self.layer4 = stages
         self.n_channels = n_in
         self.n_middle_channels = n_in // 2
-        self.fc = nn.Linear(n_in, N_EMOTIONS) if head else None
+        self.fc = nn.Linear(n_in, sizes.n_emotions) if head else None
 
         for module in self.modules():
             if isinstance(module, nn.Conv3d):

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cfnsr.data.segments import N_BANDS, N_CHANNELS
-from cfnsr.models.base import N_EMOTIONS, N_FC7, EmotionModel, Sizes, narrow
+from cfnsr.models.base import FULL_SIZE, N_FC7, EmotionModel, Sizes, narrow
 from cfnsr.models.resnext import Conv3d
 
 #: Keeps the logarithm of a vote finite.
@@ -23,7 +23,7 @@ class AlexNet(nn.Module):
     Its names are torchvision's, so that the ImageNet weights from there fit at width 1.
     """
 
-    def __init__(self, width: float = 1.0, n_classes: int = N_EMOTIONS) -> None:
+    def __init__(self, width: float = 1.0, n_classes: int = FULL_SIZE.n_emotions) -> None:
         super().__init__()
         a, b, c, d, e = (narrow(n, width) for n in (64, 192, 384, 256, N_FC7))
         self.features = nn.Sequential(
@@ -59,7 +59,11 @@ class C3D(nn.Module):
     """
 
     def __init__(
-        self, width: float = 1.0, n_frames: int = 16, size: int = 112, n_classes: int = N_EMOTIONS
+        self,
+        width: float = 1.0,
+        n_frames: int = 16,
+        size: int = 112,
+        n_classes: int = FULL_SIZE.n_emotions,
     ) -> None:
         super().__init__()
         a, b, c, d, e = (narrow(n, width) for n in (64, 128, 256, 512, N_FC7))
@@ -138,7 +142,7 @@ class HeardSegments(SegmentNetwork):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.size = sizes.hybrid.picture_size
-        self.audio = AlexNet(sizes.hybrid.width)
+        self.audio = AlexNet(sizes.hybrid.width, sizes.n_emotions)
 
     @property
     def network(self) -> AlexNet:
@@ -160,7 +164,7 @@ class SeenSegments(SegmentNetwork):
         super().__init__()
         hybrid = sizes.hybrid
         self.n_frames = hybrid.n_frames
-        self.video = C3D(hybrid.width, hybrid.n_frames, hybrid.frame_size)
+        self.video = C3D(hybrid.width, hybrid.n_frames, hybrid.frame_size, sizes.n_emotions)
 
     @property
     def network(self) -> C3D:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from cfnsr.models.base import N_EMOTIONS, EmotionModel, Sizes
+from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.cross_modal import CrossModalAttention
 from cfnsr.models.encoder import Encoder
 from cfnsr.models.motion_voice import LABEL_SMOOTHING, encoders, mean_and_max
@@ -51,7 +51,7 @@ class Spliced(_Fusion):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
-        self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(self._n_pooled, N_EMOTIONS))
+        self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(self._n_pooled, sizes.n_emotions))
 
     def fuse(self, motion: Tensor, voice: Tensor) -> Tensor:
         return self.head(self._pooled(motion, voice))
@@ -86,7 +86,7 @@ class ConcatFC(_Fusion):
             nn.ReLU(),
             nn.Linear(256, 128),
             nn.ReLU(),
-            nn.Linear(128, N_EMOTIONS),
+            nn.Linear(128, sizes.n_emotions),
         )
 
     def fuse(self, motion: Tensor, voice: Tensor) -> Tensor:

@@ -18,13 +18,13 @@ from tqdm import tqdm
 from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_regions
 from cfnsr.data import motion, summary
 from cfnsr.data.clips import Arrays, rms
-from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name
 from cfnsr.errors import InputError, writing
 from cfnsr.evaluation import tables
 from cfnsr.figures.attention_maps import on_frames, on_pixels
 from cfnsr.figures.own_clip import timeline
 from cfnsr.figures.style import save
 from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
+from cfnsr.params import draws_landmarks
 from cfnsr.training.runs import read_run
 from cfnsr.training.trained import Trained, Viewed, load_trained
 
@@ -53,6 +53,7 @@ class Prediction:
 
     clip: Path
     network: str
+    emotions: tuple[str, ...]
     windows: list[Window]
     logits: np.ndarray
     overlay: Overlay | None
@@ -71,7 +72,7 @@ class Prediction:
     @property
     def mean(self) -> pd.Series:
         """Each emotion's mean probability over the windows, the most probable first."""
-        return pd.Series(self.probabilities.mean(axis=0), EMOTIONS).sort_values(
+        return pd.Series(self.probabilities.mean(axis=0), self.emotions).sort_values(
             ascending=False, kind="stable"
         )
 
@@ -82,7 +83,7 @@ class Prediction:
             [
                 (window.start_s, window.end_s, emotion, probability)
                 for window, line in zip(self.windows, self.probabilities, strict=True)
-                for emotion, probability in zip(EMOTIONS, line, strict=True)
+                for emotion, probability in zip(self.emotions, line, strict=True)
             ],
             columns=["start_s", "end_s", "emotion", "probability"],
         )
@@ -108,7 +109,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     needs = Needs(
         trained.sees_frames,
         bool(trained.row.of_voice),
-        draws_landmarks=trained.info["data"] == "ravdess_landmarks",
+        draws_landmarks=draws_landmarks(trained.info["data"]),
         tracks=bool({"landmark_statistics", "motion"} & set(trained.row.inputs)),
     )
     opened = open_clip(clip, landmarks, trained.preprocess, needs)
@@ -138,6 +139,7 @@ def predict(clip: Path, run: Path, landmarks: Path | None) -> Prediction:
     return Prediction(
         clip,
         _name(trained),
+        trained.corpus.emotions,
         opened.windows,
         np.stack(logits),
         overlay,
@@ -189,11 +191,11 @@ def report(prediction: Prediction) -> str:
     """The prediction as a small table."""
     lines = [f"{prediction.clip.name}, by {prediction.network}"]
     mean = prediction.mean
-    width = max(map(len, EMOTIONS)) + 2
+    width = max(map(len, prediction.emotions)) + 2
     if len(prediction.windows) > 1:
         lines.append("start, s  end, s  most probable")
         for window, probabilities in zip(prediction.windows, prediction.probabilities, strict=True):
-            best = EMOTIONS[probabilities.argmax()]
+            best = prediction.emotions[probabilities.argmax()]
             lines.append(
                 f"{window.start_s:8.1f} {window.end_s:7.1f}  {best:{width}}"
                 f"{probabilities.max():.3f}"
@@ -244,7 +246,7 @@ def _overlay(window: Window, arrays: Arrays, view: Viewed, maps: Maps) -> Overla
     over, what = maps.cross_modal, "cross-modal attention"
     if over is None:
         over = grad_cam(view, arrays, "video", maps.predicted)
-        emotion = EMOTIONS[maps.predicted[0]]
+        emotion = view.trained.corpus.emotions[maps.predicted[0]]
         what = f"Grad-CAM of {emotion} (this network has no cross-modal map of the face)"
     _, n_slices, n_lines, n_columns = over.shape
     regions = video_regions(view.trained, (n_slices, n_lines, n_columns))
@@ -256,7 +258,7 @@ def _name(trained: Trained) -> str:
     info = trained.info
     if not info["actors"]["test"]:
         n_actors = len(info["actors"]["training"])
-        return f"{trained.row.label} (trained on all {n_actors} actors of RAVDESS)"
+        return f"{trained.row.label} (trained on all {n_actors} actors of {trained.corpus.name})"
     return (
         f"{trained.row.label} ({tables.DATA_LABELS[info['data']]}, protocol {info['protocol']}, "
         f"fold {info['fold']}, seed {info['seed']})"
@@ -280,9 +282,9 @@ def _warnings(clip: Path, trained: Trained, unlike: Counter[str]) -> Iterator[st
             f"this network was trained on the {tables.DATA_LABELS[info['data']]}: it knows only "
             "drawn faces"
         )
-        return  # its actors have the names of RAVDESS's
+        return  # its actors have the names of a corpus's
     try:
-        actor = parse_name(clip.stem).actor
+        actor = trained.corpus.read(clip).actor
     except InputError:
         return
     if actor in info["actors"]["training"]:

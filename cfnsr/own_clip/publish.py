@@ -24,7 +24,7 @@ from safetensors.torch import save_file
 from cfnsr import cluster
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
-from cfnsr.data.corpora.ravdess import EMOTIONS, N_ACTORS, Split
+from cfnsr.data.corpora import Split
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores
 from cfnsr.evaluation.selection import Rule
@@ -53,7 +53,7 @@ class _OfAllActors(Experiment):
 
     @property
     def split(self) -> Split:
-        return Split(tuple(range(1, N_ACTORS + 1)), (), ())
+        return Split(self.params.corpus.people, (), ())
 
 
 @dataclass(frozen=True)
@@ -98,10 +98,11 @@ def publish(params: Params, repository: Path) -> Path:
 def _preprocess(params: Params, repository: Path) -> None:
     arrays = arrays_folder(ROW, params, repository)
     settings = params.source.preprocess
-    if not (arrays / "index.csv").exists() or not preprocess.is_made_with(arrays, DATA, settings):
+    if not (arrays / "index.csv").exists() or not preprocess.is_made_with(arrays, params, settings):
         root = sources.provide(params, repository)
         scratch = repository / "build" / "scratch" / "preprocess"
-        preprocess.preprocess(sources.manifest(root, DATA), root, arrays, DATA, settings, scratch)
+        manifest = sources.manifest(root, params)
+        preprocess.preprocess(manifest, root, arrays, params, settings, scratch)
 
 
 def _train(job: _Job) -> None:
@@ -130,15 +131,16 @@ def card(run: Path, tested: list[Run]) -> str:
     """The text of card.md with the numbers of its run, and of others on actors unknown to them."""
     score, lines = scores.score(tested, RULE), scores.outcomes(tested, RULE)
     info = json.loads((run / "run.json").read_text())
-    sex = lines["actor"].mod(2).map({1: "of men", 0: "of women"})
-    emotion = lines["emotion"].map(dict(enumerate(EMOTIONS)))
+    corpus = tested[0].corpus
+    sex = lines["actor"].isin(corpus.women).map({False: "of men", True: "of women"})
+    emotion = lines["emotion"].map(dict(enumerate(corpus.emotions)))
     spans = [f"{low} to {high}" for low, high in pairwise(EDGES)]
     return Template(_CARD.read_text("utf-8")).substitute(
         n_parameters=f"{info['n_parameters']:,}",
         n_clips=f"{score.n_clips:,}",
         accuracy=f"{score.accuracy_pct:.1f} % [{score.ci_low_pct:.1f}, {score.ci_high_pct:.1f}]",
         ece=f"{score.ece:.3f}",
-        by_emotion=_markdown(_accuracy(lines, emotion).loc[list(EMOTIONS)]),
+        by_emotion=_markdown(_accuracy(lines, emotion).loc[list(corpus.emotions)]),
         by_sex=_markdown(_accuracy(lines, sex)),
         by_confidence=_markdown(_by_confidence(tested).set_axis(spans)),
     )

@@ -13,11 +13,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from cfnsr.data import audio, preprocess, video
+from cfnsr.data import audio, face_detection, landmark_detection, preprocess, video
 from cfnsr.data.landmarks import are_of_one_clip, check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, pictures, probe
 from cfnsr.errors import InputError
-from cfnsr.own_clip import face_detection, landmark_detection
 from cfnsr.params import Preprocess
 
 #: What follows the analysed sound in RAVDESS's 1440 takes: 0.75 s on average (they last 3.70 s),
@@ -218,7 +217,7 @@ def _find_landmarks(clip: Clip) -> tuple[np.ndarray, tuple[str, ...]]:
     if not clip.picture:
         raise InputError(f"{clip.path.name}: it has no picture; give --landmarks")
     try:
-        return landmark_detection.find_landmarks(shown, len(clip.picture.starts_s))
+        return landmark_detection.find_landmarks(shown, len(clip.picture.starts_s))[:2]
     except InputError as error:
         raise InputError(f"{clip.path.name}: {error}") from None
 

@@ -10,14 +10,14 @@ import numpy as np
 import pandas as pd
 from scipy import optimize, stats
 
-from cfnsr.data.corpora.ravdess import CLIPS_PER_FOLD, N_FOLDS, PROTOCOL_FOLDS
+from cfnsr.data.corpora.ravdess import CLIPS_PER_FOLD, CORPUS, N_FOLDS
 from cfnsr.evaluation.uncertainty import LEVEL, possible_accuracies, wilson
 from cfnsr.models.registry import REFERENCE, TABLE_1, TABLE_2, Row, find
 
 TABLES: dict[int, dict[str, Row]] = {1: TABLE_1, 2: TABLE_2}
 #: 1,440 clips of all six folds, and 1,200 of the five that the paper tests.
 N_CLIPS = N_FOLDS * CLIPS_PER_FOLD
-N_CLIPS_TESTED = len(PROTOCOL_FOLDS["paper"]) * CLIPS_PER_FOLD
+N_CLIPS_TESTED = len(CORPUS.folds("paper")) * CLIPS_PER_FOLD
 
 POWER = 0.8
 #: How far two systems are right on the same clips: assumed, as no prediction was published.

@@ -178,7 +178,7 @@ def _page(folder: Path) -> Page:
     # The tables come before what explains them.
     below = sorted(folder.iterdir(), key=lambda path: (path.name != "tables", path.name))
     sections = [_section(path) for path in [folder, *below] if any(path.glob("*.png"))]
-    label = DATA_LABELS.get(folder.name)  # type: ignore[call-overload]
+    label = DATA_LABELS.get(folder.name)
     return Page(folder, label[0].upper() + label[1:] if label else sections[0].title, sections)
 
 

@@ -15,7 +15,7 @@ from torch import nn
 
 from cfnsr import cluster
 from cfnsr.data.clips import Clips
-from cfnsr.data.corpora.ravdess import Split, split_actors
+from cfnsr.data.corpora import Split, recorded
 from cfnsr.errors import InputError
 from cfnsr.models.registry import Row, find
 from cfnsr.params import Params, Precision, Schedule, SourceParams
@@ -84,7 +84,7 @@ class Experiment:
 
     @property
     def split(self) -> Split:
-        return split_actors(self.fold, self.params.protocol)
+        return self.params.corpus.split(self.fold, self.params.protocol)
 
     def describe(self) -> dict[str, Any]:
         """The part of run.json that is known before the training."""
@@ -102,6 +102,8 @@ class Experiment:
             "fold": self.fold,
             "seed": self.seed,
             "data": self.params.data,
+            **recorded(self.params.corpus_name),
+            "emotions": self.params.corpus.emotions,
             "protocol": self.params.protocol,
             "actors": {
                 name: [actor for actor in actors if actor in there]
@@ -137,7 +139,7 @@ def is_a_change(row: Row, params: Params) -> bool:
     """Whether what a switch changes is not set already, and the data have its subject."""
     if row.group != "switches":
         return True
-    if params.data == "ravdess_landmarks" and "crop" in row.preprocess:
+    if params.draws_landmarks and "crop" in row.preprocess:
         return False  # nothing is cropped out of a drawn face
     return all(
         getattr(section, name) != value

@@ -13,10 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from cfnsr.data.clips import RGB_MEAN, RGB_SD
-from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.errors import InputError, writing
 from cfnsr.models.base import Sizes
-from cfnsr.params import Preprocess, SourceParams
+from cfnsr.params import Preprocess, SourceParams, draws_landmarks
 from cfnsr.training.trained import Trained
 
 #: Taken over from run.json.
@@ -86,7 +85,7 @@ def export(trained: Trained, path: Path) -> None:
                 f"{trained.row.label} cannot be written as ONNX; export another row"
             ) from error
     assert program is not None
-    about = {"emotions": EMOTIONS} | {name: trained.info[name] for name in INFO}
+    about = {"emotions": trained.corpus.emotions} | {name: trained.info[name] for name in INFO}
     program.model.metadata_props.update({name: json.dumps(value) for name, value in about.items()})
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,8 +95,8 @@ def export(trained: Trained, path: Path) -> None:
 def _shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
     """Of one clip's arrays."""
     settings: Preprocess = trained.preprocess
-    sizes = Sizes.of(SourceParams(preprocess=settings))
-    size, n_channels = settings.frame_size, 1 if trained.info["data"] == "ravdess_landmarks" else 3
+    sizes = Sizes.of(SourceParams(preprocess=settings), trained.corpus)
+    size, n_channels = settings.frame_size, 1 if draws_landmarks(trained.info["data"]) else 3
     return {
         name: (settings.n_frames, size, size, n_channels) if name == "frames" else sizes.shape(name)
         for name in trained.row.inputs

@@ -290,7 +290,7 @@ def _make_arrays(row: str, params: Params, repository: Path) -> None:
     output = arrays_folder(row, params, repository)
     settings = changed_by(find(row), params.source).preprocess
     index = build / "arrays" / "index.csv"
-    if preprocess.is_made_with(output, params.data, settings) and (
+    if preprocess.is_made_with(output, params, settings) and (
         index.read_bytes() == (output / "index.csv").read_bytes()
     ):
         return
@@ -298,7 +298,7 @@ def _make_arrays(row: str, params: Params, repository: Path) -> None:
         sources.read_manifest(build / "manifest.csv"),
         sources.provide(params, repository),
         output,
-        params.data,
+        params,
         settings,
         repository / "build" / "scratch" / "preprocess",
     )

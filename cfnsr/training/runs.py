@@ -26,6 +26,7 @@ import pandas as pd
 from pydantic import BaseModel
 from scipy import special
 
+from cfnsr.data import corpora
 from cfnsr.errors import InputError
 from cfnsr.models.registry import find
 
@@ -37,7 +38,7 @@ class _Classified:
     """Clips, and the emotion that each is taken for after each epoch, (epoch, clip)."""
 
     predicted: np.ndarray
-    clips: pd.DataFrame  # clip, actor, emotion (index, 0 to 7)
+    clips: pd.DataFrame  # clip, actor, emotion (index, from 0)
 
     @property
     def correct(self) -> np.ndarray:
@@ -100,6 +101,10 @@ class Run:
     epochs: pd.DataFrame  # epoch (from 1), train_loss, train_accuracy_pct
     test: Predictions | Decisions
     validation: Predictions | Accuracies | None
+
+    @property
+    def corpus(self) -> corpora.Corpus:
+        return corpora.of(self.info)
 
     @property
     def n_epochs(self) -> int:

@@ -8,7 +8,7 @@ PACKAGE = Path(__file__).parents[1]
 #: What every training runs besides its model.
 SHARED = (
     "data/clips",
-    "data/corpora/ravdess",
+    "data/corpora/base",
     "training/experiment",
     "training/train",
 )

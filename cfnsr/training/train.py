@@ -80,7 +80,7 @@ def train(
     scratch = scratch / provenance.fingerprint(info)
 
     torch.manual_seed(experiment.seed)
-    model = system.build(Sizes.of(source))
+    model = system.build(Sizes.of(source, experiment.params.corpus))
     weights = {
         name: path for name, path in experiment.starts_from.items() if name not in system.inputs
     }

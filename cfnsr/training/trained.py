@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cfnsr.data import corpora
 from cfnsr.data.clips import Arrays, Clips, Scaling, normalise, split
 from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
@@ -44,6 +45,10 @@ class Trained:
     scaling: Mapping[str, Scaling]
     typical: Mapping[str, tuple[float, float]]
     batch_size: int
+
+    @property
+    def corpus(self) -> corpora.Corpus:
+        return corpora.of(self.info)
 
     @property
     def device(self) -> torch.device:
@@ -225,4 +230,5 @@ def _row(info: dict[str, Any]) -> Row:
 def _sizes(info: dict[str, Any], settings: Preprocess) -> Sizes:
     size = Model.model_validate({k: v for k, v in info["model"].items() if k in _SIZE})
     hybrid = Hybrid.model_validate(info["model"].get("hybrid", {}))
-    return Sizes.of(SourceParams(model=size, preprocess=settings, hybrid=hybrid))
+    source = SourceParams(model=size, preprocess=settings, hybrid=hybrid)
+    return Sizes.of(source, corpora.of(info))

@@ -20,8 +20,9 @@ from cfnsr.attention.reliance import (
     summarise,
     with_noise,
 )
+from cfnsr.data import corpora
 from cfnsr.data.clips import Clips, Scaling
-from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.corpora.ravdess import EMOTIONS, stem
 from cfnsr.data.preprocess import preprocess_clip
 from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
@@ -142,9 +143,9 @@ def test_donors_are_of_another_emotion():
 @pytest.fixture(scope="module")
 def real_clips(synthetic_root):
     """The eight synthetic clips of the tests, preprocessed, and their files."""
-    media = [synthetic_root / f"Actor_{t.actor:02d}" / f"{t.stem()}.mp4" for t in TAKES]
+    media = [synthetic_root / f"Actor_{t.actor:02d}" / f"{stem(t)}.mp4" for t in TAKES]
     arrays = [
-        preprocess_clip(path, synthetic_root / "landmarks" / f"{t.stem()}.csv", SMALL, False)
+        preprocess_clip(path, synthetic_root / "landmarks" / f"{stem(t)}.csv", SMALL, False)
         for path, t in zip(media, TAKES, strict=True)
     ]
     joined = {name: np.stack([clip[name] for clip in arrays]) for name in arrays[0]}
@@ -153,6 +154,7 @@ def real_clips(synthetic_root):
             "clip": [take.clip for take in TAKES],
             "actor": [take.actor for take in TAKES],
             "emotion": [EMOTIONS[take.emotion_index] for take in TAKES],
+            "media_sha256": [f"of {take.clip}" for take in TAKES],
         }
     )
     return Clips(index, **joined, sha256="made up"), media
@@ -188,7 +190,8 @@ def test_noise_has_the_power_that_the_ratio_says(real_clips, monkeypatch):
 def test_a_clip_whose_file_is_gone_is_named(real_clips, tmp_path):
     clips, media = real_clips
     root = media[0].parents[1]
-    manifest = pd.DataFrame({"media": [str(path.relative_to(root)) for path in media]})
+    names = [str(path.relative_to(root)) for path in media]
+    manifest = pd.DataFrame({"media": names, "media_sha256": clips.index["media_sha256"]})
     assert media_of(clips.index, manifest, root) == media
     with pytest.raises(InputError, match=r"is gone.*dvc repro"):
         media_of(clips.index, manifest, tmp_path)
@@ -256,7 +259,7 @@ def test_rows_without_pictures_have_a_face_to_silence_and_hear_noise(row, real_c
     clips, _ = real_clips
     system = find(row)
     scaling = {name: Scaling.of(getattr(clips, name)) for name in system.inputs}
-    model = system.build(Sizes.of(SourceParams(preprocess=SMALL))).eval()
+    model = system.build(Sizes.of(SourceParams(preprocess=SMALL), corpora.find())).eval()
     trained = Trained(model, system, {"fold": 1}, SMALL, scaling, {}, 100)
     arrays = trained.arrays(clips, np.arange(8))
     answers = _answers(

@@ -29,7 +29,7 @@ from cfnsr.attention.maps import read_maps
 from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_maps
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
-from cfnsr.data.corpora.ravdess import EMOTIONS
+from cfnsr.data.corpora.ravdess import EMOTIONS, stem
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import pointing, recording
 from cfnsr.data.synthetic.control import cue
@@ -47,7 +47,7 @@ FOUR = np.arange(4).reshape(1, 2, 2).repeat(3, axis=1).repeat(3, axis=2)  # of 1
 
 def test_the_face_cue_covers_brows_eyes_and_mouth_and_not_the_chin(synthetic_root):
     settings = SMALL.model_copy(update={"frame_size": 96})
-    points = read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv").points
+    points = read_landmarks(synthetic_root / "landmarks" / f"{stem(TAKES[0])}.csv").points
     masks = face_cue(points, settings)
     assert masks.shape == (SMALL.n_frames, 96, 96)
     chosen = points[choose_frames(len(points), settings)]
@@ -101,7 +101,7 @@ def test_where_the_voice_points_its_part_alone_is_the_cue(tmp_path):
     )
     cues = _Cues(study, tmp_path)
     assert cues.points
-    landmarks = read_landmarks(tmp_path / "landmarks" / f"{take.stem()}.csv").points
+    landmarks = read_landmarks(tmp_path / "landmarks" / f"{stem(take)}.csv").points
     parts = [pointing.cue(take, clips).points_to]
     named = face_cue(landmarks, settings.pointing.preprocess, parts)
     np.testing.assert_array_equal(cues._face(0, True), named)
@@ -395,10 +395,10 @@ def test_with_16_positions_the_maps_lie_on_the_cue_better_than_chance_and_untrai
     settings = settings.model_copy(update={"data": "synthetic", "synthetic": source, "fold": 1})
     root = sources.provide(settings, tmp_path)
     preprocess.preprocess(
-        sources.manifest(root, "synthetic"),
+        sources.manifest(root, Params(data="synthetic")),
         root,
         tmp_path / "arrays",
-        "synthetic",
+        settings,
         finer,
         tmp_path / "scratch",
     )

@@ -5,6 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from cfnsr.data.corpora.ravdess import stem
 from cfnsr.data.drawing import STROKES, draw_faces
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.params import Drawing
@@ -15,7 +16,7 @@ finite = st.floats(-1e4, 1e4, width=32)
 
 @pytest.fixture(scope="module")
 def points(synthetic_root):
-    return read_landmarks(synthetic_root / "landmarks" / f"{TAKES[0].stem()}.csv").points
+    return read_landmarks(synthetic_root / "landmarks" / f"{stem(TAKES[0])}.csv").points
 
 
 def extent(pictures):

@@ -13,21 +13,22 @@ from test_cluster import kill_at_work
 
 from cfnsr.data import audio, motion, preprocess, sources, summary, video
 from cfnsr.data.clips import load_clips
-from cfnsr.data.corpora.ravdess import EMOTIONS, Take, parse_name
+from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name, stem, take
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.errors import InputError
-from cfnsr.params import Drawing, Preprocess
+from cfnsr.params import Drawing, Params, Preprocess
 
 SKIPPING = SMALL.model_copy(update={"rejected": "skip"})
-STEMS = [take.stem() for take in TAKES]
+STEMS = [stem(take) for take in TAKES]
 
 
 def run(root, folder, settings=SMALL, source="synthetic", alone=True):
     """Preprocess all clips of `root` into `folder/arrays`; the index."""
-    manifest = sources.manifest(root, source)
+    params = Params(data=source)
+    manifest = sources.manifest(root, params)
     return preprocess.preprocess(
-        manifest, root, folder / "arrays", source, settings, folder / "scratch", alone
+        manifest, root, folder / "arrays", params, settings, folder / "scratch", alone
     )
 
 
@@ -262,11 +263,12 @@ def test_what_is_half_done_of_one_source_survives_another(
 
 def test_a_disk_that_takes_no_arrays_is_one_line(synthetic_root, tmp_path, bad_disk):
     folder, answer = bad_disk
-    manifest = sources.manifest(synthetic_root, "synthetic")
+    params = Params(data="synthetic")
+    manifest = sources.manifest(synthetic_root, params)
     for output, scratch in ((folder / "arrays", tmp_path), (tmp_path / "arrays", folder)):
         with pytest.raises(InputError, match=f"^{folder}.* cannot be written: {answer}") as caught:
             preprocess.preprocess(
-                manifest, synthetic_root, output, "synthetic", SMALL, scratch, alone=True
+                manifest, synthetic_root, output, params, SMALL, scratch, alone=True
             )
         assert "\n" not in str(caught.value)
         assert not (output / "index.csv").exists()
@@ -382,10 +384,10 @@ RUN = """
 import sys
 from pathlib import Path
 from cfnsr.data import preprocess, sources
-from cfnsr.params import Drawing, Preprocess
+from cfnsr.params import Drawing, Params, Preprocess
 root, folder = map(Path, sys.argv[1:3])
 preprocess.preprocess(
-    sources.manifest(root, "synthetic"), root, folder / "arrays", "synthetic",
+    sources.manifest(root, Params()), root, folder / "arrays", Params(),
     Preprocess.model_validate_json(sys.argv[3]), folder / "scratch",
 )
 """
@@ -425,10 +427,10 @@ def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(
 
 
 def test_faces_of_landmarks_are_drawn_at_the_chosen_frames(clips_root, tmp_path):
-    for stem in STEMS:
-        media = clips_root / f"Actor_{stem[-2:]}" / f"{stem}.mp4"
+    for name in STEMS:
+        media = clips_root / f"Actor_{name[-2:]}" / f"{name}.mp4"
         waveform, rate = audio.read_waveform(media)
-        soundfile.write(media.with_name(f"03{stem[2:]}.wav"), waveform, rate)
+        soundfile.write(media.with_name(f"03{name[2:]}.wav"), waveform, rate)
     drawing = Drawing(box="frame", line_width_px=2)
     settings = SMALL.model_copy(update={"drawing": drawing})
     index = run(clips_root, tmp_path, settings, "ravdess_landmarks")
@@ -484,6 +486,6 @@ def test_the_60_real_takes_of_actor_1_become_drawn_faces_and_mfccs(ravdess_actor
 
 def test_a_result_is_keyed_by_the_take_so_that_equal_files_of_two_takes_stay_two():
     file = {"media_sha256": "a", "landmarks_sha256": "b"}
-    names = [Take(1, 2, 1, statement, 1).stem() for statement in (1, 2)]
+    names = [stem(take(1, 2, 1, statement, 1)) for statement in (1, 2)]
     keys = {preprocess._key({**file, "media": f"{name}.mp4"}, SMALL, False) for name in names}
     assert len(keys) == 2

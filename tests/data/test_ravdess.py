@@ -3,12 +3,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cfnsr.data.corpora.ravdess import (
-    PROTOCOL_FOLDS,
-    Take,
-    actors_of_fold,
+    CORPUS,
     parse_name,
-    speech_takes,
-    split_actors,
+    stem,
+    take,
 )
 from cfnsr.errors import InputError
 
@@ -18,32 +16,31 @@ ALL_ACTORS = set(range(1, 25))
 def test_the_example_of_ravdess_own_page_is_read_right():
     # zenodo.org/records/1188976: "02-01-06-01-02-01-12.mp4" is video-only, speech, fearful,
     # normal intensity, statement "dogs", 1st repetition, 12th actor.
-    take = parse_name("02-01-06-01-02-01-12")
-    assert take == Take(12, emotion=6, intensity=1, statement=2, repetition=1, modality=2)
-    assert (take.emotion_index, take.clip) == (5, "06-01-02-01-12")
+    found = parse_name("02-01-06-01-02-01-12")
+    assert found == take(12, emotion=6, intensity=1, statement=2, repetition=1)
+    assert (found.emotion_index, found.clip) == (5, "06-01-02-01-12")
 
 
 def test_ravdess_has_60_speech_takes_an_actor_and_4_of_them_neutral():
-    takes = speech_takes()
+    takes = CORPUS.takes
     assert len(set(takes)) == len(takes) == 24 * 60
     assert sum(take.emotion == 1 for take in takes) == 24 * 4
-    assert all(parse_name(take.stem()) == take for take in takes)
+    assert all(parse_name(stem(take)) == take for take in takes)
 
 
 @given(
     st.builds(
-        Take,
+        take,
         actor=st.integers(1, 24),
         emotion=st.integers(2, 8),
         intensity=st.integers(1, 2),
         statement=st.integers(1, 2),
         repetition=st.integers(1, 2),
-        modality=st.integers(1, 3),
     )
 )
 def test_a_name_is_read_back_as_it_was_written(take):
-    assert parse_name(take.stem()) == take
-    assert parse_name(take.stem(3)).clip == take.clip
+    assert parse_name(stem(take)) == take
+    assert parse_name(stem(take, 3)) == take
 
 
 @pytest.mark.parametrize(
@@ -66,19 +63,19 @@ def test_a_name_that_is_no_speech_take_is_refused_with_the_reason(stem, expected
 
 
 def test_folds_are_four_consecutive_actors_two_of_them_women():
-    assert [actors_of_fold(fold) for fold in (1, 2, 6)] == [
+    assert [CORPUS.groups[fold - 1] for fold in (1, 2, 6)] == [
         (1, 2, 3, 4),
         (5, 6, 7, 8),
         (21, 22, 23, 24),
     ]
     for fold in range(1, 7):
-        assert sum(actor % 2 == 0 for actor in actors_of_fold(fold)) == 2
+        assert len(CORPUS.women.intersection(CORPUS.groups[fold - 1])) == 2
 
 
 @pytest.mark.parametrize("protocol", ["paper", "nested"])
 def test_no_actor_has_two_roles_in_a_fold_and_none_is_left_out(protocol):
-    for fold in PROTOCOL_FOLDS[protocol]:
-        split = split_actors(fold, protocol)
+    for fold in CORPUS.folds(protocol):
+        split = CORPUS.split(fold, protocol)
         roles = [*split.training, *split.validation, *split.test]
         assert len(roles) == 24
         assert set(roles) == ALL_ACTORS
@@ -86,17 +83,17 @@ def test_no_actor_has_two_roles_in_a_fold_and_none_is_left_out(protocol):
 
 
 def test_the_nested_protocol_tests_and_validates_each_actor_once():
-    splits = [split_actors(fold, "nested") for fold in PROTOCOL_FOLDS["nested"]]
+    splits = [CORPUS.split(fold, "nested") for fold in CORPUS.folds("nested")]
     assert sorted(actor for split in splits for actor in split.test) == sorted(ALL_ACTORS)
     assert sorted(actor for split in splits for actor in split.validation) == sorted(ALL_ACTORS)
 
 
 def test_the_papers_folds_never_test_the_last_four_actors():
-    tested = {a for fold in PROTOCOL_FOLDS["paper"] for a in split_actors(fold, "paper").test}
+    tested = {a for fold in CORPUS.folds("paper") for a in CORPUS.split(fold, "paper").test}
     assert tested == set(range(1, 21))
 
 
 @pytest.mark.parametrize(("fold", "protocol"), [(6, "paper"), (0, "nested"), (7, "nested")])
 def test_a_fold_that_the_protocol_lacks_is_refused(fold, protocol):
     with pytest.raises(InputError, match=f"fold is {fold}, but protocol {protocol} has folds 1 to"):
-        split_actors(fold, protocol)
+        CORPUS.split(fold, protocol)

@@ -9,11 +9,12 @@ from conftest import TAKES
 from cfnsr.data import download, sources
 from cfnsr.data.audio import read_waveform
 from cfnsr.data.corpora import ravdess
+from cfnsr.data.corpora.ravdess import stem
 from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.params import Clips, Params, SourceParams, SyntheticParams
 
-STEMS = [take.stem() for take in TAKES]
+STEMS = [stem(take) for take in TAKES]
 
 
 def media(stem, suffix=".mp4"):
@@ -21,7 +22,7 @@ def media(stem, suffix=".mp4"):
 
 
 def test_the_manifest_lists_every_clip_with_hashlibs_sha256(synthetic_root):
-    table = sources.manifest(synthetic_root, "synthetic")
+    table = sources.manifest(synthetic_root, Params(data="synthetic"))
     assert tuple(table.columns) == ("media", "landmarks", "media_sha256", "landmarks_sha256")
     assert table["media"].tolist() == sorted(media(stem) for stem in STEMS)
     for line in table.itertuples():
@@ -38,7 +39,7 @@ def test_unusable_names_and_songs_are_listed_and_silent_videos_passed_over(clips
     source = actor / f"{STEMS[0]}.mp4"
     for name in ("holiday.mp4", f"02{STEMS[0][2:]}.mp4", "01-02-03-01-01-01-01.mp4", "notes.txt"):
         shutil.copy(source, actor / name)
-    table = sources.manifest(clips_root, "ravdess").set_index("media")
+    table = sources.manifest(clips_root, Params(data="ravdess")).set_index("media")
     assert set(table.index) - {media(stem) for stem in STEMS} == {
         "Actor_01/holiday.mp4",
         "Actor_01/01-02-03-01-01-01-01.mp4",
@@ -48,7 +49,7 @@ def test_unusable_names_and_songs_are_listed_and_silent_videos_passed_over(clips
 
 def test_a_clip_without_landmarks_names_where_they_were_looked_for(clips_root):
     (clips_root / "landmarks" / f"{STEMS[2]}.csv").unlink()
-    table = sources.manifest(clips_root, "synthetic").set_index("media")
+    table = sources.manifest(clips_root, Params(data="synthetic")).set_index("media")
     line = table.loc[media(STEMS[2]), ["landmarks", "landmarks_sha256"]]
     assert line.tolist() == [f"landmarks/{STEMS[2]}.csv", ""]
     assert (table["landmarks_sha256"] != "").sum() == len(STEMS) - 1
@@ -82,9 +83,9 @@ def what_macos_leaves(root):
 )
 def test_every_clip_is_found_in_the_same_order_however_it_was_unpacked(clips_root, change):
     columns = ["media_sha256", "landmarks_sha256"]
-    expected = sources.manifest(clips_root, "ravdess")
+    expected = sources.manifest(clips_root, Params(data="ravdess"))
     change(clips_root)
-    table = sources.manifest(clips_root, "ravdess")
+    table = sources.manifest(clips_root, Params(data="ravdess"))
     assert table[columns].equals(expected[columns])
     for path in [*table["media"], *table["landmarks"]]:
         assert (clips_root / path).is_file()
@@ -93,17 +94,17 @@ def test_every_clip_is_found_in_the_same_order_however_it_was_unpacked(clips_roo
 def test_landmarks_elsewhere_are_one_line_that_says_where_they_were_looked_for(clips_root):
     (clips_root / "landmarks").rename(clips_root / "FacialTracking_Actors_01-24")
     with pytest.raises(InputError) as caught:
-        sources.manifest(clips_root, "ravdess")
+        sources.manifest(clips_root, Params(data="ravdess"))
     assert str(caught.value).startswith(f"no landmarks of these clips in {clips_root}/landmarks: ")
 
 
 def test_what_lacks_of_the_official_takes_is_one_line(clips_root):
     official = pd.DataFrame(
-        {"media": [media(take.stem(3), ".wav") for take in ravdess.speech_takes()]}
+        {"media": [media(stem(take, 3), ".wav") for take in ravdess.CORPUS.takes]}
     )
-    assert sources.lacking(official) == ""
+    assert sources.lacking(official, clips_root, ravdess.CORPUS) == ""
     some = official[:240].drop(index=[70, 71])
-    assert sources.lacking(some) == (
+    assert sources.lacking(some, clips_root, ravdess.CORPUS) == (
         "1202 of 1440 official takes are not there: 2 of actor 2, such as 02-02-02-01-02; "
         f"every take of actor {', '.join(map(str, range(5, 25)))}"
     )
@@ -113,14 +114,14 @@ def test_drawn_landmarks_go_with_the_wav_files_of_their_take(clips_root):
     waveform, rate = read_waveform(clips_root / media(STEMS[0]))
     voice = "03" + STEMS[0][2:]
     soundfile.write(clips_root / media(voice, ".wav"), waveform, rate)
-    (line,) = sources.manifest(clips_root, "ravdess_landmarks").to_dict("records")
+    (line,) = sources.manifest(clips_root, Params(data="ravdess_landmarks")).to_dict("records")
     assert line["media"] == media(voice, ".wav")
     assert line["landmarks"] == f"landmarks/{STEMS[0]}.csv"
 
 
 def test_a_manifest_is_read_back_as_it_was_written(clips_root, tmp_path):
     (clips_root / "landmarks" / f"{STEMS[2]}.csv").unlink()
-    table = sources.manifest(clips_root, "synthetic")
+    table = sources.manifest(clips_root, Params(data="synthetic"))
     path = tmp_path / "build" / "manifest.csv"
     sources.write_manifest(table, path)
     assert sources.read_manifest(path).equals(table)
@@ -134,7 +135,7 @@ def test_a_manifest_is_read_back_as_it_was_written(clips_root, tmp_path):
 )
 def test_a_root_without_clips_is_one_line_that_says_what_was_looked_for(tmp_path, source, expected):
     with pytest.raises(InputError, match=f"no clips in .*{expected}; point {source}.root of"):
-        sources.manifest(tmp_path, source)
+        sources.manifest(tmp_path, Params(data=source))
 
 
 def test_a_file_that_cannot_be_read_is_one_line(clips_root):
@@ -142,7 +143,7 @@ def test_a_file_that_cannot_be_read_is_one_line(clips_root):
     path.unlink()
     path.symlink_to("gone.mp4")
     with pytest.raises(InputError, match=rf"{STEMS[0]}\.mp4 cannot be read \(No such file"):
-        sources.manifest(clips_root, "synthetic")
+        sources.manifest(clips_root, Params(data="synthetic"))
 
 
 @pytest.mark.parametrize("kind", ["missing", "a file"])

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from test_predictions import COMMITTED, paper, trained
 
-from cfnsr.data.corpora.ravdess import EMOTIONS, actors_of_fold
+from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, reproduction
 from cfnsr.evaluation.reproduction import ALL_SYSTEMS, VERDICTS, another_seed, compare
@@ -25,14 +25,16 @@ MOST_FALSE_ALARMS = 17
 
 def system(rng, n_per_actor=15, accuracy=0.65):
     """How far each clip of 20 actors is from being mistaken, and what it is mistaken for."""
-    actor = np.concatenate([np.repeat(actors_of_fold(fold), n_per_actor) for fold in range(1, 6)])
+    actor = np.concatenate(
+        [np.repeat(CORPUS.groups[fold - 1], n_per_actor) for fold in range(1, 6)]
+    )
     emotion = np.arange(len(actor)) % len(EMOTIONS)
     margin = rng.normal(size=len(actor)) + rng.normal(0, 0.3, 25)[actor]
     margin -= np.quantile(margin, 1 - accuracy)
     wrong = (emotion + rng.integers(1, 8, len(actor))) % len(EMOTIONS)
     clips = pd.DataFrame({"actor": actor, "emotion": emotion})
     clips["clip"] = [f"{k:04d}" for k in range(len(actor))]
-    fold_of = {actor: fold for fold in range(1, 6) for actor in actors_of_fold(fold)}
+    fold_of = {actor: fold for fold in range(1, 6) for actor in CORPUS.groups[fold - 1]}
     return clips.assign(margin=margin, wrong=wrong, fold=clips["actor"].map(fold_of))
 
 

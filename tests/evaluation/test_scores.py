@@ -16,7 +16,7 @@ from sklearn.metrics import (
     f1_score,
 )
 
-from cfnsr.data.corpora.ravdess import EMOTIONS, actors_of_fold
+from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
 from cfnsr.errors import InputError
 from cfnsr.evaluation.scores import (
     confusion,
@@ -38,7 +38,7 @@ FOLDS = range(1, 7)
 
 def run(fold=1, seed=1, actors=None, *, row="row", clips_per_actor=16, n_epochs=3, skill=1.5):
     """A fold of noisy logits; `skill` is what the true emotion's logit has in advance."""
-    actors = np.repeat(actors_of_fold(fold) if actors is None else actors, clips_per_actor)
+    actors = np.repeat(CORPUS.groups[fold - 1] if actors is None else actors, clips_per_actor)
     take = np.tile(np.arange(clips_per_actor), len(actors) // clips_per_actor)
     emotion = take % N_EMOTIONS
     clips = [f"{e:02d}-{t:02d}-{a:02d}" for e, t, a in zip(emotion, take, actors, strict=True)]

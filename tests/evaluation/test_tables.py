@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cfnsr.data.corpora.ravdess import EMOTIONS, actors_of_fold, parse_name
+from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
 from cfnsr.data.synthetic.control import takes
 from cfnsr.evaluation import tables, typeset
 from cfnsr.evaluation.selection import RULES
@@ -24,7 +24,7 @@ REAL = Params(data="ravdess")
 
 def run(n_right, row="cfn_sr", fold=1, seed=1, n_parameters=1000, n_clips=8):
     """A fold whose epochs have so many of each actor's 8 clips right, from the first on."""
-    actor = np.repeat(actors_of_fold(fold), n_clips)
+    actor = np.repeat(CORPUS.groups[fold - 1], n_clips)
     take = np.tile(np.arange(n_clips), 4)
     right = take < np.asarray(n_right)[:, None]  # epoch clip
     emotion = take % len(EMOTIONS)
@@ -333,8 +333,9 @@ def test_ceilings_are_known_for_the_control_alone():
 
 
 def test_chance_is_the_share_of_the_most_frequent_emotion():
-    emotions = pd.Series([parse_name(take.stem()).emotion for take in takes(Clips())])
-    assert pytest.approx(100 * emotions.value_counts(normalize=True).max()) == tables.CHANCE_PCT
+    emotions = pd.Series([take.emotion for take in takes(Clips())])
+    assert pytest.approx(100 * emotions.value_counts(normalize=True).max()) == 100 * 2 / 15
+    assert tables.ceilings(CONTROL)["chance_pct"].tolist() == [CORPUS.chance_pct] * 4
 
 
 def test_a_row_is_measured_against_the_ceiling_of_what_it_sees_and_hears():

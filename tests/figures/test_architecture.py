@@ -5,6 +5,7 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
+from cfnsr.data import corpora
 from cfnsr.figures import network, architecture
 from cfnsr.__main__ import main
 from cfnsr.figures.style import save
@@ -46,7 +47,7 @@ def test_shapes_at_full_size_are_the_paper_s():
 
 def test_shapes_are_those_of_a_real_pass():
     built = network.read("cfn_sr", SMALL)
-    model = find("cfn_sr").build(Sizes.of(SMALL)).eval()
+    model = find("cfn_sr").build(Sizes.of(SMALL, corpora.find())).eval()
     frames, sound = torch.zeros(2, 3, 5, 48, 48), torch.zeros(2, 11, 212)
     with torch.no_grad():
         x_v, x_a = model.video.features(frames), model.audio.features(sound)

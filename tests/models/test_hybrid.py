@@ -12,7 +12,7 @@ from torch import nn
 from cfnsr.data.clips import Clips, load_clips
 from cfnsr.errors import InputError
 from cfnsr.models import registry
-from cfnsr.models.base import FULL_SIZE, N_EMOTIONS, Sizes
+from cfnsr.models.base import FULL_SIZE, Sizes
 from cfnsr.models.hybrid import MeanSVM, ModelLevel, Product, ScoreLevel, side_by_side
 from cfnsr.models.registry import HYBRID, REFERENCE, ROWS
 from cfnsr.models.segment_networks import C3D, AlexNet
@@ -53,7 +53,7 @@ def batch(name, n_clips=N_CLIPS):
 
 
 def test_alexnet_is_torchvision_s():
-    theirs = torchvision.models.alexnet(num_classes=N_EMOTIONS).eval()
+    theirs = torchvision.models.alexnet(num_classes=FULL_SIZE.n_emotions).eval()
     ours = AlexNet().eval()
     ours.load_state_dict(theirs.state_dict())
     pictures = torch.randn(1, 3, 227, 227)
@@ -107,7 +107,7 @@ def test_every_parameter_of_a_network_learns_from_segments(name):
     inputs = [torch.randn(64, 3, 24, 32, 32)] if name == "hybrid_video" else batch(name, 64)
     loss, logits = model.loss(torch.arange(64) % 8, *inputs)
     loss.backward()
-    assert logits.shape == (64, N_EMOTIONS)
+    assert logits.shape == (64, FULL_SIZE.n_emotions)
     for key, parameter in model.named_parameters():
         assert parameter.grad is not None, key
         assert parameter.grad.isfinite().all(), key
@@ -120,7 +120,7 @@ def test_a_clip_s_logits_do_not_depend_on_its_neighbours(name):
     inputs = batch(name)
     with torch.no_grad():
         together, alone = model(*inputs), model(*(array[:1] for array in inputs))
-    assert together.shape == (N_CLIPS, N_EMOTIONS)
+    assert together.shape == (N_CLIPS, FULL_SIZE.n_emotions)
     assert together.isfinite().all()
     torch.testing.assert_close(alone[0], together[0], atol=1e-5, rtol=1e-5)
 

@@ -16,7 +16,7 @@ from cfnsr.data.audio import N_MELS
 from cfnsr.data.motion import N_TRACKS
 from cfnsr.errors import InputError
 from cfnsr.models import motion_voice, registry
-from cfnsr.models.base import FULL_SIZE, N_EMOTIONS, Sizes
+from cfnsr.models.base import FULL_SIZE, Sizes
 from cfnsr.models.convert import from_release
 from cfnsr.models.cross_modal import CFNSR, CrossModalAttention
 from cfnsr.models.early_fusion import MCBP, CircularConvolution, CompactBilinear, signed_sqrt
@@ -170,7 +170,7 @@ def test_logits_are_finite_and_every_parameter_learns(name):
     model = build(name)
     loss, logits = model.loss(torch.arange(N_CLIPS), *batch(name))
     loss.backward()
-    assert logits.shape == (N_CLIPS, N_EMOTIONS)
+    assert logits.shape == (N_CLIPS, FULL_SIZE.n_emotions)
     assert logits.isfinite().all()
     assert loss.isfinite()
     for parameter_name, parameter in model.named_parameters():
@@ -687,7 +687,7 @@ def test_each_of_the_two_networks_is_trained_by_its_own_loss():
     torch.manual_seed(0)
     model = build("motion_voice")
     motion, voice = batch("motion_voice")
-    emotion = torch.arange(N_CLIPS) % N_EMOTIONS
+    emotion = torch.arange(N_CLIPS) % FULL_SIZE.n_emotions
     torch.manual_seed(1)
     model.loss(emotion, motion, voice)[0].backward()
     together = model.motion.head[1].weight.grad.clone()

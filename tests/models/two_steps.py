@@ -14,6 +14,7 @@ import pandas as pd
 import torch
 
 from cfnsr import params
+from cfnsr.data import corpora
 from cfnsr.data.audio import N_MELS
 from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
 from cfnsr.data.corpora.ravdess import EMOTIONS
@@ -42,7 +43,9 @@ def main() -> None:
     source = params.load(Path(__file__).parents[2] / "params.yaml").synthetic
     for name in sys.argv[1:] or TRAINED:
         asked = changed_by(ROWS[name], source)
-        per_clip = Sizes.of(source).n_segments if ROWS[name].group == "hybrid" else 1
+        per_clip = (
+            Sizes.of(source, corpora.find()).n_segments if ROWS[name].group == "hybrid" else 1
+        )
         clips = random_clips(asked, per_clip * asked.preprocess.n_frames)
         print(name, sha256(train(name, source, clips)), flush=True)
 
@@ -50,7 +53,7 @@ def main() -> None:
 def random_clips(source: SourceParams, n_frames: int) -> Clips:
     """Uniform numbers, because drawing those takes no function of a mathematical library."""
     rng = np.random.Generator(np.random.PCG64(0))
-    size, sizes = source.preprocess.frame_size, Sizes.of(source)
+    size, sizes = source.preprocess.frame_size, Sizes.of(source, corpora.find())
     n_heard = sizes.n_mfcc_frames
     index = pd.DataFrame(
         {
@@ -77,7 +80,7 @@ def random_clips(source: SourceParams, n_frames: int) -> Clips:
 def train(name: str, source: SourceParams, clips: Clips) -> dict[str, torch.Tensor]:
     """The weights after an epoch of two batches, and the logits that they give."""
     torch.manual_seed(1)
-    model = ROWS[name].build(Sizes.of(source))
+    model = ROWS[name].build(Sizes.of(source, corpora.find()))
     arrays = {
         array: given if array == "frames" else Scaling.of(given)(given)
         for array in ROWS[name].inputs

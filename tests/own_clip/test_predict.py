@@ -14,13 +14,13 @@ from conftest import REPOSITORY, cut, remux, train_row
 
 from cfnsr import notebook
 from cfnsr.__main__ import main
-from cfnsr.data import preprocess, sources
+from cfnsr.data import face_detection, landmark_detection, preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.models.registry import find
-from cfnsr.own_clip import face_detection, landmark_detection, predict, reading
+from cfnsr.own_clip import predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training
 from cfnsr.training.runs import run_folder
 
@@ -62,9 +62,9 @@ def clips_root(tmp_path_factory):
 
 def trained_runs(root, folder, data, rows):
     params = Params(data=data, seeds=(1,), **{data: SOURCE})
-    manifest = sources.manifest(root, "synthetic")
+    manifest = sources.manifest(root, Params(data="synthetic"))
     preprocess.preprocess(
-        manifest, root, folder / "arrays", data, SOURCE.preprocess, folder / "scratch", 1
+        manifest, root, folder / "arrays", params, SOURCE.preprocess, folder / "scratch", 1
     )
     clips = load_clips(folder / "arrays")
     runs = folder / "runs" / data / "paper"

@@ -37,10 +37,10 @@ def repository(tmp_path_factory):
         if take.actor in (1, 6, 9, 10) and take.intensity == 1:
             recording.write_clip(folder / "clips", take, Clips())
     preprocess.preprocess(
-        sources.manifest(folder / "clips", "synthetic"),
+        sources.manifest(folder / "clips", Params(data="synthetic")),
         folder / "clips",
         folder / "build/ravdess_landmarks/arrays",
-        "ravdess_landmarks",
+        PARAMS,
         SMALL,
         folder / "scratch",
         alone=True,

@@ -7,6 +7,7 @@ import torch
 from pooch import file_hash
 from test_train import clips, settings  # noqa: F401  `clips` is a fixture
 
+from cfnsr.data import corpora
 from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
@@ -127,7 +128,7 @@ def test_a_network_of_the_hybrid_starts_from_its_own_checkpoint(clips, tmp_path,
 
 
 def test_every_row_is_given_arrays_of_the_shape_that_its_model_expects(clips):  # noqa: F811
-    sizes = Sizes.of(settings().source)
+    sizes = Sizes.of(settings().source, corpora.find())
     for row in ROWS.values():
         for name in row.inputs:
             if name != "frames" and row.group != "hybrid":

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from cfnsr.__main__ import main
+from cfnsr.data import corpora
 from cfnsr.data.clips import Scaling
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.errors import InputError
@@ -23,7 +24,7 @@ SOURCE = SyntheticParams(
     model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
     preprocess=Preprocess(n_frames=5, frame_size=32),
 )
-SIZES = Sizes.of(SOURCE)
+SIZES = Sizes.of(SOURCE, corpora.find())
 ROWS = ("cfn_sr", "motion_voice")
 OTHERS = (
     "linear",

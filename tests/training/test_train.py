@@ -15,8 +15,8 @@ import torch
 from conftest import train_row
 from scipy.special import softmax
 
+from cfnsr.data import corpora
 from cfnsr.data.clips import Clips, Loader, load_clips
-from cfnsr.data.corpora.ravdess import split_actors
 from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
@@ -65,7 +65,9 @@ def test_a_run_leaves_what_the_contract_lists(clips, tmp_path):
     assert trained.validation is None
     assert trained.epochs["epoch"].tolist() == [1, 2, 3]
     assert trained.info["device"] == "cpu"
-    assert trained.info["n_parameters"] == find("audio").n_parameters(Sizes.of(settings().source))
+    assert trained.info["n_parameters"] == find("audio").n_parameters(
+        Sizes.of(settings().source, corpora.find())
+    )
     assert trained.info["versions"]["torch"] == torch.__version__.split("+")[0]
     timing = json.loads((run_folder(tmp_path, "audio", 1, 1) / "timing.json").read_text())
     assert set(timing) == {"seconds", "finished", "host", "git_commit", "git_dirty"}
@@ -75,7 +77,7 @@ def test_a_run_leaves_what_the_contract_lists(clips, tmp_path):
 def test_a_run_says_what_one_clip_costs(clips, tmp_path):
     info = run(clips, tmp_path).info
     sound = torch.empty(1, 13, 212)
-    model = find("audio").build(Sizes.of(settings().source)).eval()
+    model = find("audio").build(Sizes.of(settings().source, corpora.find())).eval()
     operations = 0
 
     def count(module, arguments, output):
@@ -285,7 +287,7 @@ def test_an_annealed_rate_falls_from_the_whole_over_the_half_towards_nothing():
 
 def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):
     trained = run(clips, tmp_path, row="video")
-    model = find("video").build(Sizes.of(settings().source))
+    model = find("video").build(Sizes.of(settings().source, corpora.find()))
     weights = run_folder(tmp_path, "video", 1, 1) / "weights.pt"
     model.load_state_dict(torch.load(weights, weights_only=True))
     loader = Loader(
@@ -368,7 +370,7 @@ def test_a_diverged_training_says_what_to_do(clips, tmp_path):
 @pytest.mark.parametrize("part", ["test", "validation", "training"])
 @pytest.mark.parametrize("value", [np.nan, -np.inf])
 def test_an_input_that_is_not_finite_stops_the_run_and_is_named(clips, tmp_path, part, value):
-    actor = vars(split_actors(1, "nested"))[part][0]
+    actor = vars(corpora.find().split(1, "nested"))[part][0]
     spoilt = clips.mfcc.copy()
     spoilt[clips.of_actors([actor])[2], 3, 7] = value
     named = rf"^audio, fold 1: {part} mfcc clips are not finite for 1 of \d+ \(happy-{actor:02d}\);"
@@ -381,7 +383,7 @@ def test_logits_beyond_float16_stop_the_run_with_epoch_set_and_clips(
     clips, tmp_path, monkeypatch, part
 ):
     """Standing for a learning rate of 100, which makes many logits so large, but not surely."""
-    actor = vars(split_actors(1, "nested"))[part][0]
+    actor = vars(corpora.find().split(1, "nested"))[part][0]
     loud = clips.of_actors([actor])[1]
     forward, n_calls = Loader.batches, []
 

@@ -1,1 +1,52 @@
-"""What is known of each corpus: file names, emotions, people and folds."""
+"""What is known of each corpus: file names, emotions, people and folds. One file each."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from cfnsr.data.corpora import baum1s, cremad, enterface05, ravdess, rml
+from cfnsr.data.corpora.base import Corpus, Protocol, Split, Take, most_frequent_pct
+from cfnsr.errors import InputError
+
+__all__ = [
+    "CORPORA",
+    "DEFAULT",
+    "Corpus",
+    "Protocol",
+    "Split",
+    "Take",
+    "find",
+    "most_frequent_pct",
+    "of",
+    "recorded",
+]
+
+CORPORA: dict[str, Corpus] = {
+    "ravdess": ravdess.CORPUS,
+    "cremad": cremad.CORPUS,
+    "enterface05": enterface05.CORPUS,
+    "rml": rml.CORPUS,
+    "baum1s": baum1s.CORPUS,
+}
+#: The paper's, of which records say nothing: git keeps some that are older than the others.
+DEFAULT = "ravdess"
+
+
+def find(name: str = DEFAULT) -> Corpus:
+    """The corpus of that name.
+
+    Raises:
+        InputError: there is none; the message lists all.
+    """
+    if name not in CORPORA:
+        raise InputError(f"corpus: expected one of {', '.join(CORPORA)}, found {name}")
+    return CORPORA[name]
+
+
+def of(record: Mapping[str, Any]) -> Corpus:
+    """The corpus of what run.json, settings.json or runs.csv records."""
+    return find(record.get("corpus", DEFAULT))
+
+
+def recorded(name: str) -> dict[str, str]:
+    """What these files record of a corpus, see `of`."""
+    return {} if name == DEFAULT else {"corpus": name}

@@ -1,58 +1,32 @@
-"""RAVDESS file names, emotions, actors and folds (Livingstone & Russo, 2018)."""
+"""RAVDESS: file names, emotions, actors and folds (Livingstone & Russo, 2018)."""
 
 import re
-from dataclasses import dataclass
 from itertools import product
-from typing import Literal
+from pathlib import Path, PurePath
 
+from cfnsr.data.corpora.base import Corpus, Take
 from cfnsr.errors import InputError
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
 N_ACTORS = 24
-ACTORS_PER_FOLD = 4
-N_FOLDS = N_ACTORS // ACTORS_PER_FOLD
-
-Protocol = Literal["paper", "nested"]
-#: The paper's five folds never test actors 21 to 24; `nested` tests every actor once.
-PROTOCOL_FOLDS: dict[Protocol, tuple[int, ...]] = {
-    "paper": (1, 2, 3, 4, 5),
-    "nested": (1, 2, 3, 4, 5, 6),
-}
+N_FOLDS = 6
 
 AUDIO_VIDEO, AUDIO_ONLY = 1, 3
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
 _SPEECH = 1
 
 
-@dataclass(frozen=True, order=True)
-class Take:
-    """One utterance, as the seven two-digit fields of a RAVDESS file name describe it.
+def take(actor: int, emotion: int, intensity: int, statement: int, repetition: int) -> Take:
+    """A take, whose clip is called `emotion-…-actor`, 5 fields of a file name."""
+    codes = (emotion, intensity, statement, repetition, actor)
+    clip = "-".join(f"{code:02d}" for code in codes)
+    return Take(actor, emotion, intensity, statement, repetition, clip)
 
-    `emotion` is RAVDESS's code, 1 to 8; `emotion_index` the class index, 0 to 7. Odd actors are
-    men, even actors women.
-    """
 
-    actor: int
-    emotion: int
-    intensity: int
-    statement: int
-    repetition: int
-    modality: int = AUDIO_VIDEO
-
-    @property
-    def clip(self) -> str:
-        """The name that the take has whatever its modality: `emotion-…-actor`, 5 fields."""
-        codes = (self.emotion, self.intensity, self.statement, self.repetition, self.actor)
-        return "-".join(f"{code:02d}" for code in codes)
-
-    @property
-    def emotion_index(self) -> int:
-        return self.emotion - 1
-
-    def stem(self, modality: int | None = None) -> str:
-        """The file name without its suffix, for this or another modality."""
-        return f"{modality or self.modality:02d}-{_SPEECH:02d}-{self.clip}"
+def stem(take: Take, modality: int = AUDIO_VIDEO) -> str:
+    """The name of a take's file without its suffix."""
+    return f"{modality:02d}-{_SPEECH:02d}-{take.clip}"
 
 
 def parse_name(stem: str) -> Take:
@@ -90,64 +64,56 @@ def parse_name(stem: str) -> Take:
         )
     if emotion == 1 and intensity == 2:
         raise InputError(f"{stem!r}: RAVDESS has no neutral take of strong intensity")
-    return Take(actor, emotion, intensity, statement, repetition, modality)
+    return take(actor, emotion, intensity, statement, repetition)
 
 
-def speech_takes(n_statements: int = 2, n_repetitions: int = 2) -> list[Take]:
+def speech_takes() -> list[Take]:
     """Every speech take, by actor: 15 emotions and intensities times statements, repetitions.
 
     Neutral has one intensity.
     """
+    people, emotions = range(1, N_ACTORS + 1), range(1, len(EMOTIONS) + 1)
     return [
-        Take(actor, emotion, intensity, statement, repetition)
-        for actor, emotion, intensity, statement, repetition in product(
-            range(1, N_ACTORS + 1),
-            range(1, len(EMOTIONS) + 1),
-            (1, 2),
-            range(1, n_statements + 1),
-            range(1, n_repetitions + 1),
-        )
-        if (emotion, intensity) != (1, 2)
+        take(*codes)
+        for codes in product(people, emotions, (1, 2), (1, 2), (1, 2))
+        if codes[1:3] != (1, 2)
     ]
 
 
+def _is_used(path: Path) -> bool:
+    """The video archives also hold 02- files, without sound. What is no take is told later."""
+    modality = AUDIO_ONLY if path.suffix.lower() == ".wav" else AUDIO_VIDEO
+    try:
+        return path.stem == stem(parse_name(path.stem), modality)
+    except InputError:
+        return True
+
+
+def _actors_of_fold(fold: int) -> tuple[int, ...]:
+    """The four consecutive actors, two of them women, that a fold tests (section 3.2)."""
+    return tuple(range(4 * fold - 3, 4 * fold + 1))
+
+
+CORPUS = Corpus(
+    name="RAVDESS",
+    emotions=EMOTIONS,
+    groups=tuple(map(_actors_of_fold, range(1, N_FOLDS + 1))),
+    n_paper_folds=5,  # the paper never tests actors 21 to 24
+    women=frozenset(range(2, N_ACTORS + 1, 2)),
+    # Each emotion has two of an actor's fifteen kinds of takes, but neutral one.
+    chance_pct=100 * 2 / 15,
+    takes=tuple(speech_takes()),
+    pattern="Actor_*/01-*.mp4",
+    voices="Actor_*/03-*.wav",
+    folders="actor_*",
+    read=lambda path: parse_name(path.stem),
+    path=lambda take: PurePath(f"Actor_{take.actor:02d}", f"{stem(take)}.mp4"),
+    uses=_is_used,
+    landmarks_name=stem,
+    has_landmarks=True,
+    citation="Livingstone & Russo (2018), doi.org/10.1371/journal.pone.0196391",
+    licence="CC BY-NC-SA 4.0",
+    source="zenodo.org/records/1188976",
+)
 #: 240 of the 1440.
-CLIPS_PER_FOLD = len(speech_takes()) // N_FOLDS
-
-
-@dataclass(frozen=True)
-class Split:
-    """The actors that train, choose the epoch and test in one fold; `validation` may be empty."""
-
-    training: tuple[int, ...]
-    validation: tuple[int, ...]
-    test: tuple[int, ...]
-
-
-def actors_of_fold(fold: int) -> tuple[int, ...]:
-    """The four consecutive actors that fold `fold` (from 1) tests: 4k-3 to 4k (section 3.2)."""
-    if not 1 <= fold <= N_FOLDS:
-        raise InputError(f"fold is {fold}, expected 1 to {N_FOLDS}")
-    first = ACTORS_PER_FOLD * (fold - 1) + 1
-    return tuple(range(first, first + ACTORS_PER_FOLD))
-
-
-def split_actors(fold: int, protocol: Protocol) -> Split:
-    """Who trains, who chooses the epoch, who is tested.
-
-    `paper` trains on all 20 other actors. `nested` sets the four actors after the test actors
-    (cyclically; two men, two women) aside to choose the epoch.
-
-    Raises:
-        InputError: the protocol does not have that fold.
-    """
-    folds = PROTOCOL_FOLDS[protocol]
-    if fold not in folds:
-        raise InputError(
-            f"fold is {fold}, but protocol {protocol} has folds {folds[0]} to {folds[-1]}"
-        )
-    test = actors_of_fold(fold)
-    validation = actors_of_fold(fold % N_FOLDS + 1) if protocol == "nested" else ()
-    held_out = {*test, *validation}
-    training = tuple(actor for actor in range(1, N_ACTORS + 1) if actor not in held_out)
-    return Split(training, validation, test)
+CLIPS_PER_FOLD = len(CORPUS.takes) // N_FOLDS

@@ -4,20 +4,32 @@ A drawn face and a synthetic voice each show the clip's emotion with a set proba
 fixed other emotion otherwise, independently of each other. See `ceilings` for what follows.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple
 from functools import lru_cache
 
 import numpy as np
 
-from cfnsr.data.corpora.ravdess import EMOTIONS, Take
+from cfnsr.data import corpora
+from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic.cues import Cue, Delivery, even_lots, takes
 from cfnsr.data.synthetic.faces import Array
 from cfnsr.params import Clips
 
-#: What is shown instead of each emotion, by RAVDESS's code. Only neutral and calm are partners in
-#: both, so face and voice together settle every other doubt, and still not everything.
-FACE_PARTNER = {1: 2, 2: 1, 3: 8, 8: 3, 4: 7, 7: 4, 5: 6, 6: 5}
-VOICE_PARTNER = {1: 2, 2: 1, 3: 5, 5: 3, 4: 6, 6: 4, 7: 8, 8: 7}
+
+def _both_ways(*pairs: tuple[str, str]) -> dict[str, str]:
+    return dict(pairs) | {two: one for one, two in pairs}
+
+
+#: What is shown instead of each emotion, whether the corpus has that or not. Only neutral and calm
+#: are partners in both, so face and voice together settle every other doubt, and still not
+#: everything.
+FACE_PARTNER = _both_ways(
+    ("neutral", "calm"), ("happy", "surprised"), ("sad", "disgust"), ("angry", "fearful")
+)
+VOICE_PARTNER = _both_ways(
+    ("neutral", "calm"), ("happy", "angry"), ("sad", "fearful"), ("disgust", "surprised")
+)
 
 
 def cue(take: Take, clips: Clips) -> Cue:
@@ -43,33 +55,52 @@ def ceilings(clips: Clips) -> dict[str, float]:
     can reach as much. P(e) is the emotion's share of
     `takes(clips)`; P(f | e) is the reliability for f = e, its rest for f = e's partner, else 0.
     """
+    return elsewhere(clips, clips)
+
+
+def elsewhere(known: Clips, clips: Clips) -> dict[str, float]:
+    """What the best rules for the clips `known` get right of others of the same corpus, in percent.
+
+    As `ceilings`, but the most probable e is that of `known`.
+    """
+    joint = _joint(clips)
+    best = {
+        name: 100 * float(np.take_along_axis(joint[name], table.argmax(0)[None], 0).sum())
+        for name, table in _joint(known).items()
+    }
+    return best | {"additive": best["audio_video"]}
+
+
+def _joint(clips: Clips) -> dict[str, Array]:
+    """P(e, f), P(e, v) and P(e, f, v), emotions first."""
+    emotions = corpora.find(clips.corpus).emotions
     codes = [take.emotion_index for take in takes(clips)]
-    prior = np.bincount(codes, minlength=len(EMOTIONS)) / len(codes)
-    face = _confusion(FACE_PARTNER, clips.face_reliability)
-    voice = _confusion(VOICE_PARTNER, clips.voice_reliability)
-    joint = {
+    prior = np.bincount(codes, minlength=len(emotions)) / len(codes)
+    face = _confusion(emotions, FACE_PARTNER, clips.face_reliability)
+    voice = _confusion(emotions, VOICE_PARTNER, clips.voice_reliability)
+    return {
         "video": np.einsum("e,ef->ef", prior, face),
         "audio": np.einsum("e,ev->ev", prior, voice),
         "audio_video": np.einsum("e,ef,ev->efv", prior, face, voice),
     }
-    best = {name: 100 * float(table.max(0).sum()) for name, table in joint.items()}
-    return best | {"additive": best["audio_video"]}
 
 
 @lru_cache(maxsize=4)
-def _shown(clips: Clips) -> dict[Take, tuple[int, int]]:
+def _shown(clips: Clips) -> dict[Take, tuple[str, str]]:
     """The emotions that each take's face and voice show."""
     shown = {}
-    for emotion in range(1, len(EMOTIONS) + 1):
-        for take, (u, v) in even_lots(clips, emotion, 2).items():
+    for code, emotion in enumerate(corpora.find(clips.corpus).emotions, 1):
+        for take, (u, v) in even_lots(clips, code, 2).items():
             face = emotion if u < clips.face_reliability else FACE_PARTNER[emotion]
             voice = emotion if v < clips.voice_reliability else VOICE_PARTNER[emotion]
             shown[take] = (face, voice)
     return shown
 
 
-def _confusion(partner: dict[int, int], reliability: float) -> Array:
-    """P(shown | emotion), one row an emotion."""
-    columns = [partner[emotion] - 1 for emotion in sorted(partner)]
-    truth = np.eye(len(partner))
-    return reliability * truth + (1 - reliability) * truth[columns]
+def _confusion(emotions: Sequence[str], partner: dict[str, str], reliability: float) -> Array:
+    """P(shown | emotion), one row an emotion and one column all that is ever shown."""
+    shown = list(dict.fromkeys([*emotions, *partner]))
+    truth = np.eye(len(shown))
+    rows = [shown.index(emotion) for emotion in emotions]
+    others = [shown.index(partner[emotion]) for emotion in emotions]
+    return reliability * truth[rows] + (1 - reliability) * truth[others]

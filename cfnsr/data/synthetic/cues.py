@@ -1,12 +1,15 @@
 """What a drawn clip shows, and where its random numbers come from."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cache
 from typing import Literal, get_args
 
 import numpy as np
 
-from cfnsr.data.corpora.ravdess import Take, speech_takes
+from cfnsr.data import corpora
+from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic.faces import Array
 from cfnsr.data.synthetic.voices import SPEECH_S
 from cfnsr.params import DrawnClips
@@ -31,19 +34,19 @@ _STEPS = {
 
 @dataclass(frozen=True)
 class Cue:
-    """What a clip shows: emotion codes 1 to 8, and when the voice shows its own.
+    """What a clip shows: emotions by name, and when the voice shows its own.
 
     `upper` is what brows and eyes show, `lower` what the mouth shows. `points_to` is the part that
     the voice names, in the first half of its stretch if it also shows an emotion, `voice`.
 
-    `strength`, 1 or 2, is the take's intensity. Neutral takes, which RAVDESS has in one intensity
-    only, draw one, so that strength tells nothing about the emotion. The face shows its emotions
-    in `faces.CUE_LANDMARKS`.
+    `strength`, 1 or 2, is the take's intensity. Takes of an emotion that the corpus does not have
+    in just these two (RAVDESS's neutral) draw one, so that strength tells nothing about the
+    emotion. The face shows its emotions in `faces.CUE_LANDMARKS`.
     """
 
-    upper: int
-    lower: int
-    voice: int | None
+    upper: str
+    lower: str
+    voice: str | None
     points_to: Part | None
     strength: int
     voice_start_s: float
@@ -62,7 +65,8 @@ class Delivery:
     def draw_lots(cls, take: Take, clips: DrawnClips) -> "Delivery":
         """The same for a take in every process."""
         rng = random_numbers(clips, f"cue {take.clip}")
-        strength = int(rng.integers(1, 3)) if take.emotion == 1 else take.intensity
+        is_given = _intensities(clips.corpus, take.emotion) == {1, 2}
+        strength = take.intensity if is_given else int(rng.integers(1, 3))
         duration_s = rng.uniform(0.9, 1.2)
         start_s = rng.uniform(SPEECH_S[0] + 0.1, SPEECH_S[1] - 0.1 - duration_s)
         return cls(strength, start_s, start_s + duration_s)
@@ -70,7 +74,22 @@ class Delivery:
 
 def takes(clips: DrawnClips) -> list[Take]:
     """Every take that is drawn."""
-    return speech_takes(clips.n_statements, clips.n_repetitions)
+    return [
+        take
+        for take in corpora.find(clips.corpus).takes
+        if take.statement <= clips.n_statements and take.repetition <= clips.n_repetitions
+    ]
+
+
+def takes_of(names: Iterable[str], clips: DrawnClips) -> list[Take]:
+    """The takes of drawn clips, by the clips' names."""
+    by_clip = {take.clip: take for take in takes(clips)}
+    return [by_clip[name] for name in names]
+
+
+@cache
+def _intensities(corpus: str, emotion: int) -> set[int]:
+    return {take.intensity for take in corpora.find(corpus).takes if take.emotion == emotion}
 
 
 def random_numbers(clips: DrawnClips, purpose: str) -> np.random.Generator:

@@ -1,6 +1,6 @@
 """Which of the two designs some clips follow."""
 
-from cfnsr.data.corpora.ravdess import Take
+from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic import control, pointing
 from cfnsr.data.synthetic.cues import Cue
 from cfnsr.params import Clips, DrawnClips, PointingClips

@@ -50,32 +50,32 @@ class Expression(NamedTuple):
     mouth_tilt: float | Array
 
 
-#: By RAVDESS's emotion code.
+#: By emotion, whichever corpora have it.
 EXPRESSIONS = {
-    1: Expression(0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0),
-    2: Expression(0.05, -0.05, 0.15, 0.9, 0.0, 0.12, 0.0),
-    3: Expression(0.1, 0.1, 0.7, 1.3, 0.2, 0.34, 0.0),
-    4: Expression(0.22, -0.2, 0.6, 0.85, 0.0, -0.28, 0.0),
-    5: Expression(-0.24, 0.12, 0.85, 1.15, 0.16, -0.16, 0.0),
-    6: Expression(0.3, 0.06, 1.6, 1.35, 0.22, -0.22, 0.0),
-    7: Expression(-0.16, -0.1, 0.45, 0.8, 0.06, -0.1, 0.2),
-    8: Expression(0.26, 0.3, 1.7, 0.6, 0.5, 0.0, 0.0),
+    "neutral": Expression(0.0, 0.0, 1.0, 1.0, 0.0, 0.0, 0.0),
+    "calm": Expression(0.05, -0.05, 0.15, 0.9, 0.0, 0.12, 0.0),
+    "happy": Expression(0.1, 0.1, 0.7, 1.3, 0.2, 0.34, 0.0),
+    "sad": Expression(0.22, -0.2, 0.6, 0.85, 0.0, -0.28, 0.0),
+    "angry": Expression(-0.24, 0.12, 0.85, 1.15, 0.16, -0.16, 0.0),
+    "fearful": Expression(0.3, 0.06, 1.6, 1.35, 0.22, -0.22, 0.0),
+    "disgust": Expression(-0.16, -0.1, 0.45, 0.8, 0.06, -0.1, 0.2),
+    "surprised": Expression(0.26, 0.3, 1.7, 0.6, 0.5, 0.0, 0.0),
 }
 #: The inner and outer brows and the eyes where these alone show an emotion: three slopes by three
 #: openings, apart enough to be told from each other in a crop of 40 pixels.
 _UPPER = {
-    1: (0.0, 0.0, 1.0),
-    2: (0.0, 0.0, 0.1),
-    3: (0.3, -0.1, 0.1),
-    4: (0.3, -0.1, 1.0),
-    5: (-0.18, 0.08, 1.0),
-    6: (0.0, 0.0, 2.2),
-    7: (-0.18, 0.08, 0.1),
-    8: (0.3, -0.1, 2.2),
+    "neutral": (0.0, 0.0, 1.0),
+    "calm": (0.0, 0.0, 0.1),
+    "happy": (0.3, -0.1, 0.1),
+    "sad": (0.3, -0.1, 1.0),
+    "angry": (-0.18, 0.08, 1.0),
+    "fearful": (0.0, 0.0, 2.2),
+    "disgust": (-0.18, 0.08, 0.1),
+    "surprised": (0.3, -0.1, 2.2),
 }
 
 
-def composed(upper: int, lower: int) -> Expression:
+def composed(upper: str, lower: str) -> Expression:
     """The brows and eyes of one emotion over the mouth of another."""
     brow_inner, brow_outer, eyes = _UPPER[upper]
     mouth = EXPRESSIONS[lower]

@@ -6,17 +6,17 @@ what they say added up, can settle the emotion: the one must be read in the ligh
 In the mixture the voice also shows an emotion of its own, see `params.PointingClips`.
 """
 
+from collections.abc import Sequence
 from dataclasses import astuple
 from functools import lru_cache
 
 import numpy as np
 
-from cfnsr.data.corpora.ravdess import EMOTIONS, Take
+from cfnsr.data import corpora
+from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic.cues import Cue, Delivery, Part, even_lots, takes
 from cfnsr.data.synthetic.faces import Array
 from cfnsr.params import PointingClips
-
-_N = len(EMOTIONS)
 
 
 def cue(take: Take, clips: PointingClips) -> Cue:
@@ -43,9 +43,9 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
     Of emotion e, true part t, upper and lower emotion u and l, named part n and the voice's own
     emotion v, the clip shows u, l, n and v, with
 
-        P(e, t, u, l, n, v) = P(e) 1/2 P(shown | e) 1/7 P(n | t) P(v | e),
+        P(e, t, u, l, n, v) = P(e) 1/2 P(shown | e) 1/(N - 1) P(n | t) P(v | e),
 
-    where `shown` is u or l as t says and the other is any of the seven others. No classifier beats
+    where `shown` is u or l as t says and the other is any of the N - 1 others. No classifier beats
     100 sum max_e P(e, what it is given).
 
     `additive` are rules that decide for the largest f_e(u, l) + g_e(n, v), with any f and g. Take a
@@ -55,10 +55,11 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
     as they are, the two faces are worth the same. So a rule gains at most half of what knowing
     the part is worth: `additive` is halfway between not being told the part and being told.
     """
+    n = len(corpora.find(clips.corpus).emotions)
     codes = [take.emotion_index for take in takes(clips)]
-    prior = np.bincount(codes, minlength=_N) / len(codes)
-    shown = _reliable(clips.part_reliability)
-    other = (1 - np.eye(_N)) / (_N - 1)
+    prior = np.bincount(codes, minlength=n) / len(codes)
+    shown = _reliable(clips.part_reliability, n)
+    other = (1 - np.eye(n)) / (n - 1)
     upper = np.einsum("e,eu,ul->eul", prior, shown, other) / 2
     faces = np.stack([upper, upper.transpose(0, 2, 1)])  # (true part, e, u, l)
     named = np.array(
@@ -67,7 +68,7 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
             [1 - clips.pointer_reliability, clips.pointer_reliability],
         ]
     )
-    voice = _reliable(1 / _N if clips.voice_reliability is None else clips.voice_reliability)
+    voice = _reliable(1 / n if clips.voice_reliability is None else clips.voice_reliability, n)
     joint = np.einsum("teul,tn,ev->eulnv", faces, named, voice)
     best = {
         "video": joint.sum(axis=(3, 4)),
@@ -82,23 +83,25 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
 @lru_cache(maxsize=4)
 def _lots(clips: PointingClips) -> dict[Take, Array]:
     lots: dict[Take, Array] = {}
-    for emotion in range(1, _N + 1):
-        lots |= even_lots(clips, emotion, 5)
+    for code in range(1, len(corpora.find(clips.corpus).emotions) + 1):
+        lots |= even_lots(clips, code, 5)
     return lots
 
 
 @lru_cache(maxsize=4)
-def _shown(clips: PointingClips) -> dict[Take, tuple[int, int, int | None, Part]]:
+def _shown(clips: PointingClips) -> dict[Take, tuple[str, str, str | None, Part]]:
     """Upper, lower and the voice's emotion, and the part that is named."""
+    emotions = corpora.find(clips.corpus).emotions
     found = {}
     for take, (which, truth, other, named, own) in _lots(clips).items():
-        shown = _drawn(take.emotion, truth, clips.part_reliability)
-        decoy = _drawn(shown, other, 0)
+        emotion = emotions[take.emotion_index]
+        shown = _drawn(emotion, emotions, truth, clips.part_reliability)
+        decoy = _drawn(shown, emotions, other, 0)
         part = _part(which)
         upper, lower = (shown, decoy) if part == "upper" else (decoy, shown)
         wrong: Part = "lower" if part == "upper" else "upper"
         reliability = clips.voice_reliability
-        voice = None if reliability is None else _drawn(take.emotion, own, reliability)
+        voice = None if reliability is None else _drawn(emotion, emotions, own, reliability)
         found[take] = (upper, lower, voice, part if named < clips.pointer_reliability else wrong)
     return found
 
@@ -107,15 +110,15 @@ def _part(lot: float) -> Part:
     return "upper" if lot < 1 / 2 else "lower"
 
 
-def _drawn(emotion: int, lot: float, reliability: float) -> int:
-    """The emotion with a probability, else any other; codes from 1."""
+def _drawn(emotion: str, emotions: Sequence[str], lot: float, reliability: float) -> str:
+    """The emotion with a probability, else any other."""
     if lot < reliability:
         return emotion
-    others = [code for code in range(1, _N + 1) if code != emotion]
+    others = [other for other in emotions if other != emotion]
     return others[int((lot - reliability) / (1 - reliability) * len(others))]
 
 
-def _reliable(reliability: float) -> Array:
+def _reliable(reliability: float, n_emotions: int) -> Array:
     """P(shown | emotion), one row an emotion."""
-    rest = (1 - reliability) / (_N - 1)
-    return np.full((_N, _N), rest) + (reliability - rest) * np.eye(_N)
+    rest = (1 - reliability) / (n_emotions - 1)
+    return np.full((n_emotions, n_emotions), rest) + (reliability - rest) * np.eye(n_emotions)

@@ -1,4 +1,4 @@
-"""Clips of drawn faces and synthetic voices, in RAVDESS's own layout: real mp4 files with sound."""
+"""Clips of drawn faces and synthetic voices, in a corpus's own layout: mp4 files with sound."""
 
 import hashlib
 import io
@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import partial
+from itertools import chain
 from pathlib import Path
 
 import av
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from cfnsr import cluster
-from cfnsr.data.corpora.ravdess import Take
+from cfnsr.data import corpora
+from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic import design, faces, voices
 from cfnsr.data.synthetic.cues import Cue, random_numbers, takes
 from cfnsr.data.synthetic.faces import EXPRESSIONS, Array, Expression, Look, Pose, composed
@@ -60,7 +62,7 @@ def write_clip(root: Path, take: Take, clips: DrawnClips) -> None:
     pixels = np.stack([faces.place(face, look, pose) for face, pose in performance])
     frames = (faces.paint(look, face, pose) for face, pose in performance)
     waveform = _waveform(take.actor, shown, n_frames / FRAME_RATE_HZ, clips, rng)
-    landmark_path, clip_path = _paths(root, take)
+    landmark_path, clip_path = _paths(root, take, clips)
     _write(landmark_path, _landmark_csv(pixels).encode())
     _write(clip_path, _mp4(frames, waveform))
 
@@ -69,7 +71,7 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
     """Write all clips that are missing, in parallel; clips of other settings are replaced.
 
     Args:
-        root: gets Actor_XX/, landmarks/ and a file that says how the clips were made.
+        root: gets the corpus's folders, landmarks/ and a file that says how the clips were made.
         clips: what to write.
         alone: in this process, instead of on the workers of `cluster.connect`.
 
@@ -77,6 +79,8 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
         InputError: `root` holds clips that this module did not write, or cannot be written.
     """
     _claim(root, clips)
+    for name, text in corpora.find(clips.corpus).tables(takes(clips)).items():
+        _write(root / name, text.encode())
     missing = _missing(root, clips)
     write = partial(write_clip, root, clips=clips)
     progress = tqdm(total=len(missing), desc="synthetic clips", unit="clip", disable=not missing)
@@ -88,13 +92,17 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
 
 
 def _missing(root: Path, clips: DrawnClips) -> list[Take]:
-    return [take for take in takes(clips) if not all(path.exists() for path in _paths(root, take))]
+    return [
+        take
+        for take in takes(clips)
+        if not all(path.exists() for path in _paths(root, take, clips))
+    ]
 
 
-def _paths(root: Path, take: Take) -> tuple[Path, Path]:
-    """The landmark csv and the mp4."""
-    stem = take.stem()
-    return root / f"landmarks/{stem}.csv", root / f"Actor_{take.actor:02d}/{stem}.mp4"
+def _paths(root: Path, take: Take, clips: DrawnClips) -> tuple[Path, Path]:
+    """The landmark csv and the film; it is an mp4, whatever its suffix."""
+    corpus = corpora.find(clips.corpus)
+    return root / f"landmarks/{corpus.landmarks_name(take)}.csv", root / corpus.path(take)
 
 
 def _claim(root: Path, clips: DrawnClips) -> None:
@@ -105,7 +113,8 @@ def _claim(root: Path, clips: DrawnClips) -> None:
     marker = root / "synthetic.json"
     if marker.exists() and marker.read_text() == wanted:
         return
-    present = [*root.glob("Actor_*/*.mp4"), *root.glob("landmarks/*.csv")]
+    suffixes = {".csv", *chain(*(corpus.suffixes for corpus in corpora.CORPORA.values()))}
+    present = sorted(path for path in root.rglob("*") if path.suffix.lower() in suffixes)
     if present and not marker.exists():
         raise InputError(
             f"{root} holds clips that were not drawn here ({present[0].name}); "
@@ -129,7 +138,8 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _look(actor: int, clips: DrawnClips) -> Look:
-    return Look.draw_lots(random_numbers(clips, f"face of actor {actor}"), long_hair=actor % 2 == 0)
+    is_woman = actor in corpora.find(clips.corpus).women
+    return Look.draw_lots(random_numbers(clips, f"face of actor {actor}"), long_hair=is_woman)
 
 
 def _expression(shown: Cue, time_s: Array, rng: np.random.Generator) -> Expression:
@@ -139,7 +149,7 @@ def _expression(shown: Cue, time_s: Array, rng: np.random.Generator) -> Expressi
     ramp = np.interp(time_s, [onset_s, onset_s + 0.4, offset_s - 0.4, offset_s], [0, 1, 1, 0])
     one = shown.upper == shown.lower
     whole = EXPRESSIONS[shown.upper] if one else composed(shown.upper, shown.lower)
-    rest, target = np.array(EXPRESSIONS[1]), np.array(whole)
+    rest, target = np.array(EXPRESSIONS["neutral"]), np.array(whole)
     moved = Expression(*(rest + _STRENGTH[shown.strength] * ramp[:, None] * (target - rest)).T)
     blinks_s = rng.uniform([0.2, 1.8], [1.4, end_s])
     closed = np.exp(-(((time_s[:, None] - blinks_s) / 0.06) ** 2)).max(1)
@@ -162,9 +172,8 @@ def _waveform(
     actor: int, shown: Cue, duration_s: float, clips: DrawnClips, rng: np.random.Generator
 ) -> NDArray[np.float32]:
     """The sound of the whole clip, shape (n_samples,)."""
-    speaker = Speaker.draw_lots(
-        random_numbers(clips, f"voice of actor {actor}"), woman=actor % 2 == 0
-    )
+    is_woman = actor in corpora.find(clips.corpus).women
+    speaker = Speaker.draw_lots(random_numbers(clips, f"voice of actor {actor}"), woman=is_woman)
     start_s, end_s = shown.voice_start_s, shown.voice_end_s
     spoken = []
     if shown.points_to is not None:

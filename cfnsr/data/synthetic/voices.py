@@ -36,16 +36,16 @@ class Timbre(NamedTuple):
 
 #: The vowel around the emotional stretch.
 CARRIER = Timbre(500, 1500, 2500, 0.6, 0.02, 0.0)
-#: By RAVDESS's emotion code.
+#: By emotion, whichever corpora have it.
 TIMBRES = {
-    1: Timbre(730, 1090, 2440, 0.6, 0.02, 0.0),
-    2: Timbre(310, 870, 2240, 0.85, 0.02, 0.0),
-    3: Timbre(280, 2300, 3000, 0.2, 0.02, 0.0),
-    4: Timbre(560, 820, 2700, 0.85, 0.15, 0.3),
-    5: Timbre(760, 1750, 2500, -0.5, 0.05, 0.3),
-    6: Timbre(400, 2050, 2600, 0.2, 0.5, 0.6),
-    7: Timbre(480, 1250, 1650, 0.3, 0.05, 0.0),
-    8: Timbre(900, 1500, 3100, -0.2, 0.3, 0.0),
+    "neutral": Timbre(730, 1090, 2440, 0.6, 0.02, 0.0),
+    "calm": Timbre(310, 870, 2240, 0.85, 0.02, 0.0),
+    "happy": Timbre(280, 2300, 3000, 0.2, 0.02, 0.0),
+    "sad": Timbre(560, 820, 2700, 0.85, 0.15, 0.3),
+    "angry": Timbre(760, 1750, 2500, -0.5, 0.05, 0.3),
+    "fearful": Timbre(400, 2050, 2600, 0.2, 0.5, 0.6),
+    "disgust": Timbre(480, 1250, 1650, 0.3, 0.05, 0.0),
+    "surprised": Timbre(900, 1500, 3100, -0.2, 0.3, 0.0),
 }
 #: Two more, of no emotion, that name a part of the face.
 POINTERS = {

@@ -1,12 +1,12 @@
-"""Tests of `cfnsr.own_clip.face_detection`; the only photograph is one that scikit-image ships."""
+"""Tests of `cfnsr.data.face_detection`; the only photograph is one that scikit-image ships."""
 
 import numpy as np
 import pytest
 import skimage.data
 
+from cfnsr.data import face_detection
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.media import pictures, probe
-from cfnsr.own_clip import face_detection
 
 
 def corners(left, top, right, bottom):

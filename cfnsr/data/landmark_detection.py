@@ -16,14 +16,14 @@ from collections.abc import Callable, Collection, Iterable
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
 
+from cfnsr.data import face_detection
 from cfnsr.data.landmarks import N_LANDMARKS
 from cfnsr.errors import InputError
-from cfnsr.own_clip import face_detection
 
 _WEIGHTS = "models/shape_predictor_68_face_landmarks.dat"
 #: The longer side of the picture in which faces are looked for. The smallest that dlib finds are 80
@@ -47,15 +47,24 @@ def is_installed() -> bool:
     return find_spec("dlib") is not None and find_spec("face_recognition_models") is not None
 
 
-def find_landmarks(pictures: Pictures, n_frames: int) -> tuple[np.ndarray, tuple[str, ...]]:
+class Found(NamedTuple):
+    """One face's landmarks in every frame: float64 (frame, 68, 2), pixels; what to warn of.
+
+    A face was looked for in `n_looks` frames and found in `n_seen` of them.
+    """
+
+    points: np.ndarray
+    warnings: tuple[str, ...]
+    n_looks: int
+    n_seen: int
+
+
+def find_landmarks(pictures: Pictures, n_frames: int) -> Found:
     """The landmarks of one face in every frame of a clip.
 
     Args:
         pictures: is asked twice, for a few frames a second and then for all.
         n_frames: of the clip.
-
-    Returns:
-        float64 (frame, 68, 2), pixels; and what to warn of.
 
     Raises:
         InputError: no face is found in most frames, or a frame cannot be decoded.
@@ -77,7 +86,8 @@ def find_landmarks(pictures: Pictures, n_frames: int) -> tuple[np.ndarray, tuple
             f"frame {missing.argmax() + 1} of {n_frames} cannot be decoded; export it again"
         )
     # The same jump is told once.
-    return points, tuple(dict.fromkeys((*warnings, *_doubts(points))))
+    told = tuple(dict.fromkeys((*warnings, *_doubts(points))))
+    return Found(points, told, len(looks), n_seen)
 
 
 def _doubts(points: np.ndarray) -> Iterable[str]:

@@ -1,4 +1,4 @@
-"""Tests of `cfnsr.own_clip.landmark_detection`.
+"""Tests of `cfnsr.data.landmark_detection`.
 
 Following and warnings are tested with boxes and points of the tests' own. What dlib finds is tested
 on a photograph and on real clips: of the faces that the control draws it misses some, and is off by
@@ -10,11 +10,11 @@ import pytest
 import skimage.data
 from conftest import SMALL, remux
 
+from cfnsr.data import landmark_detection
+from cfnsr.data.face_detection import STEP
+from cfnsr.data.landmark_detection import find_landmarks
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.errors import InputError
-from cfnsr.own_clip import landmark_detection
-from cfnsr.own_clip.face_detection import STEP
-from cfnsr.own_clip.landmark_detection import find_landmarks
 from cfnsr.own_clip.reading import Needs, open_clip
 
 TRACKS = Needs(video=False, sound=False, tracks=True)
@@ -52,7 +52,7 @@ def found(monkeypatch):
         def pictures(wanted):
             return ((i, np.array(i)) for i in wanted if i not in lost)
 
-        return find_landmarks(pictures, n_frames)
+        return find_landmarks(pictures, n_frames)[:2]
 
     return found
 
@@ -150,7 +150,8 @@ def test_dlib_finds_no_face_where_there_is_none(dlib, name):
 
 def test_a_photographed_face_has_its_eyes_and_mouth_where_they_are(dlib):
     photograph = skimage.data.astronaut()
-    points, warnings = find_landmarks(lambda wanted: ((i, photograph) for i in wanted), 7)
+    points, warnings, *n = find_landmarks(lambda wanted: ((i, photograph) for i in wanted), 7)
+    assert n == [2, 2]
     assert warnings == ()
     np.testing.assert_array_equal(points, np.tile(points[0], (7, 1, 1)))
     # Measured with a ruler: the pupils, and the middle of the mouth.
