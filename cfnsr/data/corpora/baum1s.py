@@ -5,7 +5,7 @@ a film with its name and its emotion in words. Sources: two independent readers 
 of that table, which they save as csv (`classify_BAUM1S` by column, another by its text); it is not
 documented, so cells are told by what they hold.
 Films of the other seven states (boredom, contempt, neutral, unsure, ...) are passed over, as Zhang
-et al. (2017) do, who are left with 521. How the table says the sexes is not known.
+et al. (2017) do. How the table says the sexes is not known.
 """
 
 import re
