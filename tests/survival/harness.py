@@ -147,7 +147,7 @@ class Command:
 
     def __init__(self, *words, cwd=REPOSITORY, **environment):
         self.mark = uuid4().hex
-        self.output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  lives as long
+        self.output = tempfile.NamedTemporaryFile()  # noqa: SIM115  lives as long
         self.process = subprocess.Popen(
             [str(word) for word in words],
             cwd=cwd,
@@ -161,9 +161,7 @@ class Command:
 
     @property
     def printed(self):
-        self.output.flush()
-        self.output.seek(0)
-        return self.output.read()
+        return Path(self.output.name).read_text(errors="replace")
 
     def has_ended(self, within_s):
         """Whether it ends by itself within some time."""

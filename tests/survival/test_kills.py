@@ -78,6 +78,7 @@ def kill_often(n_kills, start, under_way, results, counts, kind):
     while n_left or not is_there:
         command = start()
         command.wait_for(under_way)
+        started = time.monotonic()
         if not command.has_ended(rng.uniform(0, length_s) if n_left else 600):
             n_left, is_there = n_left - 1, False
             found = command.left()
@@ -88,7 +89,7 @@ def kill_often(n_kills, start, under_way, results, counts, kind):
         counts.add("SIGKILL", kind, "ends")
         counts.add("SIGKILL", kind, "ends with other bytes", contents() != undisturbed)
         assert contents() == undisturbed
-        is_there = True
+        is_there, length_s = True, min(length_s, time.monotonic() - started)
         if n_left:
             clear()
 
