@@ -18,6 +18,7 @@ from uuid import uuid4
 
 import pandas as pd
 import psutil
+import pytest
 from conftest import REPOSITORY
 
 from cfnsr.errors import InputError
@@ -51,12 +52,16 @@ class Counts:
 
     def add(self, subject, kind, outcome, n=1):
         self.found[subject, kind, outcome] += n
+        # At once, so that a measurement that is stopped leaves what it has counted.
+        (REPOSITORY / "build").mkdir(exist_ok=True)
+        self._table().to_csv(REPOSITORY / "build/survival.csv", index=False, lineterminator="\n")
+
+    def _table(self):
+        lines = [(*key, n) for key, n in self.found.items()]
+        return pd.DataFrame(lines, columns=["subject", "kind", "outcome", "n"])
 
     def pytest_terminal_summary(self, terminalreporter):
-        lines = [(*key, n) for key, n in self.found.items()]
-        table = pd.DataFrame(lines, columns=["subject", "kind", "outcome", "n"])
-        (REPOSITORY / "build").mkdir(exist_ok=True)
-        table.to_csv(REPOSITORY / "build" / "survival.csv", index=False, lineterminator="\n")
+        table = self._table()
         for subject, part in table.groupby("subject", sort=False):
             wide = part.pivot(index="kind", columns="outcome", values="n").fillna(0).astype(int)
             wide = wide.loc[part["kind"].unique(), part["outcome"].unique()]
@@ -142,7 +147,7 @@ class Command:
 
     def __init__(self, *words, cwd=REPOSITORY, **environment):
         self.mark = uuid4().hex
-        self.output = tempfile.TemporaryFile("w+", errors="replace")  # noqa: SIM115  lives as long
+        self.output = tempfile.NamedTemporaryFile()  # noqa: SIM115  lives as long
         self.process = subprocess.Popen(
             [str(word) for word in words],
             cwd=cwd,
@@ -156,9 +161,7 @@ class Command:
 
     @property
     def printed(self):
-        self.output.flush()
-        self.output.seek(0)
-        return self.output.read()
+        return Path(self.output.name).read_text(errors="replace")
 
     def has_ended(self, within_s):
         """Whether it ends by itself within some time."""
@@ -170,7 +173,9 @@ class Command:
         """Wait until it has printed something, or has ended."""
         deadline = time.monotonic() + COMMAND_S
         while text not in self.printed and not self.has_ended(0.05):
-            assert time.monotonic() < deadline, self.printed
+            if time.monotonic() > deadline:
+                self.left()
+                pytest.fail(f"not under way after {COMMAND_S} s: {self.printed}")
 
     def left(self):
         """Kill it; what it started that is still there `LEFT_S` later, and is killed then."""
