@@ -21,6 +21,8 @@ ScheduleName = Literal[
 Group = Literal["systems", "ablations", "hybrid", "switches"]
 #: Arrays of a face, see `cfnsr.data.clips.Clips`; the others are of a voice.
 _OF_FACE = frozenset({"frames", "landmark_statistics", "motion", "video_fc7"})
+#: Inputs that a network of the same fold makes, by the row of that network.
+FEATURES = {"video_fc7": "hybrid_video", "audio_fc7": "hybrid_audio"}
 #: What a fusion starts from: the row whose weights each of its modules gets.
 ENCODERS = {"video": "video", "audio": "audio"}
 #: The row that all others are compared with.
@@ -38,7 +40,7 @@ class Row:
     the class takes them; whether it sees and hears follows from that. `schedule` is the part of
     `training` in params.yaml that it follows; one that follows `none` is fitted at once, without
     epochs. `starts_from` names, for modules of the model, the rows of the same fold and seed whose
-    weights they get, and for `inputs` that are features, the rows whose networks made them;
+    weights they get, and for inputs of `FEATURES` the rows whose networks made them;
     `members` the row whose trained networks, one per seed, this one averages. `combines` says that
     the row trains nothing: its decisions are computed from those of the rows that it starts from.
     `additive` says that it decides for the emotion of the largest sum of a function of what it sees
@@ -372,8 +374,7 @@ def _switched(name: str, label: str, encoder: str | None = None, **changes: Any)
     }
 
 
-_FEATURES = {"video_fc7": "hybrid_video", "audio_fc7": "hybrid_audio"}
-_SVMS = _FEATURES | {"video": "hybrid_video_svm", "audio": "hybrid_audio_svm"}
+_SVMS = FEATURES | {"video": "hybrid_video_svm", "audio": "hybrid_audio_svm"}
 _ON_FEATURES = (
     "on the fc7 of C3D and AlexNet above, whose parameters and operations are not counted again"
 )
@@ -384,7 +385,7 @@ def _hybrid(
     fusion_stage: FusionStage,
     model: str,
     note: str = _ON_FEATURES,
-    starts_from: Mapping[str, str] = _FEATURES,
+    starts_from: Mapping[str, str] = FEATURES,
     **others: Any,
 ) -> Row:
     """A row of the hybrid deep model; on features, unless it says otherwise."""
@@ -393,7 +394,7 @@ def _hybrid(
         fusion_stage,
         model,
         note=note,
-        **{"inputs": tuple(_FEATURES), "schedule": "none", "starts_from": starts_from} | others,
+        **{"inputs": tuple(FEATURES), "schedule": "none", "starts_from": starts_from} | others,
         group="hybrid",
         preprocess={"frame_choice": "segments"},
     )

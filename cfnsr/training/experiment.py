@@ -17,7 +17,7 @@ from cfnsr import cluster
 from cfnsr.data.clips import Clips
 from cfnsr.data.corpora import Split, recorded
 from cfnsr.errors import InputError
-from cfnsr.models.registry import Row, find
+from cfnsr.models.registry import FEATURES, Row, find
 from cfnsr.params import Params, Precision, Schedule, SourceParams
 from cfnsr.training import provenance
 from cfnsr.training.runs import read_info, run_folder, trained_by
@@ -76,7 +76,7 @@ class Experiment:
 
     def array(self, name: str) -> np.ndarray:
         """An input of the row, of all clips: a clip's array, or what the row's networks made."""
-        if name in self.starts_from:
+        if name in FEATURES:
             features: np.ndarray = np.load(self.starts_from[name].with_name("fc7.npy"))
             return features
         array: np.ndarray = getattr(self.clips, name)

@@ -23,6 +23,7 @@ from cfnsr.data.clips import Clips, Loader, Scaling, augmentation, rms
 from cfnsr.errors import InputError, writing
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.late_fusion import LateFusion
+from cfnsr.models.registry import FEATURES
 from cfnsr.models.segment_networks import SegmentNetwork
 from cfnsr.params import Schedule
 from cfnsr.training import provenance
@@ -81,9 +82,7 @@ def train(
 
     torch.manual_seed(experiment.seed)
     model = system.build(Sizes.of(source, experiment.params.corpus))
-    weights = {
-        name: path for name, path in experiment.starts_from.items() if name not in system.inputs
-    }
+    weights = {name: path for name, path in experiment.starts_from.items() if name not in FEATURES}
     for name, path in weights.items():
         start_from(model.get_submodule(name), name, path)
     info["n_parameters"] = sum(p.numel() for p in model.parameters() if p.requires_grad)

@@ -28,6 +28,7 @@ ROWS = (
     "linear",
     "motion_voice",
     "motion_voice_averaged",
+    "motion_voice_spliced",
     "cfn_sr",
     "no_residual",
     "cfn_sr_released",
