@@ -218,20 +218,20 @@ class Located:
 
 
 def located_maps(view: Viewed, arrays: Arrays, found: Maps) -> list[Located]:
-    """Every map that says where, face first: the network's own, then Grad-CAM."""
+    """Every map of places in frames or MFCCs, face first: the network's own, then Grad-CAM."""
     model: Any = view.trained.model
     maps = []
-    if found.cross_modal is not None:
-        maps.append(Located("cross-modal, face", "video", found.cross_modal))
     if hasattr(model, "video"):
+        if found.cross_modal is not None:
+            maps.append(Located("cross-modal, face", "video", found.cross_modal))
         cam = grad_cam(view, arrays, "video", found.predicted)
         maps.append(Located("Grad-CAM, face", "video", cam))
-    if found.self_attention is not None:
-        rolled = rollout(found.self_attention)[:, -1]
-        maps.append(Located("rollout, voice", "audio", rolled))
-    if found.cross_modal_audio is not None:
-        maps.append(Located("cross-modal, voice", "audio", found.cross_modal_audio))
     if hasattr(model, "audio"):
+        if found.self_attention is not None:
+            rolled = rollout(found.self_attention)[:, -1]
+            maps.append(Located("rollout, voice", "audio", rolled))
+        if found.cross_modal_audio is not None:
+            maps.append(Located("cross-modal, voice", "audio", found.cross_modal_audio))
         cam = grad_cam(view, arrays, "audio", found.predicted)
         maps.append(Located("Grad-CAM, voice", "audio", cam))
     return [Located(m.name, m.modality, normalised(m.values)) for m in maps]
