@@ -54,7 +54,9 @@ def gates(by_row: Mapping[str, Sequence["Gate"]], title: str) -> Figure:
         layout="constrained",
     )
     for line, (label, found) in zip(axes, by_row.items(), strict=True):
-        for axis, gate in zip(line, found, strict=True):
+        for axis in line[len(found) :]:
+            axis.remove()
+        for axis, gate in zip(line, found, strict=False):
             mean = gate.values.mean(axis=0)
             low, high = np.quantile(gate.values, [0.1, 0.9], axis=0)
             order = mean.argsort()
@@ -67,8 +69,9 @@ def gates(by_row: Mapping[str, Sequence["Gate"]], title: str) -> Figure:
             axis.axhline(gate.neutral, linestyle=":", color=GREY)
             axis.set(ylim=(0, None), title=f"{gate.place}, {gate.modality}")
         line[0].set_ylabel(f"{label}\ngate")
-    for axis in axes[-1]:
-        axis.set_xlabel("channels, sorted")
+    for column in axes.T:
+        [*_, lowest] = [axis for axis in column if axis.figure is not None]
+        lowest.set_xlabel("channels, sorted")
     entitle(figure, title)
     return figure
 

@@ -25,7 +25,7 @@ from cfnsr.attention.localisation import (
     voice_cues,
     voice_overlap,
 )
-from cfnsr.attention.maps import read_maps
+from cfnsr.attention.maps import Gate, read_maps
 from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_maps
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
@@ -296,6 +296,13 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
         )
         assert "synthetic control, protocol paper, fold 1" in figure.get_suptitle()
         assert not is_cut(figure)
+
+
+def test_rows_may_have_different_numbers_of_gates():
+    gate = Gate("layer3", "video", np.full((2, 4), 0.5), 0.5)
+    figure = attention_effects.gates({"MSAF": (gate, gate), "Other": (gate,)}, "Title")
+    assert len(figure.axes) == 3
+    assert [bool(axis.get_xlabel()) for axis in figure.axes] == [False, True, True]
 
 
 def test_the_gates_title_names_the_fold_and_the_clips_that_they_are_of():
