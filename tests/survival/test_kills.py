@@ -11,7 +11,7 @@ from threading import Thread
 import dask
 import pytest
 from conftest import SMALL
-from harness import Command, files_under
+from harness import LEFT_S, Command, files_under
 from test_pipeline import change, clone, run  # noqa: F401  `clone` is a fixture
 from test_train import settings
 
@@ -81,9 +81,9 @@ def kill_often(n_kills, start, under_way, results, counts, kind):
         started = time.monotonic()
         if not command.has_ended(rng.uniform(0, length_s) if n_left else 600):
             n_left, is_there, is_whole = n_left - 1, False, False
-            found = command.left()
             counts.add("SIGKILL", kind, "kills")
-            counts.add("SIGKILL", kind, "processes left after 10 s", len(found))
+            for limit_s, n in zip(LEFT_S, command.left(), strict=True):
+                counts.add("SIGKILL", kind, f"processes left after {limit_s} s", n)
             continue
         assert command.process.returncode == 0, command.printed
         counts.add("SIGKILL", kind, "ends")
