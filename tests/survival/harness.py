@@ -80,6 +80,7 @@ def _serve(pipe, function, warm):
     limit = psutil.Process().memory_info().vms + FILE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pipe.send("ready")
     for arguments in iter(pipe.recv, None):
         try:
             answer = "used", function(*arguments)
@@ -105,6 +106,8 @@ class Reader:
             self.process = context.Process(target=_serve, args=(theirs, *self.served), daemon=True)
             self.process.start()
             theirs.close()
+            assert self.pipe.poll(COMMAND_S), "a reader does not start"
+            self.pipe.recv()
             self.n_left = N_FILES
         self.n_left -= 1
         try:
