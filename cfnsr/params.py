@@ -117,9 +117,9 @@ class Preprocess(_Section):
     frame_size: Annotated[int, Field(ge=16)] = 224
     frame_choice: Literal["evenly_spaced", "consecutive", "segments"] = "evenly_spaced"
     crop: Literal["full_resolution", "squashed_first"] = "full_resolution"
-    sample_rate_hz: Count = 44_100
-    offset_s: Annotated[float, Field(ge=0)] = 0.5
-    duration_s: Annotated[float, Field(gt=0)] = 2.45
+    sample_rate_hz: Annotated[int, Field(ge=1000, le=1_000_000)] = 44_100
+    offset_s: Annotated[float, Field(ge=0, le=3600)] = 0.5
+    duration_s: Annotated[float, Field(gt=0, le=3600)] = 2.45
     n_mfcc: Annotated[int, Field(ge=1, le=128)] = 13  # there are 128 mel bands
     drawing: Drawing = Drawing()  # of faces of which there are only landmarks
     rejected: Literal["stop", "skip"] = "stop"

@@ -56,6 +56,8 @@ def test_the_defaults_are_the_papers_but_for_the_annealed_rate(written):
         ("ravdess: {training: {video: {n_epochs: ten}}}", "ravdess.training.video.n_epochs: .*'t"),
         ("ravdess: {preprocess: {frame_size: 4}}", "ravdess.preprocess.frame_size: .*16, found 4"),
         ("ravdess: {preprocess: {n_mfcc: 200}}", "ravdess.preprocess.n_mfcc: .*128, found 200"),
+        ("ravdess: {preprocess: {sample_rate_hz: 1}}", "sample_rate_hz: .*1000, found 1"),
+        ("ravdess: {preprocess: {duration_s: 1.0e+308}}", "duration_s: .*3600, found 1e.308"),
         ("ravdess: {preprocess: }", "ravdess.preprocess: .*found None"),
         (
             "ravdess: {preprocess: {drawing: {line_width_px: 9}}}",

@@ -27,8 +27,10 @@ from cfnsr.errors import InputError
 FILE_S, FILE_BYTES = 60, 1 << 30
 #: After so many files a reader is replaced, so that nothing adds up.
 N_FILES = 100
-#: What a command may take to refuse something; how long what it started may outlive it.
-COMMAND_S, LEFT_S = 300, 10
+#: What a command may take to refuse something.
+COMMAND_S = 300
+#: What a command started should end so long after it; a loaded machine may need the second.
+LEFT_S = 10, 60
 MARK = "CFNSR_SURVIVAL"
 #: Downloads the archive of actor 5 into a folder from an address, as `python -m cfnsr` would.
 FETCH = """
@@ -78,6 +80,7 @@ def _serve(pipe, function, warm):
     limit = psutil.Process().memory_info().vms + FILE_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    pipe.send("ready")
     for arguments in iter(pipe.recv, None):
         try:
             answer = "used", function(*arguments)
@@ -103,6 +106,8 @@ class Reader:
             self.process = context.Process(target=_serve, args=(theirs, *self.served), daemon=True)
             self.process.start()
             theirs.close()
+            assert self.pipe.poll(COMMAND_S), "a reader does not start"
+            self.pipe.recv()
             self.n_left = N_FILES
         self.n_left -= 1
         try:
@@ -178,15 +183,17 @@ class Command:
                 pytest.fail(f"not under way after {COMMAND_S} s: {self.printed}")
 
     def left(self):
-        """Kill it; what it started that is still there `LEFT_S` later, and is killed then."""
+        """Kill it; how many that it started are left after each of `LEFT_S`. These are killed."""
         self.process.kill()
         self.process.wait()
-        deadline = time.monotonic() + LEFT_S
-        while (found := self._descendants()) and time.monotonic() < deadline:
-            time.sleep(0.2)
+        killed_s, n_left = time.monotonic(), []
+        for limit_s in LEFT_S:
+            while (found := self._descendants()) and time.monotonic() < killed_s + limit_s:
+                time.sleep(0.2)
+            n_left.append(len(found))
         for process in found:
             process.kill()
-        return found
+        return n_left
 
     def _descendants(self):
         found = []
@@ -214,7 +221,7 @@ def refusal(*words, **options):
     """
     command = Command(*words, **options)
     has_ended = command.has_ended(COMMAND_S)
-    found, printed = command.left(), command.printed
+    n_left, printed = command.left(), command.printed
     if not has_ended:
         return "hung", printed
     if "Traceback" in printed or command.process.returncode < 0:
@@ -223,7 +230,7 @@ def refusal(*words, **options):
     last = printed.rstrip().splitlines()[-1] if printed.strip() else ""
     if command.process.returncode == 0:
         return "done", printed
-    if n_lines != 1 or not last.startswith("error: ") or found:
+    if n_lines != 1 or not last.startswith("error: ") or n_left[-1]:
         return "several lines", printed
     return "one line", last
 

@@ -6,12 +6,12 @@ import shutil
 import signal
 import sys
 import time
-from threading import Thread
+from threading import Event, Thread
 
 import dask
 import pytest
 from conftest import SMALL
-from harness import Command, files_under
+from harness import LEFT_S, Command, files_under
 from test_pipeline import change, clone, run  # noqa: F401  `clone` is a fixture
 from test_train import settings
 
@@ -81,9 +81,9 @@ def kill_often(n_kills, start, under_way, results, counts, kind):
         started = time.monotonic()
         if not command.has_ended(rng.uniform(0, length_s) if n_left else 600):
             n_left, is_there, is_whole = n_left - 1, False, False
-            found = command.left()
             counts.add("SIGKILL", kind, "kills")
-            counts.add("SIGKILL", kind, "processes left after 10 s", len(found))
+            for limit_s, n in zip(LEFT_S, command.left(), strict=True):
+                counts.add("SIGKILL", kind, f"processes left after {limit_s} s", n)
             continue
         assert command.process.returncode == 0, command.printed
         counts.add("SIGKILL", kind, "ends")
@@ -137,13 +137,15 @@ def test_killed_workers(repository, tmp_path, counts, monkeypatch):
     params = params.model_copy(update={"row": "audio"})
     rng = random.Random("workers")
 
-    def kill_twice(client, length_s):
-        for _ in range(2):
-            while not (busy := [name for name, tasks in client.processing().items() if tasks]):
-                time.sleep(0.02)
-            pids = client.run(os.getpid, workers=busy)
-            time.sleep(rng.uniform(0, length_s / 2))
-            os.kill(pids[busy[0]], signal.SIGKILL)
+    def kill_twice(client, length_s, has_ended, killed):
+        while len(killed) < 2 and not has_ended.is_set():
+            busy = [name for name, tasks in client.processing().items() if tasks]
+            if busy:
+                pids = client.run(os.getpid, workers=busy[:1])
+                time.sleep(rng.uniform(0, length_s / 2))
+                os.kill(pids[busy[0]], signal.SIGKILL)
+                killed.append(busy[0])
+            time.sleep(0.02)
 
     with (
         dask.config.set({"distributed.worker.preload": [SAVES]}),
@@ -160,12 +162,17 @@ def test_killed_workers(repository, tmp_path, counts, monkeypatch):
         started = time.monotonic()
         undisturbed = trained("undisturbed")
         length_s = time.monotonic() - started
-        for i in range(N_WORKERS // 2):
-            killer = Thread(target=kill_twice, args=(client, length_s))
+        n_killed = 0
+        while n_killed < N_WORKERS:
+            has_ended, killed = Event(), []
+            killer = Thread(target=kill_twice, args=(client, length_s, has_ended, killed))
             killer.start()
-            found = trained(str(i))
+            found = trained(f"after_{n_killed}")
+            has_ended.set()
             killer.join()
-            counts.add("SIGKILL", "a Dask worker", "kills", 2)
+            shutil.rmtree(tmp_path / f"after_{n_killed}")
+            n_killed += len(killed)
+            counts.add("SIGKILL", "a Dask worker", "kills", len(killed))
             counts.add("SIGKILL", "a Dask worker", "ends")
             counts.add("SIGKILL", "a Dask worker", "ends with other bytes", found != undisturbed)
             assert found == undisturbed

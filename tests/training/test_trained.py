@@ -142,6 +142,8 @@ def code_in_weights(folder):
         (change("scaling", None), "is damaged; remove it"),
         (change("schedule", {"batch_size": []}), "run.json is damaged.*`dvc repro train@1`"),
         (change("preprocess", {"n_frames": "many"}), "run.json is damaged"),
+        (change("preprocess", {"sample_rate_hz": 1}), "run.json is damaged"),
+        (change("preprocess", {"duration_s": 1e308}), "run.json is damaged"),
         (change("model", {}), "run.json is damaged"),
         (change("model", {"class": "os.system"}), "run.json is damaged"),
         (change("model", {"class": "mfcc_cnn.AudioOnly", "n_ears": 2}), "run.json is damaged"),
