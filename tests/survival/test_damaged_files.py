@@ -3,9 +3,10 @@
 What is used with other arrays and no note is what no reader could know. The samples of a wav and
 the digits of a csv have no checksum: any 16 bits are a loudness, any digit is a place. Frames of
 H.264 and AAC have none either: some flipped bits are another picture or sound that is as valid as
-the true one, and an index of an mp4 whose numbers are still plausible leads to other frames. Of
-600 damaged mp4 files 20 were such. For 3 of these FFmpeg's AAC decoder wrote to its log, but it
-gave the sound as a valid one, whatever `err_detect` asks for.
+the true one, and an index of an mp4 whose numbers are still plausible leads to other frames. Of 450
+damaged mp4 files of the control 15 are such. In a trial of 600 others 20 were; for 3 of these
+FFmpeg's AAC decoder wrote to its log, but it gave the sound as a valid one, whatever `err_detect`
+asks for.
 """
 
 import hashlib
