@@ -138,7 +138,7 @@ def dealt(
     """People dealt to folds in turn, women first: each fold has as many of them, within one.
 
     >>> dealt(range(1, 8), 3, women={2, 4})
-    ((2, 3, 7), (1, 4), (5, 6))
+    ((2, 3, 7), (4, 5), (1, 6))
     """
     order = sorted(people, key=lambda person: (person not in women, person))
     return tuple(tuple(sorted(order[fold::n_folds])) for fold in range(n_folds))
