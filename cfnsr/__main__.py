@@ -255,7 +255,8 @@ def _architecture(options: argparse.Namespace) -> None:
     chosen = params.load()
     source = params.SourceParams() if options.full_size else chosen.source
     corpus = corpora.find() if options.full_size else chosen.corpus
-    built = network.read("cfn_sr", source, corpus)
+    n_channels = 3 if options.full_size else params.n_channels(chosen.data)
+    built = network.read("cfn_sr", source, corpus, n_channels)
     title = architecture.title(built, None if options.full_size else chosen.data)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "architecture_full_size" if options.full_size else "architecture"

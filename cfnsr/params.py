@@ -338,6 +338,11 @@ def draws_landmarks(data: str) -> bool:
     return data.endswith(_LANDMARKS)
 
 
+def n_channels(data: str) -> int:
+    """Of a data source's pictures: colours, or drawn strokes in grey."""
+    return 1 if draws_landmarks(data) else 3
+
+
 def repository_root(start: Path | None = None) -> Path:
     """The folder that holds params.yaml, looking upwards from `start` (the working directory).
 

@@ -149,7 +149,7 @@ def rms(array: np.ndarray) -> np.ndarray:
 class Batch:
     """What a model is given, in the order in which it takes it, and `emotion` (clip,).
 
-    Frames are (clip, 3, frame, S, S), normalised; their channels come last in memory.
+    Frames are (clip, 3 or 1, frame, S, S), normalised; their channels come last in memory.
     """
 
     inputs: tuple[Tensor, ...]
@@ -224,13 +224,14 @@ def ahead(gather: Callable[[np.ndarray], OnHost], parts: Iterable[np.ndarray]) -
 
 
 def normalise(pictures: Tensor) -> Tensor:
-    """uint8 (clip, frame, channel, S, S) to float32 (clip, 3, frame, S, S), scaled as the release.
+    """uint8 (clip, frame, channel, S, S) to float32 (clip, channel, frame, S, S).
 
-    Drawn strokes have one channel, which is repeated.
+    Colours are scaled as in the release.
     """
     # The channels lie last, as on disk: what a convolution is fastest with, and no copy.
-    rows = pictures.movedim(2, -1).expand(*[-1] * 4, 3).flatten(3)  # clip frame height width*3
-    mean, sd = _rgb_statistics(pictures.shape[-1], pictures.device)
+    n_channels = pictures.shape[2]
+    rows = pictures.movedim(2, -1).flatten(3)  # clip frame height width*channel
+    mean, sd = _of_rows(n_channels, pictures.shape[-1], pictures.device)
     scaled = _empty(rows.shape, rows.device)
     # On a processor, what is in the cache stays there from one operation to the next.
     n_frames = scaled[:, :, 0, 0].numel() if rows.is_cuda else 1 + IN_CACHE // scaled[0, 0].numel()
@@ -238,7 +239,7 @@ def normalise(pictures: Tensor) -> Tensor:
         rows.flatten(0, 1).split(n_frames), scaled.flatten(0, 1).split(n_frames), strict=True
     ):
         torch.div(part, 255, out=into).sub_(mean).div_(sd)
-    return scaled.unflatten(3, (-1, 3)).movedim(-1, 1)
+    return scaled.unflatten(3, (-1, n_channels)).movedim(-1, 1)
 
 
 def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
@@ -248,10 +249,16 @@ def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
     return torch.from_numpy(np.empty(shape, np.float32))
 
 
+def colour_statistics(n_channels: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel; grey has the means of the colours'."""
+    mean, sd = (torch.tensor(value) for value in (RGB_MEAN, RGB_SD))
+    return (mean, sd) if n_channels == 3 else (mean.mean()[None], sd.mean()[None])
+
+
 @cache
-def _rgb_statistics(width: int, device: torch.device) -> tuple[Tensor, Tensor]:
+def _of_rows(n_channels: int, width: int, device: torch.device) -> tuple[Tensor, Tensor]:
     # Kept, because sending them with every batch would make the host wait for the device.
-    mean, sd = (torch.tensor(value * width, device=device) for value in (RGB_MEAN, RGB_SD))
+    mean, sd = (value.repeat(width).to(device) for value in colour_statistics(n_channels))
     return mean, sd
 
 

@@ -40,8 +40,15 @@ class Block:
 Network = Mapping[str, Block]
 
 
-def read(row: str, source: SourceParams, corpus: corpora.Corpus = corpora.CORPORA[corpora.DEFAULT]) -> Network:
+def read(
+    row: str,
+    source: SourceParams,
+    corpus: corpora.Corpus = corpora.CORPORA[corpora.DEFAULT],
+    n_channels: int = 3,
+) -> Network:
     """Build a row at a data source's sizes and follow one clip through it.
+
+    `n_channels` are those of a picture.
 
     Raises:
         InputError: there is no such row.
@@ -50,7 +57,7 @@ def read(row: str, source: SourceParams, corpus: corpora.Corpus = corpora.CORPOR
     n_frames = settings.n_frames * (sizes.n_segments if find(row).group == "hybrid" else 1)
     with torch.device("meta"):
         model = find(row).build(sizes).to("meta").eval()  # also what NumPy made
-        frames = (3, n_frames, settings.frame_size, settings.frame_size)
+        frames = (n_channels, n_frames, settings.frame_size, settings.frame_size)
         inputs = [
             torch.empty(1, *(frames if name == "frames" else sizes.shape(name)))
             for name in find(row).inputs

@@ -77,8 +77,9 @@ class EmotionModel(nn.Module):
     """A system of Table 1 or 2.
 
     `forward` takes the arrays that `cfnsr.models.registry.Row.inputs` names, in that order, each
-    (clip, ...), and gives logits (clip, emotion). Frames come as (clip, 3, frame, height, width),
-    normalised, all others scaled. A clip's logits never depend on the other clips of its batch.
+    (clip, ...), and gives logits (clip, emotion). Frames come normalised, (clip, channel, frame,
+    height, width) with 3 channels, or 1 of grey; all others come scaled. A clip's logits never
+    depend on the other clips of its batch.
     """
 
     def loss(self, emotion: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:

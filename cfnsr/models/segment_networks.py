@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cfnsr.data.segments import N_BANDS, N_CHANNELS
 from cfnsr.models.base import FULL_SIZE, N_FC7, EmotionModel, Sizes, narrow
-from cfnsr.models.resnext import Conv3d
+from cfnsr.models.resnext import Conv3d, FirstConv3d
 
 #: Keeps the logarithm of a vote finite.
 _LEAST = 1e-6
@@ -50,7 +50,7 @@ class AlexNet(nn.Module):
 
 
 class C3D(nn.Module):
-    """Frames (n, 3, frame, S, S) to fc7 and logits: 8 convolutions, 5 pools, 3 linear layers.
+    """Frames (n, 3 or 1, frame, S, S) to fc7 and logits: 8 convolutions, 5 pools, 3 linear layers.
 
     At full size for 16 frames of 112 x 112 pixels (Tran et al. 2015). The names are those of the
     public Sports-1M weights for PyTorch: conv1, conv2, conv3a, conv3b, ..., conv5b, fc6, fc7, fc8,
@@ -67,7 +67,7 @@ class C3D(nn.Module):
     ) -> None:
         super().__init__()
         a, b, c, d, e = (narrow(n, width) for n in (64, 128, 256, 512, N_FC7))
-        self.conv1, self.conv2 = _conv3d(3, a), _conv3d(a, b)
+        self.conv1, self.conv2 = FirstConv3d(3, a, 3, padding=1), _conv3d(a, b)
         self.conv3a, self.conv3b = _conv3d(b, c), _conv3d(c, c)
         self.conv4a, self.conv4b = _conv3d(c, d), _conv3d(d, d)
         self.conv5a, self.conv5b = _conv3d(d, d), _conv3d(d, d)
@@ -158,7 +158,7 @@ class HeardSegments(SegmentNetwork):
 
 
 class SeenSegments(SegmentNetwork):
-    """C3D on the frames beside the segments, (clip, 3, segment * frame, S, S)."""
+    """C3D on the frames beside the segments, (clip, 3 or 1, segment * frame, S, S)."""
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
@@ -171,7 +171,7 @@ class SeenSegments(SegmentNetwork):
         return self.video
 
     def segments(self, clips: Tensor) -> Tensor:
-        """(clip, segment, 3, frame, S, S)."""
+        """(clip, segment, 3 or 1, frame, S, S)."""
         return clips.unflatten(2, (-1, self.n_frames)).movedim(2, 1)
 
 

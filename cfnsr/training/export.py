@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cfnsr.data.clips import RGB_MEAN, RGB_SD
+from cfnsr.data.clips import colour_statistics
 from cfnsr.errors import InputError, writing
 from cfnsr.models.base import Sizes
-from cfnsr.params import Preprocess, SourceParams, draws_landmarks
+from cfnsr.params import Preprocess, SourceParams, n_channels
 from cfnsr.training.trained import Trained
 
 #: Taken over from run.json.
@@ -29,8 +29,9 @@ class FromArrays(nn.Module):
         super().__init__()
         self.model = trained.model
         self.inputs = trained.row.inputs
-        self.register_buffer("frames_mean", torch.tensor(RGB_MEAN))
-        self.register_buffer("frames_sd", torch.tensor(RGB_SD))
+        mean, sd = colour_statistics(n_channels(trained.info["data"]))
+        self.register_buffer("frames_mean", mean)
+        self.register_buffer("frames_sd", sd)
         for name, scaling in trained.scaling.items():
             self.register_buffer(f"{name}_mean", torch.from_numpy(scaling.mean))
             self.register_buffer(f"{name}_sd", torch.from_numpy(scaling.sd))
@@ -96,8 +97,6 @@ def _shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
     """Of one clip's arrays."""
     settings: Preprocess = trained.preprocess
     sizes = Sizes.of(SourceParams(preprocess=settings), trained.corpus)
-    size, n_channels = settings.frame_size, 1 if draws_landmarks(trained.info["data"]) else 3
-    return {
-        name: (settings.n_frames, size, size, n_channels) if name == "frames" else sizes.shape(name)
-        for name in trained.row.inputs
-    }
+    size = settings.frame_size
+    frames = (settings.n_frames, size, size, n_channels(trained.info["data"]))
+    return {name: frames if name == "frames" else sizes.shape(name) for name in trained.row.inputs}

@@ -89,7 +89,8 @@ def train(
     scaling, loader = _loader(experiment, fabric.device)
     shapes = {name: array.shape[1:] for name, array in loader.arrays.items()}
     if "frames" in shapes:
-        shapes["frames"] = (3, *shapes["frames"][:3])
+        *pictures, n_channels = shapes["frames"]
+        shapes["frames"] = (n_channels, *pictures)
     info["forward_gflops"] = model.forward_gflops(*shapes.values())
     trained_on = experiment.clips.of_actors(experiment.split.training)
     info["scaling"] = {

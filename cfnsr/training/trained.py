@@ -59,7 +59,7 @@ class Trained:
         return "frames" in self.row.inputs
 
     def frames(self, pictures: np.ndarray) -> Tensor:
-        """uint8 (clip, frame, S, S, channel) to float32 (clip, 3, frame, S, S), normalised."""
+        """uint8 (clip, frame, S, S, channel) to float32 (clip, channel, frame, S, S)."""
         # A memory map is read here, and no more of it than these clips.
         return normalise(torch.from_numpy(np.array(pictures)).to(self.device).movedim(-1, 2))
 

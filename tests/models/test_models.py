@@ -28,7 +28,7 @@ from cfnsr.models.mfcc_cnn import AudioOnly, MFCCNet
 from cfnsr.models.mmtm import TransferModule
 from cfnsr.models.msaf import SplitAttention
 from cfnsr.models.registry import EXTRA, HYBRID, ROWS, SWITCHES, TABLE_1, TABLE_2
-from cfnsr.models.resnext import Conv3d, ResNeXt, VideoOnly, average_pool
+from cfnsr.models.resnext import Conv3d, FirstConv3d, ResNeXt, VideoOnly, average_pool
 from cfnsr.params import Model
 
 RELEASE = Path(__file__).parent / "data/release_logits.json"
@@ -253,6 +253,29 @@ def test_the_video_encoder_halves_time_four_times_and_space_five_times(
     x_v = encoder.features(torch.zeros(1, 3, n_frames, size, size))
     n_slices, n_positions = math.ceil(n_frames / 16), math.ceil(size / 32)
     assert x_v.shape == (1, 32 * stem_channels, n_slices, n_positions, n_positions)
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"kernel_size": 7, "stride": (1, 2, 2), "padding": 3, "bias": False},
+        {"kernel_size": 3, "padding": 1},
+    ],
+)
+def test_grey_frames_are_colours_that_are_all_the_same(settings):
+    convolution = FirstConv3d(3, 8, dtype=torch.float64, **settings)
+    grey = torch.randn(2, 1, 8, 24, 24, dtype=torch.float64)
+    weighting = None
+    gradients = []
+    for frames in (grey, grey.expand(-1, 3, -1, -1, -1)):
+        found = convolution(frames)
+        assert found.is_contiguous(memory_format=torch.channels_last_3d) or frames.shape[1] == 3
+        weighting = torch.randn_like(found) if weighting is None else weighting
+        (found * weighting).sum().backward()
+        gradients.append(convolution.weight.grad)
+        convolution.weight.grad = None
+    torch.testing.assert_close(convolution(grey), convolution(grey.expand(-1, 3, -1, -1, -1)))
+    torch.testing.assert_close(*gradients)
 
 
 def test_self_attention_is_that_of_torch_with_a_causal_mask():
