@@ -163,7 +163,8 @@ def test_an_address_without_a_scheduler_is_one_line(monkeypatch):
 
 def started(*command):
     program = [sys.executable, "-m", "cfnsr", "cluster", "--workers", "1", *command]
-    return subprocess.Popen(program, cwd=REPOSITORY, stdout=subprocess.PIPE, text=True)
+    pipe = subprocess.PIPE
+    return subprocess.Popen(program, cwd=REPOSITORY, stdin=pipe, stdout=pipe, text=True)
 
 
 def test_a_command_is_given_the_address_and_its_status_is_returned():
