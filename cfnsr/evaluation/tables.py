@@ -30,6 +30,11 @@ DATA_LABELS: dict[str, str] = {
     **{name: corpus.name for name, corpus in CORPORA.items()},
     "ravdess_landmarks": "RAVDESS with faces drawn from landmarks",
 }
+#: What a protocol is called in a title.
+PROTOCOL_LABELS: dict[Protocol, str] = {
+    "paper": "the paper's split",
+    "nested": "split with validation actors",
+}
 #: What a rule is called where a column must be narrow.
 SHORT_RULES: dict[Rule, str] = {
     "best test epoch": "best",
@@ -337,14 +342,14 @@ def above_ceiling(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
 
 
 def setting(params: Params, folds: Sequence[int] | None = None) -> str:
-    """The data source, protocol and folds that stand with every number.
+    """The data source, split and folds that stand with every number.
 
     `folds` are those that there are, if these need not be all that params.yaml asks for.
     """
     tested = _folds(params.folds if folds is None else folds)
     imitates = params.drawn is not None and params.corpus_name != DEFAULT
     like = f" like {params.corpus.name}" if imitates else ""
-    return f"{DATA_LABELS[params.data]}{like}, protocol {params.protocol}, {tested}"
+    return f"{DATA_LABELS[params.data]}{like}, {PROTOCOL_LABELS[params.protocol]}, {tested}"
 
 
 def folds(runs_by_row: RunsByRow) -> tuple[int, ...]:

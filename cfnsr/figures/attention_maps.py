@@ -6,6 +6,7 @@ A map that lies on pixels is in multiples of a uniform map: 1 is no preference.
 import io
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import fill
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -212,7 +213,7 @@ def in_panels(maps: np.ndarray, labels: Sequence[str], title: str) -> Figure:
         axis.axis("off")
     for axis, map_, label in zip(axes.ravel()[: len(maps)], maps, labels, strict=True):
         _overlay(axis, None, map_, norm)
-        axis.set_title(label, fontsize=8)
+        axis.set_title(fill(label, 26), fontsize=8)
     _strength_bar(figure, axes, norm)
     entitle(figure, title)
     return figure

@@ -183,7 +183,7 @@ def test_every_figure_of_one_run_names_its_setting_and_cuts_no_text(row):
     for figure in drawn:
         title = " ".join(figure.get_suptitle().split())
         assert title.startswith("Title")
-        assert "synthetic control, protocol paper, fold 1" in title
+        assert "synthetic control, the paper's split, fold 1" in title
         assert not is_cut(figure)
 
 
@@ -294,7 +294,7 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
         assert ("40 of 300 test clips" in " ".join(figure.get_suptitle().split())) == (
             k in (0, 1, 3)
         )
-        assert "synthetic control, protocol paper, fold 1" in figure.get_suptitle()
+        assert "synthetic control, the paper's split, fold 1" in figure.get_suptitle()
         assert not is_cut(figure)
 
 
@@ -310,7 +310,7 @@ def test_the_gates_title_names_the_fold_and_the_clips_that_they_are_of():
     study = replace(study, settings=study.settings.model_copy(update={"fold": "all"}))
     survey = Survey(*[pd.DataFrame()] * 3, {"MMTM": at.maps.gates}, [2])
     title = attention.gates(study, survey, "Title").get_suptitle()
-    assert title.endswith(f"protocol paper, fold 2; {N_CLIPS} test clips")
+    assert title.endswith(f"the paper's split, fold 2; {N_CLIPS} test clips")
 
 
 def test_a_study_says_how_many_of_its_test_clips_are_looked_at(tmp_path):

@@ -195,7 +195,9 @@ def test_the_pipeline_runs_on_every_corpus(name, toy, imitated, tmp_path):
         "last epoch",
         "chosen on validation actors",
     ]
-    assert f"synthetic control like {found.name}, protocol nested" in tables.setting(params)
+    assert f"synthetic control like {found.name}, split with validation actors" in tables.setting(
+        params
+    )
     assert (tables.ceilings(params)["ceiling_pct"] >= tables.ceilings(params)["chance_pct"]).all()
 
 

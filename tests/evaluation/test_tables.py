@@ -149,7 +149,7 @@ def test_a_paired_test_has_the_difference_and_holms_p():
     text = typeset.Printed(found, tests.reset_index(), tables.ceilings(REAL), "").markdown()
     bold = [line.split("|")[1].split("<")[0].strip() for line in text.splitlines() if "**" in line]
     assert bold == ["1D CNN (Aud.)"]
-    assert "**\N{MINUS SIGN}25.00 (\\< 0.001)**" in text
+    assert "**\N{MINUS SIGN}25.00\N{NO-BREAK SPACE}(\\<\N{NO-BREAK SPACE}0.001)**" in text
 
 
 def test_a_verdict_that_depends_on_the_rule_is_said_and_noted():
@@ -200,7 +200,7 @@ def test_rising_curves_and_intervals_without_width_have_a_note():
     assert f"ERANNs<sup>3, {rising[5]}</sup>" in text
     # every actor has as many right as every other
     (flat,) = [line for line in text.splitlines() if "every actor has the same" in line]
-    assert text.count(f"[37.5, 37.5]{flat.split(' ')[0]}") == 4
+    assert text.count(f"[37.5,\N{NO-BREAK SPACE}37.5]{flat.split(' ')[0]}") == 4
     assert "a note" in text
     uneven = [run([2], fold=1), run([4], fold=2)]
     found = tables.table(TABLE_1, paper(by_row(*uneven)))
@@ -286,7 +286,7 @@ def test_metrics_are_of_the_first_row_where_neither_the_one_asked_for_nor_cfn_sr
 
 
 def test_only_folds_without_a_gap_are_a_range():
-    assert tables.setting(CONTROL, [1, 2, 3]).endswith("protocol paper, folds 1 to 3")
+    assert tables.setting(CONTROL, [1, 2, 3]).endswith("the paper's split, folds 1 to 3")
     assert tables.setting(CONTROL, [1, 3]).endswith("folds 1, 3")
     assert tables.setting(CONTROL, [3]).endswith("fold 3")
     assert tables.setting(CONTROL).endswith("folds 1 to 5")
@@ -376,7 +376,9 @@ def test_a_markdown_table_has_a_line_a_row_and_the_setting_above(tmp_path):
         "synthetic control: protocol paper, folds 1 to 5, 160 test clips, 1 seed a fold" in caption
     )
     header, _, *lines = grid.splitlines()
-    assert len(lines) == len(TABLE_1 | EXTRA)
+    (others,) = [line for line in lines if line.startswith("| **Not in the paper**")]
+    assert lines.index(others) == len(TABLE_1)
+    assert len(lines) == len(TABLE_1 | EXTRA) + 1
     assert {line.count("|") for line in grid.splitlines()} == {header.count("|")}
     assert "Ceiling, %" in header
     # all actors are alike here, so that intervals have no width: one more note
@@ -394,7 +396,7 @@ def test_a_latex_table_is_escaped_and_every_row_ends(tmp_path):
     assert text.isascii()
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     lines = [line for line in body.splitlines() if line not in (r"\toprule", r"\midrule")]
-    assert len(lines) == len(SYSTEMS) + 1
+    assert len(lines) == len(SYSTEMS) + 2  # the header, and one above those not in the paper
     assert all(line.endswith(r" \\") for line in lines)
     columns = re.search(r"\\begin{tabular}{(\w+)}", text)[1]
     assert {len(re.findall(r"(?<!\\)&", line)) for line in lines} == {len(columns) - 1}
