@@ -128,15 +128,17 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
 def last_quarter_pct(runs: Sequence[Run]) -> float:
     """How much accuracy rises over the last quarter of the epochs, in points; nan where it is one.
 
-    Mean test accuracy over runs and the epochs of the last quarter, minus that of the quarter
-    before. More than `CONVERGED_PCT` says that a longer training would be better.
+    A straight line through the mean test accuracy of the runs, from the last epoch before that
+    quarter to the end. Comparing whole quarters would count what an annealed rate always gains
+    before its last quarter. More than `CONVERGED_PCT`: a longer training may be better.
     """
     n_epochs = runs[0].n_epochs
     if n_epochs == 1:
         return nan
     quarter = max(n_epochs // 4, 1)
     accuracy = np.mean([run.test.accuracy_pct for run in runs], axis=0)
-    return float(accuracy[-quarter:].mean() - accuracy[-2 * quarter : -quarter].mean())
+    slope, _ = np.polyfit(np.arange(quarter + 1), accuracy[-quarter - 1 :], deg=1)
+    return float(quarter * slope)
 
 
 def paired_tests(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
