@@ -14,9 +14,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from cfnsr.evaluation.tables import DATA_LABELS
 from cfnsr.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, drawn, entitle
 from cfnsr.params import Source
-from cfnsr.evaluation.tables import DATA_LABELS
 
 if TYPE_CHECKING:  # reading needs torch, drawing does not
     from cfnsr.figures.network import Network
@@ -216,9 +216,7 @@ class _Column:
             self.axis.text(self.x + 1, y - i * _LINE, line, va="center", fontsize=_SMALL)
         self.y -= height
 
-    def modules(
-        self, network: "Network", name: str, modules: Sequence[str], colour: str
-    ) -> None:
+    def modules(self, network: "Network", name: str, modules: Sequence[str], colour: str) -> None:
         """A box of modules: what each computes, and their parameters together."""
         # Lines break between modules only, after the point.
         words = [network[module].words.replace(" ", "\u00a0") for module in modules]

@@ -11,13 +11,13 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from cfnsr.attention.maps import rollout, uniform_rollout, video_regions
+from cfnsr.attention.survey import Effect, Located, Look, Study, Survey, cams
 from cfnsr.data import audio
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.cues import takes_of
 from cfnsr.evaluation import tables
-from cfnsr.attention.maps import rollout, uniform_rollout, video_regions
 from cfnsr.figures import attention_effects, attention_maps
-from cfnsr.attention.survey import Effect, Located, Look, Study, Survey, cams
 from cfnsr.figures.examples import spread
 from cfnsr.models.registry import find
 

@@ -12,11 +12,22 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from cfnsr.evaluation.typeset import MINUS
-from cfnsr.figures.style import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PURPLE, VERMILLION, drawn, entitle, ink
+from cfnsr.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    drawn,
+    entitle,
+    ink,
+)
 
 if TYPE_CHECKING:
-    from cfnsr.attention.maps import Gate
     from cfnsr.attention.deletion import Curves
+    from cfnsr.attention.maps import Gate
 
 #: As `cfnsr.attention.survey.located_maps` names them.
 _KINDS = (

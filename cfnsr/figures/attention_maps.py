@@ -18,10 +18,10 @@ from PIL import Image
 
 from cfnsr.data.audio import HOP
 from cfnsr.data.drawing import STROKES
+from cfnsr.data.synthetic.faces import EXPRESSIONS, Expression, Look, landmarks
 from cfnsr.figures.examples import LARGEST_Z, Z_LABELS
 from cfnsr.figures.style import BLUE, GREY, STYLE, drawn, entitle
 from cfnsr.params import Preprocess
-from cfnsr.data.synthetic.faces import EXPRESSIONS, Expression, Look, landmarks
 
 _MAP_COLOURS = "RdBu_r"  # told apart by colour-blind readers, white at 1
 _OPACITY = 0.35  # the face below is what a reader wants to recognise

@@ -6,10 +6,10 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cfnsr.data.audio import HOP
-from cfnsr.params import Preprocess, Source
 from cfnsr.evaluation.tables import DATA_LABELS
 from cfnsr.evaluation.typeset import MINUS
 from cfnsr.figures.style import drawn, entitle
+from cfnsr.params import Preprocess, Source
 
 #: Standardised MFCCs beyond this have the colour of the end, and the ticks of their bar say so.
 LARGEST_Z = 3

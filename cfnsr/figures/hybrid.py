@@ -59,9 +59,7 @@ def machine(
     left.legend()
     n = data.shape[1] // 2
     alive = (data.std(axis=0) > 0) & (samples.std(axis=0) > 0)
-    of_data, made_up = (
-        np.corrcoef(visible[:, alive], rowvar=False) for visible in (data, samples)
-    )
+    of_data, made_up = (np.corrcoef(visible[:, alive], rowvar=False) for visible in (data, samples))
     is_face = np.arange(2 * n)[alive] < n
     across = is_face[:, None] & ~is_face
     within = np.triu(is_face[:, None] == is_face, 1)

@@ -1,4 +1,4 @@
-"""Figures of `cfnsr.reanalysis.printed` and `cfnsr.reanalysis.released_log`; every title names its source."""
+"""Figures of `cfnsr.reanalysis`; every title names its source."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,19 @@ import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from cfnsr.figures.results import RULE_COLOURS
-from cfnsr.figures.style import BLUE, GREY, LIGHT_GREY, ORANGE, VERMILLION, count_epochs, drawn, entitle
-from cfnsr.models.registry import REFERENCE, TABLE_1, find
 from cfnsr.data.corpora.ravdess import CLIPS_PER_FOLD
+from cfnsr.figures.results import RULE_COLOURS
+from cfnsr.figures.style import (
+    BLUE,
+    GREY,
+    LIGHT_GREY,
+    ORANGE,
+    VERMILLION,
+    count_epochs,
+    drawn,
+    entitle,
+)
+from cfnsr.models.registry import REFERENCE, TABLE_1, find
 from cfnsr.reanalysis.printed import N_CLIPS, N_CLIPS_TESTED
 from cfnsr.reanalysis.released_log import LogRule, chosen_epochs
 

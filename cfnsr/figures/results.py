@@ -18,12 +18,24 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 
 from cfnsr.evaluation import scores
 from cfnsr.evaluation.scores import per_epoch
-from cfnsr.evaluation.typeset import MINUS
-from cfnsr.figures.style import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PURPLE, VERMILLION, count_epochs, drawn, entitle, ink_cells
-from cfnsr.models.registry import find
-from cfnsr.training.runs import Run
 from cfnsr.evaluation.selection import RULES, Rule, best_epoch, with_epochs
 from cfnsr.evaluation.tables import PAPER_RULE, TEST_RULE, reduced_size, row_ceilings
+from cfnsr.evaluation.typeset import MINUS
+from cfnsr.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    count_epochs,
+    drawn,
+    entitle,
+    ink_cells,
+)
+from cfnsr.models.registry import find
+from cfnsr.training.runs import Run
 
 RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
 _RULE_MARKS: dict[Rule, str] = dict(zip(RULES, "os^v", strict=True))

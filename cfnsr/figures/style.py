@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -10,8 +10,6 @@ from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
-import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
@@ -20,13 +18,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType, RcKeyType
 from PIL import Image
 
-from cfnsr.evaluation import scores
-from cfnsr.data.audio import HOP
 from cfnsr.errors import writing
-from cfnsr.params import Preprocess, Source
-from cfnsr.training.runs import Run
-from cfnsr.evaluation.selection import Rule, best_epoch
-from cfnsr.evaluation.tables import DATA_LABELS
 
 P = ParamSpec("P")
 
@@ -53,8 +45,6 @@ STYLE: dict[RcKeyType, Any] = {
 PNG_DPI = 160
 _FEW_COLOURS = 16_384
 _CHARACTERS_PER_INCH = 12
-
-
 
 
 def drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -156,17 +146,3 @@ def save(figure: Figure, path: Path) -> Saved:
     with writing(path):
         picture.save(f"{path}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
     return Saved(path)
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -11,19 +11,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
 from PIL import Image
 from test_tables import CONTROL, REAL, by_row, every_row, paper, run
 
-from cfnsr.figures import examples, results, style
+from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.evaluation import scores, tables
+from cfnsr.evaluation.selection import RULES
+from cfnsr.figures import examples, results, style
 from cfnsr.models.registry import ROWS, find
 from cfnsr.params import Preprocess
-from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.evaluation.selection import RULES
 
 pytestmark = pytest.mark.filterwarnings("error")
 
