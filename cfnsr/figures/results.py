@@ -275,44 +275,6 @@ def wins(matrix: pd.DataFrame, title: str) -> Figure:
 
 
 @drawn
-def training_curves(runs: Sequence[Run], title: str) -> Figure:
-    """Loss in training, and accuracy in training and on held-out actors, after each epoch.
-
-    One line a run; a ring marks the epoch that `best test epoch` would report.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.1), layout="constrained")
-    line = {"marker": ".", "markersize": 4, "linewidth": 1.2, "alpha": 1 if len(runs) == 1 else 0.6}
-    for k, run in enumerate(runs):
-        epoch = np.arange(1, run.n_epochs + 1)
-        test = run.test.accuracy_pct
-        curves = [("training", run.epochs["train_accuracy_pct"].to_numpy(), BLUE)]
-        if run.validation is not None:
-            curves.append(("validation actors", run.validation.accuracy_pct, GREEN))
-        curves.append(("test actors", test, VERMILLION))
-        hidden = "_" if k else ""  # one entry of the legend for all runs
-        left.plot(epoch, run.epochs["train_loss"], color=BLUE, **line)
-        for label, accuracy, colour in curves:
-            right.plot(epoch, accuracy, color=colour, label=hidden + label, **line)
-        best = int(best_epoch(test))
-        right.plot(
-            best,
-            test[best - 1],
-            "o",
-            markersize=9,
-            markerfacecolor="none",
-            markeredgecolor=VERMILLION,
-            label=f"{hidden}best test epoch",
-        )
-    left.set(ylabel="training loss", ylim=(0, None))
-    right.set(ylabel="accuracy, % of clips", ylim=(0, 104))
-    for axis in (left, right):
-        count_epochs(axis)
-    right.legend(loc="best")
-    entitle(figure, title)
-    return figure
-
-
-@drawn
 def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     """Which emotion is taken for which: the share of each true emotion, and the number of clips.
 
