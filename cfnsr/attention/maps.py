@@ -3,10 +3,11 @@
 Nothing here changes a model or its logits.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,18 +26,20 @@ from cfnsr.params import Preprocess
 from cfnsr.training.trained import Trained, Viewed
 
 Modality = Literal["video", "audio"]
+#: Of a gated network; that of the face may be its motion, not video.
+Stream = Literal["face", "voice"]
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """By how much the channels of one modality are rescaled at one place of a network.
+    """By how much the channels of one stream are rescaled at one place of a network.
 
     `values` is (clip, channel). `neutral` is a gate that expresses no preference: 1/2 of a
     sigmoid, one over the number of blocks that compete in a softmax.
     """
 
     place: str
-    modality: Modality
+    stream: Stream
     values: np.ndarray
     neutral: float
 
@@ -71,7 +74,7 @@ class Maps:
 class _Heard:
     self_attention: list[Tensor] = field(default_factory=list)
     cross_modal: list[Tensor] = field(default_factory=list)
-    gates: list[tuple[str, Modality, Tensor, float]] = field(default_factory=list)
+    gates: list[tuple[str, Stream, Tensor, float]] = field(default_factory=list)
 
 
 @torch.no_grad()
@@ -82,8 +85,7 @@ def record(model: nn.Module, *inputs: Tensor) -> Maps:
         logits = model(*inputs)
     layers = heard.self_attention
     over_video = over_audio = None
-    if heard.cross_modal:
-        (over,) = heard.cross_modal  # clip S H W
+    for over in heard.cross_modal:  # one or none: clip S H W
         if isinstance(model, VideoToAudio):
             over_audio = _numpy(over.flatten(1))
         else:
@@ -112,9 +114,8 @@ def read_maps(view: Viewed, arrays: Arrays) -> Maps:
         return None if arrays[0] is None else np.concatenate(arrays)
 
     gates = tuple(
-        Gate(first.place, first.modality, np.concatenate([gate.values for gate in same]), neutral)
+        replace(same[0], values=np.concatenate([gate.values for gate in same]))
         for same in zip(*(part.gates for part in parts), strict=True)
-        for first, neutral in [(same[0], same[0].neutral)]
     )
     return Maps(
         np.concatenate([part.logits for part in parts]),
@@ -258,28 +259,17 @@ def _listening(model: nn.Module) -> Iterator[_Heard]:
 def _hooks(module: nn.Module, place: str, heard: _Heard) -> list[Any]:
     """Hooks that only look; none of them returns anything."""
     if isinstance(module, SelfAttention):
-
-        def keep_weights(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
-            heard.self_attention.append(output[1])
-
-        return [module.register_forward_hook(keep_weights)]
+        return [module.register_forward_hook(lambda *call: heard.self_attention.append(call[2][1]))]
     if isinstance(module, CrossModalAttention):
-
-        def keep_map(_: nn.Module, __: Any, output: Tensor) -> None:
-            heard.cross_modal.append(output)
-
-        return [module.register_forward_hook(keep_map)]
+        return [module.register_forward_hook(lambda *call: heard.cross_modal.append(call[2]))]
     if isinstance(module, TransferModule):
 
-        def keeper(modality: Modality) -> Callable[[nn.Module, Any, Tensor], None]:
-            def keep_gate(_: nn.Module, __: Any, output: Tensor) -> None:
-                heard.gates.append((place, modality, output.sigmoid(), 0.5))
-
-            return keep_gate
+        def keep_gate(stream: Stream, _: nn.Module, __: Any, output: Tensor) -> None:
+            heard.gates.append((place, stream, output.sigmoid(), 0.5))
 
         return [
-            module.excite_video.register_forward_hook(keeper("video")),
-            module.excite_audio.register_forward_hook(keeper("audio")),
+            module.excite_video.register_forward_hook(partial(keep_gate, "face")),
+            module.excite_audio.register_forward_hook(partial(keep_gate, "voice")),
         ]
     if isinstance(module, SplitAttention):
         return _split_attention_hooks(module, place, heard)
@@ -295,12 +285,11 @@ def _split_attention_hooks(module: SplitAttention, place: str, heard: _Heard) ->
     def keep_gates(_: nn.Module, inputs: tuple[Tensor, Tensor], __: Any) -> None:
         n_blocks = sum(module.n_blocks)
         gates = scores[0].unflatten(1, (n_blocks, module.n_block_channels)).softmax(dim=1)
-        of_modality = gates.split(module.n_blocks, dim=1)
-        modalities: tuple[Modality, Modality] = ("video", "audio")
-        for modality, gate, features in zip(modalities, of_modality, inputs, strict=True):
+        of_stream = gates.split(module.n_blocks, dim=1)
+        for stream, gate, features in zip(get_args(Stream), of_stream, inputs, strict=True):
             # The last block may be filled up with zeros; their gates act on nothing.
             used = gate.flatten(1)[:, : features.shape[1]]
-            heard.gates.append((place, modality, used, 1 / n_blocks))
+            heard.gates.append((place, stream, used, 1 / n_blocks))
 
     return [
         module.excite.register_forward_hook(keep_scores),

@@ -58,7 +58,7 @@ def title(network: "Network", data: Source | None) -> str:
 @drawn
 def architecture(network: "Network", title: str) -> Figure:
     """The whole of CFN-SR on the left, its cross-modal blocks on the right, counts below."""
-    figure = plt.figure()
+    figure = plt.figure(layout="none")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
     bottom = min(_whole_network(axis, network), _cross_modal_blocks(axis, network))

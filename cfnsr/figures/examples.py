@@ -35,7 +35,6 @@ def faces(frames: np.ndarray, index: pd.DataFrame, n_clips: int, data: Source) -
         len(shown),
         figsize=(0.9 * len(shown) + 1.2, 0.95 * len(chosen) + 0.7),
         squeeze=False,
-        layout="constrained",
     )
     for line, position in zip(axes, chosen, strict=True):
         for axis, frame in zip(line, shown, strict=True):
@@ -77,7 +76,6 @@ def sound(
         figsize=(8, 1.2 * len(chosen) + 0.8),
         sharex=True,
         squeeze=False,
-        layout="constrained",
     )
     for axis, position in zip(axes[:, 0], chosen, strict=True):
         image = axis.imshow(

@@ -20,9 +20,7 @@ def segments(segment_mel: np.ndarray, frames: np.ndarray, title: str) -> Figure:
     n_segments = log_mel.shape[1]
     seen = frames.reshape(n_segments, -1, *frames.shape[1:])
     n_frames = seen.shape[1]
-    figure, axes = plt.subplots(
-        4, n_segments, figsize=(1.3 * n_segments + 0.6, 5.4), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(4, n_segments, figsize=(1.3 * n_segments + 0.6, 5.4), squeeze=False)
     shown = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1}
     for i, column in enumerate(axes.T):
         column[0].imshow(
@@ -52,7 +50,7 @@ def machine(
         errors: reconstruction errors by whose segments these are, before and after each epoch.
         data, samples: visible units (n, unit), half of them of the face and half of the voice.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6))
     for (whose, values), colour in zip(errors.items(), (BLUE, ORANGE), strict=True):
         left.plot(values, color=colour, label=whose)
     left.set(xlabel="epochs", ylabel="mean squared error of reconstruction", ylim=(0, None))

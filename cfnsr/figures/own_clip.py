@@ -17,7 +17,7 @@ def bars(mean: pd.Series, title: str) -> Figure:
         title: what is shown.
     """
     ordered = mean[::-1]
-    figure, axis = plt.subplots(figsize=(5.6, 2.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(5.6, 2.9))
     drawn_bars = axis.barh(ordered.index, ordered, color=BLUE)
     axis.bar_label(drawn_bars, fmt="%.3f", padding=3, fontsize=8)
     axis.axvline(1 / len(mean), color=GREY, linestyle=":", label="all emotions alike")
@@ -50,7 +50,7 @@ def timeline(table: pd.DataFrame, title: str) -> Figure:
             columns.append(np.full(len(emotions), np.nan))
         edges_s.append(middle + half_step_s)
         columns.append(column)
-    figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 3.2))
     mesh = axis.pcolormesh(
         edges_s, np.arange(len(emotions) + 1), np.transpose(columns), cmap="Blues", vmin=0, vmax=1
     )

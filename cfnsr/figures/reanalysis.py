@@ -53,7 +53,7 @@ def possible_accuracies(table: pd.DataFrame) -> Figure:
     labels = [
         f"{find(row).label}  {value:.2f}" for row, value in zip(table["row"], accuracy, strict=True)
     ]
-    figure, axis = plt.subplots(figsize=(5.6, 0.27 * len(table) + 1.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(5.6, 0.27 * len(table) + 1.4))
     sns.heatmap(
         possible.astype(int),
         annot=words,
@@ -91,7 +91,7 @@ def selection_rules(
         mean_pct: accuracy averaged over folds and epochs.
     """
     height = np.arange(len(rules))
-    figure, axis = plt.subplots(figsize=(7.5, 2.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 2.9))
     low, high = (mean_pct + gain[f"jumps_{end}_points"] for end in ("low", "high"))
     axis.barh(
         height,
@@ -141,9 +141,7 @@ def log_curves(accuracy: np.ndarray) -> Figure:
     n_folds, n_epochs = accuracy.shape
     of_fold: Sequence[LogRule] = ("best test epoch", "chosen on other folds", "last epoch")
     of_mean: Sequence[LogRule] = ("best common epoch", "last epoch")
-    figure, panels = plt.subplots(
-        2, 3, figsize=(8, 4.4), sharex=True, sharey=True, layout="constrained"
-    )
+    figure, panels = plt.subplots(2, 3, figsize=(8, 4.4), sharex=True, sharey=True)
     curves = [(f"fold {k + 1}", line, of_fold, k) for k, line in enumerate(accuracy)]
     curves.append((f"mean of {n_folds} folds", accuracy.mean(axis=0), of_mean, 0))
     marks = {}
@@ -191,7 +189,7 @@ def resolution(table: pd.DataFrame, found_points: float) -> Figure:
     own = table.loc[table["row"] == REFERENCE, "accuracy_pct"].item()
     resolved = table["resolved_from_cfn_sr"].to_numpy(bool)
     is_own = (table["row"] == REFERENCE).to_numpy()
-    figure, axis = plt.subplots(figsize=(7.5, 0.29 * len(rows) + 1.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 0.29 * len(rows) + 1.9))
     axis.axvspan(
         own - found_points,
         own,

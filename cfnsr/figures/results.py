@@ -74,7 +74,7 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
     rules = [rule for rule in RULES if rule in set(table["rule"])]
     first = table.drop_duplicates("row")
     position = np.arange(len(rows))
-    figure, axis = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.5))
     ceiling = row_ceilings(first, ceilings)
     if ceiling.notna().any():
         axis.barh(position, ceiling, 0.86, color=LIGHT_GREY, label="best possible accuracy")
@@ -127,7 +127,7 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
     n_seeds = {name: len({run.seed for run in runs}) for name, runs in runs_by_row.items()}
     means = means.sort_index(axis=1).rename(index=lambda name: with_seeds(name, n_seeds[name]))
     size = (0.7 * max(means.shape[1], 4) + 3, 0.34 * len(means) + 1.5)
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
+    figure, axis = plt.subplots(figsize=size)
     if not means.empty:
         sns.heatmap(
             means,
@@ -159,7 +159,6 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
         figsize=(max(2.1 * n_columns, 5), 1.7 * n_lines + 1),
         sharey=True,
         squeeze=False,
-        layout="constrained",
     )
     for k, (name, runs) in enumerate(runs_by_row.items()):
         axis = panels.flat[k]
@@ -213,7 +212,6 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
         1 + len(sizes),
         figsize=(2.6 * (1 + len(sizes)) + 1.8, 0.22 * len(lines) + 1.9),
         sharey=True,
-        layout="constrained",
     )
     for stage, (shape, colour) in _STAGES.items():
         of_stage = lines[lines["fusion_stage"] == stage]
@@ -246,7 +244,7 @@ def wins(matrix: pd.DataFrame, title: str) -> Figure:
     """`evaluation.win_matrix`: whether the line's row beats the column's."""
     labels = [find(str(name)).label for name in matrix.index]
     side = 0.26 * len(labels) + 2.6
-    figure, axis = plt.subplots(figsize=(max(side, 5), side), layout="constrained")
+    figure, axis = plt.subplots(figsize=(max(side, 5), side))
     if matrix.empty:
         axis.text(0.5, 0.5, "fewer than two systems", ha="center", va="center")
         axis.set(xticks=[], yticks=[])
@@ -284,7 +282,7 @@ def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     counts = scores.confusion(runs, rule)
     share_pct = 100 * counts.div(counts.sum(axis=1), axis=0)
     text = share_pct.map("{:.0f} %\n".format) + counts.map("{:.0f}".format)
-    figure, axis = plt.subplots(figsize=(6.6, 5.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.6, 5.4))
     sns.heatmap(
         share_pct,
         annot=text.where(counts > 0, "").to_numpy(),
@@ -321,7 +319,6 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
         figsize=(6, 5),
         sharex=True,
         height_ratios=[3, 1],
-        layout="constrained",
     )
     above.plot([0, 100], [0, 100], ":", color=GREY, label="as often as it says")
     points = 100 * filled["confidence"], 100 * filled["accuracy"]
@@ -363,7 +360,6 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
         figsize=(9, 0.62 * len(table) + 2.2),
         sharey=True,
         width_ratios=[3, 2],
-        layout="constrained",
     )
     left.barh(position, table["ceiling_pct"], 0.7, color=LIGHT_GREY, label="best possible")
     left.vlines(

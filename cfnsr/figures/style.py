@@ -10,6 +10,7 @@ from typing import Any, ParamSpec
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
@@ -33,6 +34,7 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
     "figure.titlesize": 10,
     "figure.dpi": 110,
     # Texts are a little wider at one resolution than at another.
@@ -75,6 +77,23 @@ def entitle(figure: Figure, title: str) -> None:
     width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
     filled = "\n".join(textwrap.fill(line, width) for line in title.splitlines())
     figure.suptitle(filled, parse_math=False)  # a file's name may hold a $
+
+
+@drawn
+def nothing(sentence: str, title: str) -> Figure:
+    """Says why there is no figure, in the figure's place."""
+    figure, axis = plt.subplots(figsize=(6, 1.6))
+    axis.axis("off")
+    axis.text(0.5, 0.5, sentence, ha="center", va="center", color=GREY, wrap=True)
+    entitle(figure, title)
+    return figure
+
+
+def to_ends(lines: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+    """How far intervals reach below and above their values, (2, line); nan without one."""
+    values = lines[value].to_numpy(float)
+    below, above = values - lines[low].to_numpy(float), lines[high].to_numpy(float) - values
+    return np.maximum(np.stack([below, above]), 0)  # rounding
 
 
 class _Epochs(MaxNLocator):

@@ -22,7 +22,7 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
         unswitched_pct: accuracy without any switch.
         title: what stands above, with data, protocol and rule.
     """
-    figure, axis = plt.subplots(figsize=(8, 1.5 + 0.33 * len(effects)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 1.5 + 0.33 * len(effects)))
     height = np.arange(len(effects))
     value, low, high = (effects[f"{name}_pct"] for name in ("difference", "ci_low", "ci_high"))
     seed = effects[effects["switch"] == _SEED]

@@ -94,7 +94,7 @@ def arrays(maps):
         for name in ("logits", "self_attention", "cross_modal", "cross_modal_audio")
         if getattr(maps, name) is not None
     }
-    return found | {f"{gate.place} {gate.modality}": gate.values for gate in maps.gates}
+    return found | {f"{gate.place} {gate.stream}": gate.values for gate in maps.gates}
 
 
 @pytest.mark.parametrize("row", WITH_MAPS)
@@ -167,8 +167,8 @@ def test_gates_times_features_are_what_leaves_the_module(row, kind, clips):
     gates = record(trained.model, *tensors(trained, clips)).gates
     for handle in handles:
         handle.remove()
-    assert [(gate.place, gate.modality) for gate in gates] == [
-        (place, modality) for place in ("middle", "top") for modality in ("video", "audio")
+    assert [(gate.place, gate.stream) for gate in gates] == [
+        (place, stream) for place in ("middle", "top") for stream in ("face", "voice")
     ]
     pairs = [pair for inputs, outputs in passed for pair in zip(inputs, outputs, strict=True)]
     for gate, (before, after) in zip(gates, pairs, strict=True):
