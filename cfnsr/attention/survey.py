@@ -28,7 +28,6 @@ from cfnsr.attention.maps import (
     Maps,
     Modality,
     audio_axis,
-    audio_regions,
     grad_cam,
     normalised,
     read_maps,
@@ -210,11 +209,11 @@ class Located:
         cls, trained: Trained, arrays: Arrays, name: str, modality: Modality, map_: np.ndarray
     ) -> "Located":
         """Of a map (clip, S, H, W) or (clip, token), at least 0."""
-        regions = (
-            video_regions(trained, map_.shape[1:])
-            if modality == "video"
-            else audio_regions(trained, map_.shape[1], arrays["mfcc"].shape[2])
-        )
+        model: Any = trained.model
+        if modality == "video":
+            regions = video_regions(trained, map_.shape[1:])
+        else:
+            regions = audio_axis(model.audio).nearest(map_.shape[1], arrays["mfcc"].shape[2])
         return cls(name, modality, normalised(map_).reshape(len(map_), -1), regions)
 
 
