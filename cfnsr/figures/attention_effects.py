@@ -189,7 +189,7 @@ def reliance(study: "Study", row: str, survey: "Survey", title: str) -> Figure:
             axis.errorbar(
                 lines["level"],
                 lines["accuracy_pct"],
-                yerr=to_ends(lines, "accuracy_pct", "ci_low_pct", "ci_high_pct"),
+                yerr=to_ends(lines),
                 marker=marker,
                 color=colour,
                 markersize=4,

@@ -23,12 +23,11 @@ from PIL import Image
 from cfnsr.attention.maps import rollout, uniform_rollout
 from cfnsr.attention.survey import Located, Look, Study, cams
 from cfnsr.data import audio
-from cfnsr.data.audio import HOP
 from cfnsr.data.drawing import STROKES
 from cfnsr.data.synthetic import design, faces
 from cfnsr.data.synthetic.cues import takes_of
 from cfnsr.evaluation import tables
-from cfnsr.figures.examples import LARGEST_Z, Z_LABELS, spread
+from cfnsr.figures.examples import draw_mfcc, film_strips, mark_z, spread
 from cfnsr.figures.style import BLUE, GREY, STYLE, drawn, entitle, nothing
 
 _MAP_COLOURS = "RdBu_r"  # told apart by colour-blind readers, white at 1
@@ -92,20 +91,9 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
         low, high = ([reach(piece) for piece in pieces] for reach in (np.min, np.max))
         above[0].fill_between(start_s + ends_s, low, high, color=GREY, linewidth=0)
         above[0].set_ylabel("amplitude,\nfull scale 1")
-    hop_s = HOP / settings.sample_rate_hz
-    image = axes[0].imshow(
-        mfcc,
-        "RdBu_r",
-        aspect="auto",
-        origin="lower",
-        interpolation="nearest",
-        vmin=-LARGEST_Z,
-        vmax=LARGEST_Z,
-        extent=_extent(start_s, hop_s, mfcc.shape[1], len(mfcc)),
-    )
+    image = draw_mfcc(axes[0], mfcc, settings)
     axes[0].set_ylabel("MFCC")
-    bar = figure.colorbar(image, ax=axes[0], label="sd from\nthe mean", pad=0.01)
-    bar.set_ticks([-LARGEST_Z, 0, LARGEST_Z], labels=Z_LABELS)
+    mark_z(figure.colorbar(image, ax=axes[0], label="sd from\nthe mean", pad=0.01))
     step_s = float(np.diff(times_s).mean())
     for layer, axis in enumerate(axes[1:-1]):
         axis.imshow(
@@ -286,24 +274,12 @@ def on_frames(
         maps: (clip, frame, S, S), multiples of uniform.
         labels: of the clips.
     """
-    n_clips, n_frames = maps.shape[:2]
-    shown = np.unique(np.linspace(0, n_frames - 1, min(n_frames, _MOST_FRAMES)).round().astype(int))
-    figure, axes = plt.subplots(
-        n_clips,
-        len(shown),
-        figsize=(0.95 * len(shown) + 2.2, 1.05 * n_clips + 0.9),
-        squeeze=False,
-    )
+    figure, axes, shown = film_strips(labels, maps.shape[1], _MOST_FRAMES, (0.95, 1.05), (2.2, 0.9))
     norm = _strength(maps)
     for clip, line in enumerate(axes):
         for axis, frame in zip(line, shown, strict=True):
-            _overlay(
-                axis, None if pictures is None else pictures[clip, frame], maps[clip, frame], norm
-            )
-        line[0].set_ylabel(labels[clip], rotation=0, ha="right", va="center")
-    for axis, frame in zip(axes[-1], shown, strict=True):
-        axis.set_xlabel(f"{frame + 1}")
-    figure.supxlabel(f"frame, of {n_frames} spaced over the clip", fontsize=8)
+            picture = None if pictures is None else pictures[clip, frame]
+            _overlay(axis, picture, maps[clip, frame], norm)
     _strength_bar(figure, axes, norm)
     entitle(figure, title)
     return figure

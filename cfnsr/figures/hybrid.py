@@ -28,9 +28,7 @@ def segments(segment_mel: np.ndarray, frames: np.ndarray, title: str) -> Figure:
         )
         column[0].set_title(f"segment {i + 1}")
         for axis, place in zip(column[1:], shown.values(), strict=True):
-            picture = seen[i, place]
-            strokes = picture.shape[-1] == 1
-            axis.imshow(picture[..., 0] if strokes else picture, "gray", vmin=0, vmax=255)
+            axis.imshow(seen[i, place], "gray", vmin=0, vmax=255)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)

@@ -14,7 +14,6 @@ def bars(mean: pd.Series, title: str) -> Figure:
 
     Args:
         mean: by emotion, over the clip's windows; the first is on top.
-        title: what is shown.
     """
     ordered = mean[::-1]
     figure, axis = plt.subplots(figsize=(5.6, 2.9))
@@ -36,7 +35,6 @@ def timeline(table: pd.DataFrame, title: str) -> Figure:
     Args:
         table: start_s, end_s, emotion, probability; all emotions of a window together; two windows
             or more.
-        title: what is shown.
     """
     windows = table[["start_s", "end_s"]].drop_duplicates()
     emotions = table["emotion"].unique()

@@ -20,31 +20,22 @@ from cfnsr.figures.style import (
     count_epochs,
     drawn,
     entitle,
+    to_ends,
 )
 from cfnsr.models.registry import REFERENCE, TABLE_1, find
 from cfnsr.reanalysis.printed import N_CLIPS, N_CLIPS_TESTED
-from cfnsr.reanalysis.released_log import LogRule, chosen_epochs
+from cfnsr.reanalysis.released_log import LOG_RULES, LogRule, chosen_epochs
 
 PAPER = "as reported in the paper, RAVDESS"
 LOG = "authors' released log, RAVDESS, 5 folds"
-COLOURS: dict[LogRule, str] = {
-    "best test epoch": RULE_COLOURS["best test epoch"],
-    "best common epoch": VERMILLION,
-    "chosen on other folds": RULE_COLOURS["chosen on other folds"],
-    "last epoch": RULE_COLOURS["last epoch"],
-}
+COLOURS = {rule: RULE_COLOURS.get(rule, VERMILLION) for rule in LOG_RULES}
 #: Shapes and sizes, so that marks on the same epoch stand around each other.
-_MARKERS: dict[LogRule, tuple[str, int]] = {
-    "best test epoch": ("o", 10),
-    "best common epoch": ("s", 7),
-    "chosen on other folds": ("D", 5),
-    "last epoch": (".", 8),
-}
+_MARKERS = dict(zip(LOG_RULES, [("o", 10), ("s", 7), ("D", 5), (".", 8)], strict=True))
 
 
 @drawn
 def possible_accuracies(table: pd.DataFrame) -> Figure:
-    """`reanalysis.possible_rows` as a matrix, with the number of clips where there is one."""
+    """`printed.possible_rows` as a matrix, with the number of clips where there is one."""
     columns = {"possible_of_1440": N_CLIPS, "possible_of_1200": N_CLIPS_TESTED}
     accuracy = table["accuracy_pct"].to_numpy()
     possible = table[list(columns)].to_numpy(bool)
@@ -109,17 +100,15 @@ def selection_rules(
         axis.plot(value, y, "o", color=COLOURS[rule], markersize=8)
         labels.append(f"{rule}  {value:.2f}")
     on_others = rules["rule"].tolist().index("chosen on other folds")
-    if len(ties):
-        first = ties["mean_accuracy_pct"].iloc[0]
-        axis.plot(
-            first,
-            on_others,
-            "o",
-            markersize=8,
-            color=COLOURS["chosen on other folds"],
-            markerfacecolor="none",
-            label="tie decided for the earlier epoch",
-        )
+    axis.plot(
+        ties["mean_accuracy_pct"].iloc[0],
+        on_others,
+        "o",
+        markersize=8,
+        color=COLOURS["chosen on other folds"],
+        markerfacecolor="none",
+        label="tie decided for the earlier epoch",
+    )
     axis.set_yticks(height, labels)
     axis.set_ylim(len(rules) - 0.5, -0.5)
     axis.use_sticky_edges = False  # else the axis starts where the longest bar does
@@ -178,10 +167,9 @@ def log_curves(accuracy: np.ndarray) -> Figure:
 
 @drawn
 def resolution(table: pd.DataFrame, found_points: float) -> Figure:
-    """`reanalysis.resolution`: each accuracy with its interval, and whether it is CFN-SR's.
+    """`printed.resolution`: each accuracy with its interval, and whether it is CFN-SR's.
 
     Args:
-        table: the lines.
         found_points: the smallest true difference that an unpaired test finds in 80 % of samples.
     """
     rows = table["row"].tolist()
@@ -202,10 +190,14 @@ def resolution(table: pd.DataFrame, found_points: float) -> Figure:
         (~resolved & ~is_own, "s", ORANGE, "not told apart from CFN-SR"),
         (is_own, "D", "black", find(REFERENCE).label),
     ):
-        value = table["accuracy_pct"][lines]
-        ends = [value - table["ci_low_pct"][lines], table["ci_high_pct"][lines] - value]
         axis.errorbar(
-            value, height[lines], xerr=ends, fmt=shape, color=colour, markersize=5, label=label
+            table["accuracy_pct"][lines],
+            height[lines],
+            xerr=to_ends(table[lines]),
+            fmt=shape,
+            color=colour,
+            markersize=5,
+            label=label,
         )
     axis.set_yticks(height, [find(row).label for row in rows])
     axis.set_ylim(height[-1] + 0.6, -0.6)

@@ -33,6 +33,8 @@ from cfnsr.figures.style import (
     drawn,
     entitle,
     ink_cells,
+    nothing,
+    to_ends,
 )
 from cfnsr.models.registry import find
 from cfnsr.training.runs import Run
@@ -80,13 +82,14 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
         axis.barh(position, ceiling, 0.86, color=LIGHT_GREY, label="best possible accuracy")
     chance_pct = ceilings["chance_pct"].max()
     axis.axvline(chance_pct, linestyle=":", color=GREY, label=f"chance, {chance_pct:.1f} %")
-    offsets = dict(zip(rules, _offsets(len(rules)), strict=True))
+    # Within a line of height 1.
+    offsets = {rule: 0.2 * (i - (len(rules) - 1) / 2) for i, rule in enumerate(rules)}
     for rule, offset in offsets.items():
         lines = table[table["rule"] == rule]
         axis.errorbar(
             lines["accuracy_pct"],
             [rows.index(row) + offset for row in lines["row"]],
-            xerr=_to_ends(lines),
+            xerr=to_ends(lines),
             fmt=_RULE_MARKS[rule],
             color=RULE_COLOURS[rule],
             markersize=4,
@@ -127,19 +130,20 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
     n_seeds = {name: len({run.seed for run in runs}) for name, runs in runs_by_row.items()}
     means = means.sort_index(axis=1).rename(index=lambda name: with_seeds(name, n_seeds[name]))
     size = (0.7 * max(means.shape[1], 4) + 3, 0.34 * len(means) + 1.5)
+    people = sorted({len(of_fold) for of_fold in next(iter(runs_by_row.values()))[0].corpus.groups})
+    n_people = "four" if people == [4] else " to ".join(map(str, people))
     figure, axis = plt.subplots(figsize=size)
-    if not means.empty:
-        sns.heatmap(
-            means,
-            annot=True,
-            fmt=".1f",
-            cmap="cividis",
-            linewidths=0.5,
-            cbar_kws={"label": "accuracy, % of clips"},
-            ax=axis,
-        )
-        ink_cells(axis)
-    axis.set(xlabel=f"fold ({_test_actors(runs_by_row)} test actors each)", ylabel="")
+    sns.heatmap(
+        means,
+        annot=True,
+        fmt=".1f",
+        cmap="cividis",
+        linewidths=0.5,
+        cbar_kws={"label": "accuracy, % of clips"},
+        ax=axis,
+    )
+    ink_cells(axis)
+    axis.set(xlabel=f"fold ({n_people} test actors each)", ylabel="")
     axis.tick_params(length=0, rotation=0)
     entitle(figure, title)
     return figure
@@ -151,8 +155,8 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
 
     A ring marks the mean's best epoch, a dot its last. A row without epochs is a line.
     """
-    n_columns = min(_N_PANELS_A_LINE, max(len(runs_by_row), 1))
-    n_lines = max(ceil(len(runs_by_row) / n_columns), 1)
+    n_columns = min(_N_PANELS_A_LINE, len(runs_by_row))
+    n_lines = ceil(len(runs_by_row) / n_columns)
     figure, panels = plt.subplots(
         n_lines,
         n_columns,
@@ -219,7 +223,7 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
         label = "one modality" if stage == "-" else f"{stage.lower()} fusion"
         accuracy_pct = of_stage["accuracy_pct"]
         panels[0].errorbar(
-            accuracy_pct, of_stage.index, xerr=_to_ends(of_stage), label=label, **mark
+            accuracy_pct, of_stage.index, xerr=to_ends(of_stage), label=label, **mark
         )
         for axis, column in zip(panels[1:], sizes, strict=True):
             known = of_stage[of_stage[column] > 0]
@@ -242,30 +246,28 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
 @drawn
 def wins(matrix: pd.DataFrame, title: str) -> Figure:
     """`evaluation.win_matrix`: whether the line's row beats the column's."""
+    if matrix.empty:
+        return nothing("fewer than two systems", title)
     labels = [find(str(name)).label for name in matrix.index]
     side = 0.26 * len(labels) + 2.6
     figure, axis = plt.subplots(figsize=(max(side, 5), side))
-    if matrix.empty:
-        axis.text(0.5, 0.5, "fewer than two systems", ha="center", va="center")
-        axis.set(xticks=[], yticks=[])
-    else:
-        colours = [colour for _, colour, _ in _OUTCOMES.values()]
-        axis.imshow(matrix, ListedColormap(colours), vmin=-1, vmax=1)
-        for line, column in np.argwhere(matrix.notna().to_numpy()):
-            sign, _, _ = _OUTCOMES[matrix.iloc[line, column]]
-            axis.text(column, line, sign, ha="center", va="center", fontsize=8)
-        ticks = np.arange(len(labels))
-        axis.set_xticks(ticks, labels, rotation=90)
-        axis.set_yticks(ticks, labels)
-        axis.set_xticks(ticks[1:] - 0.5, minor=True)
-        axis.set_yticks(ticks[1:] - 0.5, minor=True)
-        axis.grid(which="minor", color="white", linewidth=1.5)
-        axis.spines[:].set_visible(False)
-        patches = [
-            Patch(facecolor=colour, label=f"{sign} {word}".strip())
-            for sign, colour, word in _OUTCOMES.values()
-        ]
-        figure.legend(handles=patches, loc="outside lower center", ncols=3)
+    colours = [colour for _, colour, _ in _OUTCOMES.values()]
+    axis.imshow(matrix, ListedColormap(colours), vmin=-1, vmax=1)
+    for line, column in np.argwhere(matrix.notna().to_numpy()):
+        sign, _, _ = _OUTCOMES[matrix.iloc[line, column]]
+        axis.text(column, line, sign, ha="center", va="center", fontsize=8)
+    ticks = np.arange(len(labels))
+    axis.set_xticks(ticks, labels, rotation=90)
+    axis.set_yticks(ticks, labels)
+    axis.set_xticks(ticks[1:] - 0.5, minor=True)
+    axis.set_yticks(ticks[1:] - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.5)
+    axis.spines[:].set_visible(False)
+    patches = [
+        Patch(facecolor=colour, label=f"{sign} {word}".strip())
+        for sign, colour, word in _OUTCOMES.values()
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3)
     axis.set(xlabel="against", ylabel="")
     axis.tick_params(which="both", length=0)
     entitle(figure, title)
@@ -373,12 +375,11 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
         ("without", "without cross-modal blocks", ORANGE, -0.14),
         ("with", "CFN-SR", BLUE, 0.14),
     ):
-        accuracy = table[f"accuracy_pct_{which}"]
-        ends = table[[f"ci_low_pct_{which}", f"ci_high_pct_{which}"]].to_numpy().T
+        names = [f"{name}_{which}" for name in ("accuracy_pct", "ci_low_pct", "ci_high_pct")]
         left.errorbar(
-            accuracy,
+            table[names[0]],
             position + offset,
-            xerr=np.abs(ends - accuracy.to_numpy()),
+            xerr=to_ends(table, *names),
             fmt="o",
             color=colour,
             markersize=5,
@@ -388,32 +389,9 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
     left.set_yticks(position, [fill(label, 22) for label in table["label"]])
     left.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    ends = table[["ci_low_pct", "ci_high_pct"]].to_numpy().T
-    gain = table["difference_pct"]
-    right.errorbar(
-        gain, position, xerr=np.abs(ends - gain.to_numpy()), fmt="D", color=BLUE, markersize=5
-    )
+    gain, ends = table["difference_pct"], to_ends(table, "difference_pct")
+    right.errorbar(gain, position, xerr=ends, fmt="D", color=BLUE, markersize=5)
     right.axvline(0, color=GREY, linestyle=":")
     right.set_xlabel("gain of the blocks, points")
     entitle(figure, title)
     return figure
-
-
-def _offsets(n: int) -> np.ndarray:
-    """Where n points stand within a line of height 1."""
-    return 0.2 * (np.arange(n) - (n - 1) / 2)
-
-
-def _to_ends(lines: pd.DataFrame) -> np.ndarray:
-    """How far the interval reaches below and above the accuracy, (2, line); nan without one."""
-    accuracy = lines["accuracy_pct"].to_numpy(float)
-    below = accuracy - lines["ci_low_pct"].to_numpy(float)
-    above = lines["ci_high_pct"].to_numpy(float) - accuracy
-    return np.maximum(np.stack([below, above]), 0)  # rounding
-
-
-def _test_actors(runs_by_row: Mapping[str, Sequence[Run]]) -> str:
-    """How many people the folds test."""
-    groups = next((runs[0].corpus.groups for runs in runs_by_row.values() if runs), ())
-    sizes = sorted({len(group) for group in groups} or {4})
-    return "four" if sizes == [4] else " to ".join(map(str, sizes))

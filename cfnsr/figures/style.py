@@ -89,7 +89,12 @@ def nothing(sentence: str, title: str) -> Figure:
     return figure
 
 
-def to_ends(lines: pd.DataFrame, value: str, low: str, high: str) -> np.ndarray:
+def to_ends(
+    lines: pd.DataFrame,
+    value: str = "accuracy_pct",
+    low: str = "ci_low_pct",
+    high: str = "ci_high_pct",
+) -> np.ndarray:
     """How far intervals reach below and above their values, (2, line); nan without one."""
     values = lines[value].to_numpy(float)
     below, above = values - lines[low].to_numpy(float), lines[high].to_numpy(float) - values
