@@ -188,7 +188,8 @@ def animation(study: Study, look: Look, title: str, path: Path, overlays: bool =
 
     Where no person may be shown, the map alone on a schematic face. Equal input gives equal bytes.
     """
-    map_, shots = look.of_face, []
+    map_ = look.of_face
+    shots: list[Image.Image] = []
     with plt.rc_context(STYLE):
         if map_ is None:
             figures = iter([_no_face(study, look, title)])

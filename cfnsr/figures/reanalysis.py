@@ -28,7 +28,7 @@ from cfnsr.reanalysis.released_log import LOG_RULES, LogRule, chosen_epochs
 
 PAPER = "as reported in the paper, RAVDESS"
 LOG = "authors' released log, RAVDESS, 5 folds"
-COLOURS = {rule: RULE_COLOURS.get(rule, VERMILLION) for rule in LOG_RULES}
+COLOURS = RULE_COLOURS | {"best common epoch": VERMILLION}
 #: Shapes and sizes, so that marks on the same epoch stand around each other.
 _MARKERS = dict(zip(LOG_RULES, [("o", 10), ("s", 7), ("D", 5), (".", 8)], strict=True))
 
