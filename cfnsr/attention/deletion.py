@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 from scipy import special
 
+from cfnsr.attention.maps import Modality
 from cfnsr.data.clips import Arrays
-from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.training.trained import Viewed
 
 #: A score of each clip, (clip,), when the regions of a bool (clip, region) are hidden.
@@ -101,71 +100,34 @@ def _scores(score: Score, order: np.ndarray, area: np.ndarray) -> np.ndarray:
     return np.stack([np.interp(_SHARES, *pair) for pair in zip(share, found, strict=True)], axis=1)
 
 
-def hide(
-    values: np.ndarray, silent: np.ndarray, hidden: np.ndarray, regions: np.ndarray
-) -> np.ndarray:
-    """A copy in which hidden regions are those of `silent`.
+def score_of(
+    view: Viewed, arrays: Arrays, silence: Arrays, modality: Modality, regions: np.ndarray
+) -> Score:
+    """Probability of the emotion predicted from the whole clip, as parts of it are hidden.
 
-    Args:
-        values: (clip, *where, channel); silent: (*where, channel), see
-            `cfnsr.training.trained.Trained.silence`;
-        hidden: bool (clip, region); regions: int (*where), the region of each place.
-    """
-    return np.where(hidden[:, regions][..., None], silent, values)
-
-
-def video_score(view: Viewed, arrays: Arrays, silence: Arrays, regions: np.ndarray) -> Score:
-    """Probability of the emotion predicted from the whole clip, as parts of the picture are hidden.
+    What is hidden is that of `silence`.
 
     Args:
         view: of `arrays`.
-        regions: int (frame, S, S), see `cfnsr.attention.maps.video_regions`.
+        silence: see `cfnsr.training.trained.Trained.silence`.
+        modality: what is hidden, parts of the picture or moments of the MFCCs.
+        regions: the region of each place, int (frame, S, S) or (time,).
     """
     whole = view.logits(arrays).argmax(axis=1)
+    # Of a hidden picture the encoder has seen nothing yet.
+    name, shown = ("frames", view.trained) if modality == "video" else ("mfcc", view)
+    known: dict[bytes, np.ndarray] = {}
 
     def score(hidden: np.ndarray) -> np.ndarray:
-        shown = hide(arrays["frames"], silence["frames"], hidden, regions)
-        return _probability(view.trained.logits({**arrays, "frames": shown}), whole)
+        key = hidden.tobytes()  # every curve begins with nothing and ends with everything hidden
+        if key not in known:
+            # clip frame line column channel, or clip coefficient time
+            where = np.expand_dims(hidden[:, regions], -1 if name == "frames" else 1)
+            spoilt = np.where(where, silence[name], arrays[name])
+            known[key] = _probability(shown.logits({**arrays, name: spoilt}), whole)
+        return known[key]
 
-    return _remembering_ends(score)
-
-
-def audio_score(view: Viewed, arrays: Arrays, silence: Arrays, regions: np.ndarray) -> Score:
-    """Likewise, as moments of the MFCCs are hidden.
-
-    Args:
-        regions: int (time,), see `cfnsr.attention.maps.audio_regions`.
-    """
-    whole = view.logits(arrays).argmax(axis=1)
-    by_time = arrays["mfcc"].swapaxes(1, 2)  # clip time coefficient
-
-    def score(hidden: np.ndarray) -> np.ndarray:
-        heard = hide(by_time, silence["mfcc"].T, hidden, regions)
-        return _probability(view.logits({**arrays, "mfcc": heard.swapaxes(1, 2)}), whole)
-
-    return _remembering_ends(score)
-
-
-def _remembering_ends(score: Score) -> Score:
-    """Every curve begins with nothing and ends with everything hidden: once is enough."""
-    ends: dict[bool, np.ndarray] = {}
-
-    def remembered(hidden: np.ndarray) -> np.ndarray:
-        everything = bool(hidden.all())
-        if hidden.any() and not everything:
-            return score(hidden)
-        if everything not in ends:
-            ends[everything] = score(hidden)
-        return ends[everything]
-
-    return remembered
-
-
-def by_actor(values: np.ndarray, actor: np.ndarray) -> dict[str, float]:
-    """The mean over clips with its 95 % interval over actors."""
-    sums = pd.DataFrame({"value": values, "n": 1}).groupby(actor).sum()
-    low, high = actor_interval(sums["value"], sums["n"])
-    return {"mean": float(values.mean()), "ci_low": low, "ci_high": high}
+    return score
 
 
 def _probability(logits: np.ndarray, emotion: np.ndarray) -> np.ndarray:

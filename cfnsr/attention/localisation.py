@@ -6,19 +6,18 @@ hits if it prefers that part to the other: half of the maps do by chance.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import cv2
 import numpy as np
 import pandas as pd
 
+from cfnsr.attention.interval import ratio
 from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.cues import Part
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
 from cfnsr.data.video import choose_frames
 from cfnsr.errors import InputError
-from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.params import DrawnClips, Preprocess
 
 #: What is drawn of each part of a face that can show an emotion, each as its own hull.
@@ -34,42 +33,25 @@ _HULLS: dict[Part, list[list[int]]] = {
 _MARGIN = 0.02  # of the picture's width: a stroke reaches beyond its points
 
 
-@dataclass(frozen=True, eq=False)
-class Overlap:
-    """How much of each clip's map lies on the cue, and how much would by chance; (clip,)."""
-
-    found: np.ndarray
-    by_chance: np.ndarray
-
-    @classmethod
-    def joined(cls, parts: Sequence["Overlap"]) -> "Overlap":
-        """All clips of several."""
-        return cls(
-            np.concatenate([part.found for part in parts]),
-            np.concatenate([part.by_chance for part in parts]),
-        )
-
-
-def face_cue(
-    landmarks: np.ndarray, settings: Preprocess, parts: Sequence[Part] = ("upper", "lower")
-) -> np.ndarray:
-    """Where brows and eyes, mouth or both are in the face crops of a clip: bool (n_frames, S, S).
+def face_cues(landmarks: np.ndarray, settings: Preprocess) -> dict[Part, np.ndarray]:
+    """Where brows and eyes, and where the mouth are in a clip's crops: bool (n_frames, S, S) each.
 
     Args:
         landmarks: (frame, 68, 2), pixels of the full frame, of the whole clip.
     """
     size = settings.frame_size
     chosen = landmarks[choose_frames(len(landmarks), settings)]
-    masks = np.zeros((len(chosen), size, size), np.uint8)
+    masks = {part: np.zeros((len(chosen), size, size), np.uint8) for part in _HULLS}
     margin_px = 2 * max(1, round(_MARGIN * size)) + 1
-    for mask, points in zip(masks, chosen, strict=True):
+    for i, points in enumerate(chosen):
         low = np.maximum(np.floor(points.min(axis=0)), 0)
         high = np.minimum(np.ceil(points.max(axis=0)), (FRAME_WIDTH, FRAME_HEIGHT))
         in_crop = np.round((points - low) * size / (high - low) - 0.5).astype(np.int32)
-        for hull in (hull for part in parts for hull in _HULLS[part]):
-            cv2.fillConvexPoly(mask, cv2.convexHull(in_crop[hull]), 1)
-        cv2.dilate(mask, np.ones((margin_px, margin_px), np.uint8), dst=mask)
-    return masks.astype(bool)
+        for part, hulls in _HULLS.items():
+            for hull in hulls:
+                cv2.fillConvexPoly(masks[part][i], cv2.convexHull(in_crop[hull]), 1)
+            cv2.dilate(masks[part][i], np.ones((margin_px, margin_px), np.uint8), masks[part][i])
+    return {part: mask.astype(bool) for part, mask in masks.items()}
 
 
 def voice_cues(
@@ -84,28 +66,27 @@ def voice_cues(
     return np.clip(high - low, 0, None) / step_s
 
 
-def face_overlap(maps: np.ndarray, cues: np.ndarray, regions: np.ndarray) -> Overlap:
-    """How much of each map lies on the face's cue, against a uniform map.
+def face_overlap(maps: np.ndarray, cues: np.ndarray, regions: np.ndarray) -> pd.DataFrame:
+    """How much of each map lies on the face's cue, and of a uniform one: found, by_chance.
 
     A position's weight is spread over the pixels that are nearest to it.
 
     Args:
-        maps: (clip, S, H, W), at least 0.
+        maps: (clip, position), at least 0.
         cues: bool (clip, frame, height, width).
         regions: int (frame, height, width), the position of each pixel.
     """
-    n_positions = maps[0].size
+    n_positions = maps.shape[1]
     n_pixels = np.bincount(regions.ravel(), minlength=n_positions)
     cue_share = np.stack(
         [np.bincount(regions[cue], minlength=n_positions) / np.maximum(n_pixels, 1) for cue in cues]
     )
-    weights = maps.reshape(len(maps), -1)
-    found = (weights * cue_share).sum(axis=1) / weights.sum(axis=1)
-    return Overlap(found, cue_share.mean(axis=1))
+    found = (maps * cue_share).sum(axis=1) / maps.sum(axis=1)
+    return pd.DataFrame({"found": found, "by_chance": cue_share.mean(axis=1)})
 
 
-def voice_overlap(maps: np.ndarray, cues: np.ndarray) -> Overlap:
-    """How much of each map lies in the voice's stretch, against the other clips' stretches.
+def voice_overlap(maps: np.ndarray, cues: np.ndarray) -> pd.DataFrame:
+    """How much of each map lies in the voice's stretch, and in the other clips' stretches.
 
     So a liking for the clip's middle, where most stretches are, earns nothing.
 
@@ -119,40 +100,40 @@ def voice_overlap(maps: np.ndarray, cues: np.ndarray) -> Overlap:
         raise InputError("a voice's cue needs a second clip's to compare with; found one clip")
     found = maps / maps.sum(axis=1, keepdims=True) @ cues.T  # clip, clip whose stretch it is
     own = np.diag(found)
-    return Overlap(own, (found.sum(axis=1) - own) / (len(found) - 1))
+    by_chance = (found.sum(axis=1) - own) / (len(found) - 1)
+    return pd.DataFrame({"found": own, "by_chance": by_chance})
 
 
-def hits(named: Overlap, other: Overlap) -> np.ndarray:
+def hits(named: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     """Whether each clip's map prefers the part that the voice names to the other, bool (clip,).
 
     Each part's share of the map counts by what a uniform map would have there.
     """
-    return named.found / named.by_chance > other.found / other.by_chance
+    return named["found"] / named["by_chance"] > other["found"] / other["by_chance"]
 
 
-def hit_rate(hit: np.ndarray, actor: np.ndarray) -> dict[str, float | int]:
-    """How many of all maps hit, in percent, with its 95 % interval over actors."""
-    by_actor = pd.Series(hit).groupby(actor).agg(["sum", "count"])
-    low, high = actor_interval(by_actor["sum"], by_actor["count"])
+def hit_rate(clips: pd.DataFrame) -> dict[str, float | int]:
+    """How many clips (hit, actor) are hit, in percent, with its 95 % interval over actors."""
+    rate, low, high = ratio(clips["hit"], np.ones(len(clips)), clips["actor"])
     return {
-        "hit_pct": 100 * float(hit.mean()),
+        "hit_pct": 100 * rate,
         "ci_low_pct": 100 * low,
         "ci_high_pct": 100 * high,
-        "n_clips": len(hit),
-        "n_actors": len(by_actor),
+        "n_clips": len(clips),
+        "n_actors": clips["actor"].nunique(),
     }
 
 
-def lift(overlap: Overlap, actor: np.ndarray) -> dict[str, float | int | str]:
-    """The lift of all clips, its 95 % interval over actors, and what that says of chance."""
-    by_actor = pd.DataFrame(vars(overlap)).groupby(actor).sum()
-    low, high = actor_interval(by_actor["found"], by_actor["by_chance"])
+def lift(clips: pd.DataFrame) -> dict[str, float | int | str]:
+    """The lift of clips (found, by_chance, actor), its 95 % interval over actors, and a verdict."""
+    value, low, high = ratio(clips["found"], clips["by_chance"], clips["actor"])
     verdict = "above" if low > 1 else "below" if high < 1 else "at"
+    n_actors = clips["actor"].nunique()
     return {
-        "lift": float(overlap.found.sum() / overlap.by_chance.sum()),
+        "lift": value,
         "ci_low": low,
         "ci_high": high,
-        "against_chance": verdict if len(by_actor) > 1 else "",
-        "n_clips": len(overlap.found),
-        "n_actors": len(by_actor),
+        "against_chance": verdict if n_actors > 1 else "",
+        "n_clips": len(clips),
+        "n_actors": n_actors,
     }

@@ -3,10 +3,12 @@
 Nothing here changes a model or its logits.
 """
 
-from collections.abc import Callable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -25,18 +27,20 @@ from cfnsr.params import Preprocess
 from cfnsr.training.trained import Trained, Viewed
 
 Modality = Literal["video", "audio"]
+#: Of a gated network; that of the face may be its motion, not video.
+Stream = Literal["face", "voice"]
 
 
 @dataclass(frozen=True, eq=False)
 class Gate:
-    """By how much the channels of one modality are rescaled at one place of a network.
+    """By how much the channels of one stream are rescaled at one place of a network.
 
     `values` is (clip, channel). `neutral` is a gate that expresses no preference: 1/2 of a
     sigmoid, one over the number of blocks that compete in a softmax.
     """
 
     place: str
-    modality: Modality
+    stream: Stream
     values: np.ndarray
     neutral: float
 
@@ -67,33 +71,35 @@ class Maps:
         return self.logits.argmax(axis=1)
 
 
-@dataclass
 class _Heard:
-    self_attention: list[Tensor] = field(default_factory=list)
-    cross_modal: list[Tensor] = field(default_factory=list)
-    gates: list[tuple[str, Modality, Tensor, float]] = field(default_factory=list)
+    """What was heard, by the module or gate that said it: a tensor (clip, ...) a batch."""
+
+    def __init__(self) -> None:
+        self.self_attention: dict[str, list[Tensor]] = defaultdict(list)
+        self.cross_modal: list[Tensor] = []
+        self.gates: dict[tuple[str, Stream, float], list[Tensor]] = defaultdict(list)
 
 
 @torch.no_grad()
-def record(model: nn.Module, *inputs: Tensor) -> Maps:
-    """Run the model once, in evaluation mode, on a batch, and keep what it attended to."""
+def record(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Maps:
+    """Run the model, in evaluation mode, on batches of clips, and keep what it attended to."""
     assert not model.training, "dropout would hide a part of the attention; call model.eval()"
     with _listening(model) as heard:
-        logits = model(*inputs)
-    layers = heard.self_attention
-    over_video = over_audio = None
-    if heard.cross_modal:
-        (over,) = heard.cross_modal  # clip S H W
-        if isinstance(model, VideoToAudio):
-            over_audio = _numpy(over.flatten(1))
-        else:
-            over_video = _numpy(over)
+        logits = [model(*inputs) for inputs in batches]
+    layers = [torch.cat(layer) for layer in heard.self_attention.values()]
+    over = _numpy(torch.cat(heard.cross_modal)) if heard.cross_modal else None
+    of_sound = None
+    if over is not None and isinstance(model, VideoToAudio):
+        over, of_sound = None, over.reshape(len(over), -1)
     return Maps(
-        _numpy(logits),
+        _numpy(torch.cat(logits)),
         _numpy(torch.stack(layers, dim=1)) if layers else None,
-        over_video,
-        over_audio,
-        tuple(Gate(place, of, _numpy(gate), neutral) for place, of, gate, neutral in heard.gates),
+        over,
+        of_sound,
+        tuple(
+            Gate(name.split("_")[0], stream, _numpy(torch.cat(gates)), neutral)
+            for (name, stream, neutral), gates in heard.gates.items()
+        ),
     )
 
 
@@ -104,25 +110,7 @@ def read_maps(view: Viewed, arrays: Arrays) -> Maps:
         view: the clips, from `Trained.view`.
         arrays: what the model is given with them, unscaled.
     """
-    model = view.trained.model
-    parts = [record(model, *inputs) for inputs in view.batches(arrays)]
-
-    def joined(name: str) -> np.ndarray | None:
-        arrays = [getattr(part, name) for part in parts]
-        return None if arrays[0] is None else np.concatenate(arrays)
-
-    gates = tuple(
-        Gate(first.place, first.modality, np.concatenate([gate.values for gate in same]), neutral)
-        for same in zip(*(part.gates for part in parts), strict=True)
-        for first, neutral in [(same[0], same[0].neutral)]
-    )
-    return Maps(
-        np.concatenate([part.logits for part in parts]),
-        joined("self_attention"),
-        joined("cross_modal"),
-        joined("cross_modal_audio"),
-        gates,
-    )
+    return record(view.trained.model, view.batches(arrays))
 
 
 def rollout(self_attention: np.ndarray) -> np.ndarray:
@@ -234,19 +222,11 @@ def video_regions(trained: Trained, n_positions: tuple[int, ...]) -> np.ndarray:
     return (slices[:, None, None] * n_lines + lines[:, None]) * n_columns + columns
 
 
-def audio_regions(trained: Trained, n_tokens: int, n_times: int) -> np.ndarray:
-    """Which token is nearest to each MFCC vector: int (time,)."""
-    model: Any = trained.model
-    return audio_axis(model.audio).nearest(n_tokens, n_times)
-
-
 @contextmanager
 def _listening(model: nn.Module) -> Iterator[_Heard]:
     heard = _Heard()
     handles = [
-        handle
-        for name, module in model.named_modules()
-        for handle in _hooks(module, name.split("_")[0], heard)
+        handle for name, module in model.named_modules() for handle in _hooks(module, name, heard)
     ]
     try:
         yield heard
@@ -255,38 +235,28 @@ def _listening(model: nn.Module) -> Iterator[_Heard]:
             handle.remove()
 
 
-def _hooks(module: nn.Module, place: str, heard: _Heard) -> list[Any]:
+def _hooks(module: nn.Module, name: str, heard: _Heard) -> list[Any]:
     """Hooks that only look; none of them returns anything."""
     if isinstance(module, SelfAttention):
-
-        def keep_weights(_: nn.Module, __: Any, output: tuple[Tensor, Tensor]) -> None:
-            heard.self_attention.append(output[1])
-
-        return [module.register_forward_hook(keep_weights)]
+        layer = heard.self_attention[name]
+        return [module.register_forward_hook(lambda *call: layer.append(call[2][1]))]
     if isinstance(module, CrossModalAttention):
-
-        def keep_map(_: nn.Module, __: Any, output: Tensor) -> None:
-            heard.cross_modal.append(output)
-
-        return [module.register_forward_hook(keep_map)]
+        return [module.register_forward_hook(lambda *call: heard.cross_modal.append(call[2]))]
     if isinstance(module, TransferModule):
 
-        def keeper(modality: Modality) -> Callable[[nn.Module, Any, Tensor], None]:
-            def keep_gate(_: nn.Module, __: Any, output: Tensor) -> None:
-                heard.gates.append((place, modality, output.sigmoid(), 0.5))
-
-            return keep_gate
+        def keep_gate(stream: Stream, _: nn.Module, __: Any, output: Tensor) -> None:
+            heard.gates[name, stream, 0.5].append(output.sigmoid())
 
         return [
-            module.excite_video.register_forward_hook(keeper("video")),
-            module.excite_audio.register_forward_hook(keeper("audio")),
+            module.excite_video.register_forward_hook(partial(keep_gate, "face")),
+            module.excite_audio.register_forward_hook(partial(keep_gate, "voice")),
         ]
     if isinstance(module, SplitAttention):
-        return _split_attention_hooks(module, place, heard)
+        return _split_attention_hooks(module, name, heard)
     return []
 
 
-def _split_attention_hooks(module: SplitAttention, place: str, heard: _Heard) -> list[Any]:
+def _split_attention_hooks(module: SplitAttention, name: str, heard: _Heard) -> list[Any]:
     scores: list[Tensor] = []
 
     def keep_scores(_: nn.Module, __: Any, output: Tensor) -> None:
@@ -295,12 +265,11 @@ def _split_attention_hooks(module: SplitAttention, place: str, heard: _Heard) ->
     def keep_gates(_: nn.Module, inputs: tuple[Tensor, Tensor], __: Any) -> None:
         n_blocks = sum(module.n_blocks)
         gates = scores[0].unflatten(1, (n_blocks, module.n_block_channels)).softmax(dim=1)
-        of_modality = gates.split(module.n_blocks, dim=1)
-        modalities: tuple[Modality, Modality] = ("video", "audio")
-        for modality, gate, features in zip(modalities, of_modality, inputs, strict=True):
+        of_stream = gates.split(module.n_blocks, dim=1)
+        for stream, gate, features in zip(get_args(Stream), of_stream, inputs, strict=True):
             # The last block may be filled up with zeros; their gates act on nothing.
             used = gate.flatten(1)[:, : features.shape[1]]
-            heard.gates.append((place, modality, used, 1 / n_blocks))
+            heard.gates[name, stream, 1 / n_blocks].append(used)
 
     return [
         module.excite.register_forward_hook(keep_scores),

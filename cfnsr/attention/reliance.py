@@ -15,32 +15,16 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cfnsr.attention.interval import ratio
 from cfnsr.data import audio, preprocess
 from cfnsr.data.clips import Arrays, Clips
 from cfnsr.errors import InputError
-from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.models.registry import find
 from cfnsr.params import Preprocess
-from cfnsr.training.trained import Trained, Viewed
+from cfnsr.training.trained import Viewed
 
 SNR_DB = (20.0, 10.0, 0.0, -10.0)
 DROPPED_PCT = (25.0, 50.0, 75.0)
-COLUMNS = (
-    "row",
-    "label",
-    "condition",
-    "level",
-    "accuracy_pct",
-    "ci_low_pct",
-    "ci_high_pct",
-    "change_pct",
-    "change_low_pct",
-    "change_high_pct",
-    "follows_pct",
-    "n_clips",
-    "n_actors",
-    "n_runs",
-)
 
 
 def media_of(index: pd.DataFrame, manifest: pd.DataFrame, root: Path) -> list[Path]:
@@ -125,21 +109,19 @@ def outcomes_of_run(
 
     Args:
         view: of the clips at `positions`, which are test clips of its run.
-        noisy_clips: all clips with noise in their sound, by the ratio in dB; see `noisy`.
+        noisy_clips: all clips with noise in their sound, by the ratio in dB; see `with_noise`.
 
     Returns:
         Columns condition, level (dB or % of the frames, nan where there is none), clip, actor,
         correct, follows (says the emotion of the swapped-in modality; nan elsewhere), weight.
     """
-    trained = view.trained
     emotion = clips.emotion[positions]
-    rng = np.random.default_rng([seed, trained.info["fold"]])
+    rng = np.random.default_rng([seed, view.trained.info["fold"]])
     donor = donors(emotion, rng)
     index = clips.index.iloc[positions][["clip", "actor"]].reset_index(drop=True)
     tables = []
-    for condition, level, logits in _answers(
-        trained, clips, noisy_clips, silence, positions, view, donor, rng
-    ):
+    answers = _answers(view, clips, positions, noisy_clips, silence, donor, rng)
+    for condition, level, logits in answers:
         says = logits.argmax(axis=1)
         follows = says == emotion[donor] if condition.endswith("swapped") else nan
         table = index.assign(
@@ -150,17 +132,17 @@ def outcomes_of_run(
 
 
 def _answers(
-    trained: Trained,
+    view: Viewed,
     clips: Clips,
+    positions: np.ndarray,
     noisy_clips: Mapping[float, Clips],
     silence: Arrays,
-    positions: np.ndarray,
-    view: Viewed,
     donor: np.ndarray,
     rng: np.random.Generator,
 ) -> Iterator[tuple[str, float, np.ndarray]]:
     """Condition, level and logits."""
-    row, arrays = trained.row, trained.arrays(clips, positions)
+    trained, row = view.trained, view.trained.row
+    arrays = trained.arrays(clips, positions)
     yield "intact", nan, view.logits(arrays)
     for modality, names in (("video", row.of_face), ("audio", row.of_voice)):
         if not names:
@@ -185,7 +167,7 @@ def _answers(
 
 
 def summarise(outcomes_by_row: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:
-    """One line a row, condition and level, with `COLUMNS`; a row's runs count alike.
+    """One line a row, condition and level, with its interval; a row's runs count alike.
 
     `change_pct` is the accuracy minus the intact one, its interval that of the paired difference.
     """
@@ -200,34 +182,24 @@ def summarise(outcomes_by_row: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataF
             before = intact.loc[pd.MultiIndex.from_frame(part[["run", "clip"]])].to_numpy()
             weight = part["weight"].to_numpy()
             right = weight * part["correct"].to_numpy()
-            accuracy, low, high = _percent(right, weight, part["actor"])
-            change, change_low, change_high = _percent(
-                right - weight * before, weight, part["actor"]
-            )
+            accuracy, low, high = ratio(right, weight, part["actor"])
+            change, change_low, change_high = ratio(right - weight * before, weight, part["actor"])
             lines.append(
                 {
                     "row": row,
                     "label": find(row).label,
                     "condition": condition,
                     "level": level,
-                    "accuracy_pct": accuracy,
-                    "ci_low_pct": low,
-                    "ci_high_pct": high,
-                    "change_pct": change,
-                    "change_low_pct": change_low,
-                    "change_high_pct": change_high,
+                    "accuracy_pct": 100 * accuracy,
+                    "ci_low_pct": 100 * low,
+                    "ci_high_pct": 100 * high,
+                    "change_pct": 100 * change,
+                    "change_low_pct": 100 * change_low,
+                    "change_high_pct": 100 * change_high,
                     "follows_pct": 100 * float((weight * part["follows"]).sum(skipna=False)),
                     "n_clips": part["clip"].nunique(),
                     "n_actors": part["actor"].nunique(),
                     "n_runs": len(runs),
                 }
             )
-    return pd.DataFrame(lines, columns=list(COLUMNS))
-
-
-def _percent(
-    values: np.ndarray, weight: np.ndarray, actor: pd.Series
-) -> tuple[float, float, float]:
-    sums = pd.DataFrame({"value": values, "weight": weight}).groupby(actor.to_numpy()).sum()
-    low, high = actor_interval(sums["value"], sums["weight"])
-    return 100 * float(values.sum() / weight.sum()), 100 * low, 100 * high
+    return pd.DataFrame(lines)

@@ -1,8 +1,9 @@
 """What notebook 04 tells: every run that there is, looked into once."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +13,9 @@ from tqdm import tqdm
 
 from cfnsr.attention import deletion
 from cfnsr.attention.deletion import Curves
+from cfnsr.attention.interval import ratio
 from cfnsr.attention.localisation import (
-    Overlap,
-    face_cue,
+    face_cues,
     face_overlap,
     hit_rate,
     hits,
@@ -27,7 +28,6 @@ from cfnsr.attention.maps import (
     Maps,
     Modality,
     audio_axis,
-    audio_regions,
     grad_cam,
     normalised,
     read_maps,
@@ -40,7 +40,7 @@ from cfnsr.data.audio import HOP
 from cfnsr.data.clips import Arrays, Clips
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import design
-from cfnsr.data.synthetic.cues import PARTS, takes_of
+from cfnsr.data.synthetic.cues import PARTS, Part, takes_of
 from cfnsr.errors import InputError
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
@@ -55,17 +55,6 @@ LOCALISATION_COLUMNS = (
     "ci_low",
     "ci_high",
     "against_chance",
-    "n_clips",
-    "n_actors",
-    "n_runs",
-)
-POINTING_COLUMNS = (
-    "row",
-    "label",
-    "map",
-    "hit_pct",
-    "ci_low_pct",
-    "ci_high_pct",
     "n_clips",
     "n_actors",
     "n_runs",
@@ -167,15 +156,13 @@ class Study:
 class Look:
     """One run, and what it attends to on all of its test clips.
 
-    `index`, `pictures` (clip, frame, S, S, channel), `arrays`, which the network is given,
-    unscaled, and `maps` are of these clips.
+    `index`, `arrays`, which the network is given, unscaled, and `maps` are of these clips.
     """
 
     folder: Path
     trained: Trained
     positions: np.ndarray
     index: pd.DataFrame
-    pictures: np.ndarray
     arrays: Arrays
     maps: Maps
     located: Sequence["Located"]
@@ -184,13 +171,12 @@ class Look:
     def at(cls, study: Study, folder: Path) -> "Look":
         trained = load_trained(folder)
         positions = trained.test_positions(study.clips)
-        pictures = study.clips.frames[positions]
         arrays = trained.arrays(study.clips, positions)
         view = trained.view(arrays)
         maps = read_maps(view, arrays)
         index = study.clips.index.iloc[positions].reset_index(drop=True)
         located = located_maps(view, arrays, maps)
-        return cls(folder, trained, positions, index, pictures, arrays, maps, located)
+        return cls(folder, trained, positions, index, arrays, maps, located)
 
     @property
     def of_face(self) -> "Located | None":
@@ -207,34 +193,53 @@ class Look:
 
 @dataclass(frozen=True, eq=False)
 class Located:
-    """One map of a run's test clips: (clip, S, H, W) of the face or (clip, token) of the voice.
+    """One map of a run's test clips, (clip, position), which sums to one over a clip.
 
-    Sums to one over a clip.
+    `regions` is the position that is nearest to each pixel, int (frame, S, S), of a map of the
+    face, or to each MFCC vector, int (time,), of one of the voice.
     """
 
     name: str
     modality: Modality
     values: np.ndarray
+    regions: np.ndarray
+
+    @classmethod
+    def of(
+        cls, trained: Trained, arrays: Arrays, name: str, modality: Modality, map_: np.ndarray
+    ) -> "Located":
+        """Of a map (clip, S, H, W) or (clip, token), at least 0."""
+        model: Any = trained.model
+        if modality == "video":
+            regions = video_regions(trained, map_.shape[1:])
+        else:
+            regions = audio_axis(model.audio).nearest(map_.shape[1], arrays["mfcc"].shape[2])
+        return cls(name, modality, normalised(map_).reshape(len(map_), -1), regions)
 
 
 def located_maps(view: Viewed, arrays: Arrays, found: Maps) -> list[Located]:
     """Every map of places in frames or MFCCs, face first: the network's own, then Grad-CAM."""
-    model: Any = view.trained.model
-    maps = []
-    if hasattr(model, "video"):
-        if found.cross_modal is not None:
-            maps.append(Located("cross-modal, face", "video", found.cross_modal))
+    trained, attention = view.trained, found.self_attention
+    maps: list[tuple[str, Modality, np.ndarray | None]] = []
+    if hasattr(trained.model, "video"):
         cam = grad_cam(view, arrays, "video", found.predicted)
-        maps.append(Located("Grad-CAM, face", "video", cam))
-    if hasattr(model, "audio"):
-        if found.self_attention is not None:
-            rolled = rollout(found.self_attention)[:, -1]
-            maps.append(Located("rollout, voice", "audio", rolled))
-        if found.cross_modal_audio is not None:
-            maps.append(Located("cross-modal, voice", "audio", found.cross_modal_audio))
+        maps += [
+            ("cross-modal, face", "video", found.cross_modal),
+            ("Grad-CAM, face", "video", cam),
+        ]
+    if hasattr(trained.model, "audio"):
         cam = grad_cam(view, arrays, "audio", found.predicted)
-        maps.append(Located("Grad-CAM, voice", "audio", cam))
-    return [Located(m.name, m.modality, normalised(m.values)) for m in maps]
+        rolled = None if attention is None else rollout(attention)[:, -1]
+        maps += [
+            ("rollout, voice", "audio", rolled),
+            ("cross-modal, voice", "audio", found.cross_modal_audio),
+            ("Grad-CAM, voice", "audio", cam),
+        ]
+    return [
+        Located.of(trained, arrays, name, modality, map_)
+        for name, modality, map_ in maps
+        if map_ is not None
+    ]
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,16 +264,14 @@ def survey_runs(
     Args:
         chosen: the row whose maps are also those of an untrained network: what these find of
             the cue is no merit of the training (Adebayo et al. 2018).
-        noisy_clips: see `modality_reliance.noisy`.
+        noisy_clips: see `reliance.with_noise`.
         clip_root: the folder with the control's landmarks; not read for other data.
     """
     outcomes: dict[str, list[pd.DataFrame]] = {}
-    overlaps: dict[tuple[str, str, str], list[tuple[Overlap, np.ndarray]]] = {}
-    pointed: dict[tuple[str, str, str], list[tuple[np.ndarray, np.ndarray]]] = {}
+    overlaps: list[pd.DataFrame] = []
     gates: dict[str, tuple[Gate, ...]] = {}
     gate_folds = set()
-    cues = _Cues(study, clip_root) if study.settings.drawn is not None else None
-    actor = study.clips.index["actor"].to_numpy()
+    cues = None if study.settings.drawn is None else _Cues(study, clip_root)
     folders = [(row, folder) for row, paths in study.folders.items() for folder in paths]
     for row, folder in tqdm(folders, desc="runs", unit="run", mininterval=5):
         trained = load_trained(folder)
@@ -284,52 +287,59 @@ def survey_runs(
         if found.gates and label not in gates:
             gates[label] = found.gates
             gate_folds.add(trained.info["fold"])
+        if cues is None:
+            continue
         maps = {label: located_maps(view, arrays, found)}
         if row == chosen:
             fresh = trained.untrained().view(arrays)
             maps[f"{label}, untrained"] = located_maps(fresh, arrays, read_maps(fresh, arrays))
-        for name, map_ in ((name, map_) for name, of in maps.items() for map_ in of):
-            if cues is not None:
-                overlap = cues.overlap(trained, map_, positions)
-                key = row, name, map_.name
-                overlaps.setdefault(key, []).append((overlap, actor[positions]))
-                if cues.points and map_.modality == "video":
-                    other = cues.overlap(trained, map_, positions, named=False)
-                    pointed.setdefault(key, []).append((hits(overlap, other), actor[positions]))
+        overlaps += [
+            cues.overlap(trained, map_, positions).assign(
+                row=row, label=name, map=map_.name, run=str(folder)
+            )
+            for name, of in maps.items()
+            for map_ in of
+        ]
+    pointed = [clips for clips in overlaps if "hit" in clips]
     return Survey(
         summarise(outcomes),
-        _localisation(overlaps),
-        _pointing(pointed),
+        _by_map(overlaps, lift).reindex(columns=list(LOCALISATION_COLUMNS)),
+        _by_map(pointed, hit_rate),
         gates,
         sorted(gate_folds),
     )
 
 
-def cams(
-    study: Study, like: Path, positions: np.ndarray
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Grad-CAM of every row that sees, on the same clips.
+def _by_map(
+    overlaps: Sequence[pd.DataFrame], summary: Callable[[pd.DataFrame], Mapping[str, Any]]
+) -> pd.DataFrame:
+    """A line a row, label and map, over all its runs' clips."""
+    names = ["row", "label", "map"]
+    groups = pd.concat(overlaps).groupby(names, sort=False) if overlaps else ()
+    return pd.DataFrame(
+        {**dict(zip(names, of, strict=True)), **summary(clips), "n_runs": clips["run"].nunique()}
+        for of, clips in groups
+    )
 
-    Args:
-        like: a run; the rows' runs of the same fold and seed are taken.
-        positions: test clips of that fold.
 
-    Returns:
-        By label: the maps (clip, S, H, W), which sum to one, and the position that is nearest to
-        each pixel, int (frame, height, width).
+def cams(study: Study, like: Look) -> dict[str, Located]:
+    """Grad-CAM of every row that sees, by label, on the clips of a look.
+
+    The rows' runs of the same fold and seed are taken.
     """
     found = {}
     for row, folders in study.folders.items():
-        of_fold = [path for path in folders if path.parents[1].name == like.parents[1].name]
-        folder = next((path for path in of_fold if path.name == like.name), None)
-        if folder is None or not (trained := load_trained(folder)).sees_frames:
-            continue
-        arrays = trained.arrays(study.clips, positions)
-        view = trained.view(arrays)
-        target = view.logits(arrays).argmax(axis=1)
-        map_ = grad_cam(view, arrays, "video", target)
-        regions = video_regions(trained, map_.shape[1:])
-        found[find(row).label] = normalised(map_), regions
+        for folder in folders:
+            of_fold = folder.parents[1].name == like.folder.parents[1].name
+            if not of_fold or folder.name != like.folder.name:
+                continue
+            trained = load_trained(folder)
+            if trained.sees_frames:
+                arrays = trained.arrays(study.clips, like.positions)
+                view = trained.view(arrays)
+                map_ = grad_cam(view, arrays, "video", view.logits(arrays).argmax(axis=1))
+                label = find(row).label
+                found[label] = Located.of(trained, arrays, "Grad-CAM, face", "video", map_)
     return found
 
 
@@ -340,80 +350,45 @@ class _Cues:
         assert study.settings.drawn is not None
         self._clips = study.settings.drawn
         self._preprocess = study.settings.source.preprocess
+        self._actor = study.clips.index["actor"].to_numpy()
         self._takes = takes_of(study.clips.index["clip"], self._clips)
         self._folder = clip_root / "landmarks"
         self._landmarks_name = study.settings.corpus.landmarks_name
-        self._faces: dict[tuple[int, bool], np.ndarray] = {}
+        self._faces: dict[int, dict[Part, np.ndarray]] = {}
 
-    @property
-    def points(self) -> bool:
-        """Whether the voice names a part of the face."""
-        return design.cue(self._takes[0], self._clips).points_to is not None
+    def overlap(self, trained: Trained, map_: Located, positions: np.ndarray) -> pd.DataFrame:
+        """Of a map and what each clip shows: found, by_chance, actor.
 
-    def overlap(
-        self, trained: Trained, map_: Located, positions: np.ndarray, named: bool = True
-    ) -> Overlap:
-        """Of a map and what each clip shows.
-
-        Args:
-            named: of a face, the part that the voice names, or the other one.
+        Of a face also hit, if the voice names a part of it: then this part is the cue.
         """
         if map_.modality == "video":
-            regions = video_regions(trained, map_.values.shape[1:])
-            faces = np.stack([self._face(position, named) for position in positions])
-            return face_overlap(map_.values, faces, regions)
-        model: Any = trained.model
-        axis = audio_axis(model.audio)
-        times_s = token_times_s(axis, map_.values.shape[1], self._preprocess)
-        step_s = axis.step * HOP / self._preprocess.sample_rate_hz
-        takes = [self._takes[position] for position in positions]
-        voices = voice_cues(takes, self._clips, times_s, step_s)
-        return voice_overlap(map_.values, voices)
+            named, other = zip(*map(self._face, positions), strict=True)
+            found = face_overlap(map_.values, np.stack(named), map_.regions)
+            if other[0] is not None:
+                apart = face_overlap(map_.values, np.stack(other), map_.regions)
+                found["hit"] = hits(found, apart)
+        else:
+            model: Any = trained.model
+            axis = audio_axis(model.audio)
+            times_s = token_times_s(axis, map_.values.shape[1], self._preprocess)
+            step_s = axis.step * HOP / self._preprocess.sample_rate_hz
+            takes = [self._takes[position] for position in positions]
+            voices = voice_cues(takes, self._clips, times_s, step_s)
+            found = voice_overlap(map_.values, voices)
+        return found.assign(actor=self._actor[positions])
 
-    def _face(self, position: int, named: bool) -> np.ndarray:
+    def _face(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """Where a clip's cue is, and the part that the voice does not name if it names one."""
+        take = self._takes[position]
         # Most clips are looked at by several rows, and some by none.
-        if (position, named) not in self._faces:
-            take = self._takes[position]
-            part = design.cue(take, self._clips).points_to
-            parts = PARTS if part is None else [each for each in PARTS if (each == part) == named]
+        if position not in self._faces:
             landmarks = read_landmarks(self._folder / f"{self._landmarks_name(take)}.csv").points
-            self._faces[position, named] = face_cue(landmarks, self._preprocess, parts)
-        return self._faces[position, named]
-
-
-def _pointing(
-    pointed: Mapping[tuple[str, str, str], Sequence[tuple[np.ndarray, np.ndarray]]],
-) -> pd.DataFrame:
-    lines = [
-        {
-            "row": row,
-            "label": label,
-            "map": name,
-            **hit_rate(*map(np.concatenate, zip(*runs, strict=True))),
-            "n_runs": len(runs),
-        }
-        for (row, label, name), runs in pointed.items()
-    ]
-    return pd.DataFrame(lines, columns=list(POINTING_COLUMNS))
-
-
-def _localisation(
-    overlaps: Mapping[tuple[str, str, str], Sequence[tuple[Overlap, np.ndarray]]],
-) -> pd.DataFrame:
-    lines = [
-        {
-            "row": row,
-            "label": label,
-            "map": name,
-            **lift(
-                Overlap.joined([overlap for overlap, _ in runs]),
-                np.concatenate([actor for _, actor in runs]),
-            ),
-            "n_runs": len(runs),
-        }
-        for (row, label, name), runs in overlaps.items()
-    ]
-    return pd.DataFrame(lines, columns=list(LOCALISATION_COLUMNS))
+            self._faces[position] = face_cues(landmarks, self._preprocess)
+        upper, lower = (self._faces[position][part] for part in PARTS)
+        named = design.cue(take, self._clips).points_to
+        if named is None:
+            return upper | lower, None
+        return (upper, lower) if named == "upper" else (lower, upper)
 
 
 @dataclass(frozen=True, eq=False)
@@ -422,66 +397,46 @@ class Effect:
 
     curves: Mapping[str, Curves]
     gains: pd.DataFrame
-    hidden: Mapping[str, str]
 
 
 def measure_effect(study: Study, row: str, seed: int) -> Effect:
     """Hide what each map of a row's runs ranks first, on their test clips."""
-    parts: dict[str, list[tuple[Curves, np.ndarray]]] = {}
-    hidden = {}
+    runs: list[dict[str, Curves]] = []
+    chosen = []
     for folder in tqdm(study.folders[row], desc="deletion", unit="run", mininterval=5):
         trained = load_trained(folder)
         positions = study.chosen(trained.info)
         arrays = trained.arrays(study.clips, positions)
-        actor = study.clips.index["actor"].to_numpy()[positions]
         view = trained.view(arrays)
-        found = read_maps(view, arrays)
-        maps = located_maps(view, arrays, found)
+        maps = located_maps(view, arrays, read_maps(view, arrays))
         silence = trained.silence(study.clips)
-        for modality in ("video", "audio"):
-            of_modality = [map_ for map_ in maps if map_.modality == modality]
-            for name, curves in _curves(view, arrays, silence, of_modality, seed):
-                parts.setdefault(name, []).append((curves, actor))
-                hidden[name] = "of the picture" if modality == "video" else "of the sound"
+        found: dict[str, Curves] = {}
+        for modality, group in groupby(maps, key=lambda map_: map_.modality):
+            alike = list(group)
+            regions, (n_clips, n_regions) = alike[0].regions, alike[0].values.shape
+            score = deletion.score_of(view, arrays, silence, modality, regions)
+            area = np.bincount(regions.ravel(), minlength=n_regions)
+            random = deletion.random_scores(score, n_clips, area, seed)
+            found |= {m.name: deletion.curves(score, m.values, area, random, seed) for m in alike}
+        runs.append(found)
+        chosen.append(positions)
+    curves = {name: Curves.joined([run[name] for run in runs]) for name in runs[0]}
+    actor = study.clips.index["actor"].to_numpy()[np.concatenate(chosen)]
     lines = []
-    for name, runs in parts.items():
-        actor = np.concatenate([found for _, found in runs])
-        for area in ("deletion", "insertion"):
-            gain = np.concatenate([getattr(curves, f"{area}_gain") for curves, _ in runs])
+    for name, joined in curves.items():
+        gains = {"deletion": joined.deletion_gain, "insertion": joined.insertion_gain}
+        for area_of, gain in gains.items():
+            mean, low, high = ratio(gain, np.ones(len(gain)), actor)
             lines.append(
                 {
                     "map": name,
-                    "area": area,
-                    **deletion.by_actor(gain, actor),
+                    "area": area_of,
+                    "mean": mean,
+                    "ci_low": low,
+                    "ci_high": high,
                     "n_clips": len(gain),
                     "n_actors": len(np.unique(actor)),
                     "n_runs": len(runs),
                 }
             )
-    joined = {name: Curves.joined([curves for curves, _ in runs]) for name, runs in parts.items()}
-    return Effect(joined, pd.DataFrame(lines, columns=list(GAIN_COLUMNS)), hidden)
-
-
-def _curves(
-    view: Viewed,
-    arrays: Arrays,
-    silence: Arrays,
-    maps: Sequence[Located],
-    seed: int,
-) -> Iterable[tuple[str, Curves]]:
-    """Curves of maps of one modality."""
-    if not maps:
-        return
-    trained, values = view.trained, maps[0].values
-    if maps[0].modality == "video":
-        regions = video_regions(trained, values.shape[1:])
-        score = deletion.video_score(view, arrays, silence, regions)
-    else:
-        regions = audio_regions(trained, values.shape[1], arrays["mfcc"].shape[2])
-        score = deletion.audio_score(view, arrays, silence, regions)
-    n_clips, n_regions = values.reshape(len(values), -1).shape
-    area = np.bincount(regions.ravel(), minlength=n_regions)
-    by_chance = deletion.random_scores(score, n_clips, area, seed)
-    for map_ in maps:
-        flat = map_.values.reshape(n_clips, n_regions)
-        yield map_.name, deletion.curves(score, flat, area, by_chance, seed)
+    return Effect(curves, pd.DataFrame(lines, columns=list(GAIN_COLUMNS)))

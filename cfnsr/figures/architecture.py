@@ -14,9 +14,9 @@ from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
+from cfnsr.evaluation.tables import DATA_LABELS
 from cfnsr.figures.style import BLUE, GREEN, GREY, ORANGE, PURPLE, VERMILLION, drawn, entitle
 from cfnsr.params import Source
-from cfnsr.evaluation.tables import DATA_LABELS
 
 if TYPE_CHECKING:  # reading needs torch, drawing does not
     from cfnsr.figures.network import Network
@@ -58,7 +58,7 @@ def title(network: "Network", data: Source | None) -> str:
 @drawn
 def architecture(network: "Network", title: str) -> Figure:
     """The whole of CFN-SR on the left, its cross-modal blocks on the right, counts below."""
-    figure = plt.figure()
+    figure = plt.figure(layout="none")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
     bottom = min(_whole_network(axis, network), _cross_modal_blocks(axis, network))
@@ -216,9 +216,7 @@ class _Column:
             self.axis.text(self.x + 1, y - i * _LINE, line, va="center", fontsize=_SMALL)
         self.y -= height
 
-    def modules(
-        self, network: "Network", name: str, modules: Sequence[str], colour: str
-    ) -> None:
+    def modules(self, network: "Network", name: str, modules: Sequence[str], colour: str) -> None:
         """A box of modules: what each computes, and their parameters together."""
         # Lines break between modules only, after the point.
         words = [network[module].words.replace(" ", "\u00a0") for module in modules]

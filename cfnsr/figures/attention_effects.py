@@ -1,6 +1,6 @@
 """What attention maps are worth, and what systems rely on, as figures; never imports torch."""
 
-from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib.pyplot as plt
@@ -11,12 +11,25 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
+from cfnsr.evaluation.tables import setting
 from cfnsr.evaluation.typeset import MINUS
-from cfnsr.figures.style import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PURPLE, VERMILLION, drawn, entitle, ink
+from cfnsr.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_GREY,
+    ORANGE,
+    VERMILLION,
+    drawn,
+    entitle,
+    ink,
+    nothing,
+    to_ends,
+)
+from cfnsr.models.registry import find
 
 if TYPE_CHECKING:
-    from cfnsr.attention.maps import Gate
-    from cfnsr.attention.deletion import Curves
+    from cfnsr.attention.survey import Effect, Study, Survey
 
 #: As `cfnsr.attention.survey.located_maps` names them.
 _KINDS = (
@@ -29,30 +42,18 @@ _KINDS = (
 
 
 @drawn
-def nothing(sentence: str, title: str) -> Figure:
-    """Says why there is no figure, in the figure's place."""
-    figure, axis = plt.subplots(figsize=(6, 1.6), layout="constrained")
-    axis.axis("off")
-    axis.text(0.5, 0.5, sentence, ha="center", va="center", color=GREY, wrap=True)
-    entitle(figure, title)
-    return figure
+def gates(study: "Study", survey: "Survey", title: str) -> Figure:
+    """How strongly MMTM and MSAF let each channel through, sorted; the band is 80 % of the clips.
 
-
-@drawn
-def gates(by_row: Mapping[str, Sequence["Gate"]], title: str) -> Figure:
-    """How strongly each channel is let through, channels sorted; the band is 80 % of the clips.
-
-    Args:
-        by_row: the gates of each system, by its label.
+    Of each row's first run: of two trainings, no channels match.
     """
-    n_columns = max(len(found) for found in by_row.values())
-    figure, axes = plt.subplots(
-        len(by_row),
-        n_columns,
-        figsize=(2.1 * n_columns + 0.8, 2 * len(by_row) + 0.8),
-        squeeze=False,
-        layout="constrained",
-    )
+    by_row = survey.gates
+    if not by_row:
+        sentence = "Neither MMTM nor MSAF was trained: params.yaml leaves them out."
+        return nothing(sentence, f"{title}\n{setting(study.settings)}")
+    n_columns = max(map(len, by_row.values()))
+    size = (2.1 * n_columns + 0.8, 2 * len(by_row) + 0.8)
+    figure, axes = plt.subplots(len(by_row), n_columns, figsize=size, squeeze=False)
     for line, (label, found) in zip(axes, by_row.items(), strict=True):
         for axis in line[len(found) :]:
             axis.remove()
@@ -61,67 +62,51 @@ def gates(by_row: Mapping[str, Sequence["Gate"]], title: str) -> Figure:
             low, high = np.quantile(gate.values, [0.1, 0.9], axis=0)
             order = mean.argsort()
             channel = np.arange(1, len(order) + 1)
-            colour = BLUE if gate.modality == "video" else ORANGE
-            axis.fill_between(
-                channel, low[order], high[order], color=colour, alpha=0.3, linewidth=0
-            )
+            colour = BLUE if gate.stream == "face" else ORANGE
+            band = {"color": colour, "alpha": 0.3, "linewidth": 0}
+            axis.fill_between(channel, low[order], high[order], **band)
             axis.plot(channel, mean[order], color=colour)
             axis.axhline(gate.neutral, linestyle=":", color=GREY)
-            axis.set(ylim=(0, None), title=f"{gate.place}, {gate.modality}")
+            axis.set(ylim=(0, None), title=f"{gate.place}, {gate.stream}")
         line[0].set_ylabel(f"{label}\ngate")
     for column in axes.T:
         [*_, lowest] = [axis for axis in column if axis.figure is not None]
         lowest.set_xlabel("channels, sorted")
-    entitle(figure, title)
+    n_clips = max(len(found[0].values) for found in by_row.values())
+    where = setting(study.settings, survey.gate_folds)
+    entitle(figure, f"{title}\n{where}; {n_clips} test clips")
     return figure
 
 
 @drawn
-def deletion(
-    curves: Mapping[str, "Curves"], gains: pd.DataFrame, hidden: Mapping[str, str], title: str
-) -> Figure:
-    """How sure the network remains as parts are hidden, and the areas to hiding at random.
-
-    Args:
-        curves: by the map's name.
-        gains: columns map, area (deletion or insertion), mean, ci_low, ci_high.
-        hidden: what is hidden, by the map's name.
-    """
-    figure, axes = plt.subplots(
-        1,
-        len(curves) + 1,
-        figsize=(max(2.3 * (len(curves) + 1) + 0.6, 7.2), 3.2),
-        squeeze=False,
-        layout="constrained",
-    )
-    for axis, (name, found) in zip(axes[0], curves.items(), strict=False):
+def deletion(study: "Study", row: str, effect: "Effect", title: str) -> Figure:
+    """How sure a row's networks remain as parts are hidden, and the areas to hiding at random."""
+    title = f"{title}\n{find(row).label}, {setting(study.settings)}"
+    names = list(effect.curves)
+    if not names:
+        return nothing(f"{find(row).label} has no map that says where.", title)
+    n_panels = len(names) + 1
+    size = (max(2.3 * n_panels + 0.6, 7.2), 3.2)
+    figure, axes = plt.subplots(1, n_panels, figsize=size)
+    for axis, (name, found) in zip(axes, effect.curves.items(), strict=False):
         for label, values, colour, style in (
             ("most attended first (deletion)", found.most_first, VERMILLION, "o-"),
             ("at random", found.random, GREY, "s:"),
             ("least attended first (insertion, read backwards)", found.least_first, BLUE, "^-"),
         ):
-            axis.plot(
-                100 * found.hidden,
-                values.mean(axis=1),
-                style,
-                color=colour,
-                markersize=3,
-                label=label,
-            )
-        axis.set(title=name, xlabel=f"% {hidden[name]} hidden", ylim=(0, 1))
-    axes[0, 0].set_ylabel("probability of the emotion\npredicted from the whole clip")
-    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
-    last = axes[0, -1]
-    names = list(curves)
-    for offset, (area, colour) in zip(
-        (-0.13, 0.13), (("deletion", VERMILLION), ("insertion", BLUE)), strict=True
-    ):
+            mark = {"color": colour, "markersize": 3, "label": label}
+            axis.plot(100 * found.hidden, values.mean(axis=1), style, **mark)
+        hidden = "picture" if name.endswith("face") else "sound"
+        axis.set(title=name, xlabel=f"% of the {hidden} hidden", ylim=(0, 1))
+    axes[0].set_ylabel("probability of the emotion\npredicted from the whole clip")
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    last, gains = axes[-1], effect.gains
+    for offset, area, colour in ((-0.13, "deletion", VERMILLION), (0.13, "insertion", BLUE)):
         lines = gains[gains["area"] == area].set_index("map").loc[names]
-        ends = np.abs(lines[["ci_low", "ci_high"]].to_numpy().T - lines["mean"].to_numpy())
         last.errorbar(
             lines["mean"],
             np.arange(len(names)) + offset,
-            xerr=ends,
+            xerr=to_ends(lines, "mean", "ci_low", "ci_high"),
             fmt="o",
             color=colour,
             markersize=4,
@@ -131,55 +116,49 @@ def deletion(
     last.set_yticks(range(len(names)), names)
     last.set_ylim(len(names) - 0.5, -0.5)
     last.set(xlabel="area to random\n(95 % interval by actor)", title="more than chance?")
-    entitle(figure, title)
+    entitle(figure, f"{title}; {study.extent}")
     return figure
 
 
 @drawn
-def localisation(table: pd.DataFrame, title: str) -> Figure:
-    """Each system's maps against the cue that the generator put in, with intervals by actor.
-
-    Args:
-        table: columns label, map, lift, ci_low, ci_high.
-    """
+def localisation(study: "Study", survey: "Survey", title: str) -> Figure:
+    """Each system's maps against the cue that the generator put in, with intervals by actor."""
+    table, title = survey.localisation, f"{title}\n{setting(study.settings)}"
+    if table.empty:
+        sentence = (
+            "Where the cue is, only the control's generator knows."
+            if study.settings.drawn is None
+            else "No row with a map that says where was trained: params.yaml leaves them out."
+        )
+        return nothing(sentence, title)
     kinds = [kind for kind in _KINDS if kind in set(table["map"])]
     labels = list(dict.fromkeys(table["label"]))
+    size = (max(1.75 * len(kinds) + 2.4, 6), 0.26 * len(labels) + 1.5)
     figure, axes = plt.subplots(
-        1,
-        len(kinds),
-        figsize=(max(1.75 * len(kinds) + 2.4, 6), 0.26 * len(labels) + 1.5),
-        sharex=True,
-        sharey=True,
-        squeeze=False,
-        layout="constrained",
+        1, len(kinds), figsize=size, sharex=True, sharey=True, squeeze=False
     )
     for axis, kind in zip(axes[0], kinds, strict=True):
         lines = table[table["map"] == kind]
         position = [labels.index(label) for label in lines["label"]]
-        ends = np.abs(lines[["ci_low", "ci_high"]].to_numpy().T - lines["lift"].to_numpy())
+        ends = to_ends(lines, "lift", "ci_low", "ci_high")
         colour = BLUE if kind.endswith("face") else ORANGE
         axis.errorbar(lines["lift"], position, xerr=ends, fmt="o", color=colour, markersize=4)
         axis.axvline(1, linestyle=":", color=GREY)
         axis.set_title(kind.replace(", ", ",\n"), fontsize=8)
-        axis.set_axisbelow(True)
         axis.grid(axis="y", color=LIGHT_GREY, linewidth=0.5)
     axes[0, 0].set_yticks(range(len(labels)), labels)
     axes[0, 0].set_ylim(len(labels) - 0.5, -0.5)
     figure.supxlabel(
         "share of the map on the cue / share by chance (95 % interval by actor)", fontsize=9
     )
-    entitle(figure, title)
+    entitle(figure, f"{title}; {study.extent}")
     return figure
 
 
 @drawn
-def reliance(table: pd.DataFrame, highlighted: Sequence[str], title: str) -> Figure:
-    """Accuracy of every system under every condition; below, how some of them decline.
-
-    Args:
-        table: of `cfnsr.attention.reliance.summarise`.
-        highlighted: rows whose sweeps are drawn with intervals.
-    """
+def reliance(study: "Study", row: str, survey: "Survey", title: str) -> Figure:
+    """Accuracy of every system under every condition; below, how `row` and single ones decline."""
+    table = survey.reliance
     conditions = list(dict.fromkeys(zip(table["condition"], table["level"].fillna(0), strict=True)))
     order = ["intact", "video silenced", "video swapped", "frames dropped"]
     order += ["audio silenced", "audio swapped", "audio noise"]
@@ -195,33 +174,28 @@ def reliance(table: pd.DataFrame, highlighted: Sequence[str], title: str) -> Fig
         [["all", "all"], ["noise", "dropped"]],
         figsize=(max(0.56 * len(conditions) + 2.6, 6.5), 0.27 * len(labels) + 5),
         height_ratios=[0.27 * len(labels) + 1.2, 2.4],
-        layout="constrained",
     )
     _accuracy_cells(axes["all"], cells)
+    declining = dict.fromkeys([row, "video", "audio"])
     for name, condition, x in (
         ("noise", "audio noise", "signal-to-noise ratio of the sound, dB"),
         ("dropped", "frames dropped", "frames dropped, %"),
     ):
         axis = axes[name]
-        for row, colour, marker in zip(
-            highlighted, (VERMILLION, BLUE, GREEN, PURPLE), "os^D", strict=False
-        ):
-            lines = table[(table["row"] == row) & (table["condition"] == condition)]
+        for each, colour, marker in zip(declining, (VERMILLION, BLUE, GREEN), "os^", strict=False):
+            lines = table[(table["row"] == each) & (table["condition"] == condition)]
             if lines.empty:
                 continue
-            ends = np.abs(
-                lines[["ci_low_pct", "ci_high_pct"]].to_numpy().T - lines["accuracy_pct"].to_numpy()
-            )
             axis.errorbar(
                 lines["level"],
                 lines["accuracy_pct"],
-                yerr=ends,
+                yerr=to_ends(lines),
                 marker=marker,
                 color=colour,
                 markersize=4,
                 label=lines["label"].iloc[0],
             )
-            intact = table[(table["row"] == row) & (table["condition"] == "intact")]
+            intact = table[(table["row"] == each) & (table["condition"] == "intact")]
             axis.axhline(intact["accuracy_pct"].iloc[0], linestyle=":", color=colour, linewidth=1)
         axis.set(xlabel=x, ylim=(0, 104), ylabel="accuracy, % of clips")
         measured = table.loc[table["condition"] == condition, "level"].unique()
@@ -236,8 +210,22 @@ def reliance(table: pd.DataFrame, highlighted: Sequence[str], title: str) -> Fig
     }
     shown["intact"] = Line2D([], [], linestyle=":", color=GREY)
     figure.legend(shown.values(), shown.keys(), loc="outside lower center", ncols=len(shown))
-    entitle(figure, title)
+    entitle(figure, f"{title}\n{setting(study.settings)}; {study.extent}")
     return figure
+
+
+def write_tables(survey: "Survey", effect: "Effect", folder: Path) -> None:
+    """`modality_reliance.csv`, `localisation.csv`, `deletion.csv`, and `pointing.csv` if any."""
+    tables = {
+        "modality_reliance": survey.reliance,
+        "localisation": survey.localisation,
+        "deletion": effect.gains,
+    }
+    if not survey.pointing.empty:
+        tables["pointing"] = survey.pointing
+    for name, table in tables.items():
+        path = folder / f"{name}.csv"
+        table.to_csv(path, index=False, float_format="%.4f", lineterminator="\n")
 
 
 def _accuracy_cells(axis: Axes, cells: pd.DataFrame) -> None:

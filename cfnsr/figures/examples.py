@@ -1,19 +1,24 @@
 """Some clips as the networks get them: pictures and MFCCs."""
 
+from collections.abc import Sequence
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.colorbar import Colorbar
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from cfnsr.data.audio import HOP
-from cfnsr.params import Preprocess, Source
 from cfnsr.evaluation.tables import DATA_LABELS
 from cfnsr.evaluation.typeset import MINUS
 from cfnsr.figures.style import drawn, entitle
+from cfnsr.params import Preprocess, Source
 
 #: Standardised MFCCs beyond this have the colour of the end, and the ticks of their bar say so.
-LARGEST_Z = 3
-Z_LABELS = (f"≤ {MINUS}{LARGEST_Z}", "0", f"≥ {LARGEST_Z}")
+_LARGEST_Z = 3
+_Z_LABELS = (f"≤ {MINUS}{_LARGEST_Z}", "0", f"≥ {_LARGEST_Z}")
 
 
 @drawn
@@ -23,31 +28,14 @@ def faces(frames: np.ndarray, index: pd.DataFrame, n_clips: int, data: Source) -
     Args:
         frames: uint8 (clip, frame, S, S, channel), 3 channels of RGB or 1.
         index: the clips' `actor` and `emotion` (its name), in the same order.
-        n_clips: how many clips to show, see `spread`.
-        data: the data source.
     """
     chosen = spread(index, n_clips)
     n_frames = frames.shape[1]
-    # More pictures than this would be too small to see.
-    shown = np.unique(np.linspace(0, n_frames - 1, min(n_frames, 10)).round().astype(int))
-    figure, axes = plt.subplots(
-        len(chosen),
-        len(shown),
-        figsize=(0.9 * len(shown) + 1.2, 0.95 * len(chosen) + 0.7),
-        squeeze=False,
-        layout="constrained",
-    )
+    labels = [_clip_label(index, position) for position in chosen]
+    figure, axes, shown = film_strips(labels, n_frames, 10, (0.9, 0.95), (1.2, 0.7))
     for line, position in zip(axes, chosen, strict=True):
         for axis, frame in zip(line, shown, strict=True):
-            picture = frames[position, frame]
-            strokes = picture.shape[-1] == 1
-            axis.imshow(picture[..., 0] if strokes else picture, "gray", vmin=0, vmax=255)
-            axis.set(xticks=[], yticks=[])
-            axis.spines[:].set_visible(False)
-        line[0].set_ylabel(_clip_label(index, position), rotation=0, ha="right", va="center")
-    for axis, frame in zip(axes[-1], shown, strict=True):
-        axis.set_xlabel(f"{frame + 1}")
-    figure.supxlabel(f"frame, of {n_frames} spaced over the clip", fontsize=8)
+            axis.imshow(frames[position, frame], "gray", vmin=0, vmax=255)
     entitle(figure, f"Faces, {DATA_LABELS[data]}")
     return figure
 
@@ -58,47 +46,73 @@ def sound(
 ) -> Figure:
     """The MFCCs of the clips that `faces` shows, each coefficient standardised over all clips.
 
-    Args:
-        mfcc: (clip, coefficient, time).
-        index: the clips' `actor` and `emotion` (its name), in the same order.
-        n_clips: how many clips to show.
-        settings: for the time of each vector.
-        data: the data source.
+    `mfcc` is (clip, coefficient, time).
     """
     chosen = spread(index, n_clips)
-    _, n_coefficients, n_times = mfcc.shape
     mean = mfcc.mean(axis=(0, 2), dtype=np.float64)[:, None]
     sd = mfcc.std(axis=(0, 2), dtype=np.float64)[:, None]
-    step_s = HOP / settings.sample_rate_hz
-    start_s = settings.offset_s - step_s / 2  # a vector stands in the middle of its column
-    figure, axes = plt.subplots(
-        len(chosen),
-        1,
-        figsize=(8, 1.2 * len(chosen) + 0.8),
-        sharex=True,
-        squeeze=False,
-        layout="constrained",
-    )
+    size = (8, 1.2 * len(chosen) + 0.8)
+    figure, axes = plt.subplots(len(chosen), 1, figsize=size, sharex=True, squeeze=False)
+    n_coefficients = mfcc.shape[1]
     for axis, position in zip(axes[:, 0], chosen, strict=True):
-        image = axis.imshow(
-            (mfcc[position] - mean) / np.maximum(sd, 1e-6),
-            "RdBu_r",
-            aspect="auto",
-            origin="lower",
-            interpolation="nearest",
-            vmin=-LARGEST_Z,
-            vmax=LARGEST_Z,
-            extent=(start_s, start_s + n_times * step_s, 0.5, n_coefficients + 0.5),
-        )
+        image = draw_mfcc(axis, (mfcc[position] - mean) / np.maximum(sd, 1e-6), settings)
         axis.set_yticks(np.unique([1, (n_coefficients + 1) // 2, n_coefficients]))
         axis.set_ylabel("coefficient")
         axis.set_title(_clip_label(index, position, ", "), loc="left")
     axes[-1, 0].set_xlabel("time in the clip, s")
     bar = figure.colorbar(image, ax=axes[:, 0].tolist(), extend="both", aspect=30, pad=0.01)
-    bar.set_ticks([-LARGEST_Z, 0, LARGEST_Z], labels=Z_LABELS)
+    mark_z(bar)
     bar.set_label("standard deviations\nfrom the mean of all clips")
     entitle(figure, f"MFCCs, {DATA_LABELS[data]}")
     return figure
+
+
+def film_strips(
+    labels: Sequence[str],
+    n_frames: int,
+    n_most: int,
+    inches_a_picture: tuple[float, float],
+    inches_around: tuple[float, float],
+) -> tuple[Figure, np.ndarray, np.ndarray]:
+    """Room for the pictures of some clips in order of time, one clip a line.
+
+    Returns:
+        The figure, its axes (clip, shown) and the frames that are shown, at most `n_most`.
+    """
+    shown = np.unique(np.linspace(0, n_frames - 1, min(n_frames, n_most)).round().astype(int))
+    size = np.array([len(shown), len(labels)]) * inches_a_picture + inches_around
+    figure, axes = plt.subplots(len(labels), len(shown), figsize=size, squeeze=False)
+    for axis in axes.flat:
+        axis.set(xticks=[], yticks=[])
+        axis.spines[:].set_visible(False)
+    for axis, label in zip(axes[:, 0], labels, strict=True):
+        axis.set_ylabel(label, rotation=0, ha="right", va="center")
+    for axis, frame in zip(axes[-1], shown, strict=True):
+        axis.set_xlabel(f"{frame + 1}")
+    figure.supxlabel(f"frame, of {n_frames} spaced over the clip", fontsize=8)
+    return figure, axes, shown
+
+
+def draw_mfcc(axis: Axes, standardised: np.ndarray, settings: Preprocess) -> AxesImage:
+    """MFCCs (coefficient, time) over the time in the clip."""
+    n_coefficients, n_times = standardised.shape
+    step_s = HOP / settings.sample_rate_hz
+    start_s = settings.offset_s - step_s / 2  # a vector stands in the middle of its column
+    return axis.imshow(
+        standardised,
+        "RdBu_r",
+        aspect="auto",
+        origin="lower",
+        interpolation="nearest",
+        vmin=-_LARGEST_Z,
+        vmax=_LARGEST_Z,
+        extent=(start_s, start_s + n_times * step_s, 0.5, n_coefficients + 0.5),
+    )
+
+
+def mark_z(bar: Colorbar) -> None:
+    """Ticks of a colour bar of `draw_mfcc`."""
+    bar.set_ticks([-_LARGEST_Z, 0, _LARGEST_Z], labels=_Z_LABELS)
 
 
 def spread(index: pd.DataFrame, n_clips: int) -> list[int]:

@@ -20,9 +20,7 @@ def segments(segment_mel: np.ndarray, frames: np.ndarray, title: str) -> Figure:
     n_segments = log_mel.shape[1]
     seen = frames.reshape(n_segments, -1, *frames.shape[1:])
     n_frames = seen.shape[1]
-    figure, axes = plt.subplots(
-        4, n_segments, figsize=(1.3 * n_segments + 0.6, 5.4), squeeze=False, layout="constrained"
-    )
+    figure, axes = plt.subplots(4, n_segments, figsize=(1.3 * n_segments + 0.6, 5.4), squeeze=False)
     shown = {"first": 0, "middle": n_frames // 2, "last": n_frames - 1}
     for i, column in enumerate(axes.T):
         column[0].imshow(
@@ -30,9 +28,7 @@ def segments(segment_mel: np.ndarray, frames: np.ndarray, title: str) -> Figure:
         )
         column[0].set_title(f"segment {i + 1}")
         for axis, place in zip(column[1:], shown.values(), strict=True):
-            picture = seen[i, place]
-            strokes = picture.shape[-1] == 1
-            axis.imshow(picture[..., 0] if strokes else picture, "gray", vmin=0, vmax=255)
+            axis.imshow(seen[i, place], "gray", vmin=0, vmax=255)
     for axis in axes.flat:
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
@@ -52,16 +48,14 @@ def machine(
         errors: reconstruction errors by whose segments these are, before and after each epoch.
         data, samples: visible units (n, unit), half of them of the face and half of the voice.
     """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6), layout="constrained")
+    figure, (left, right) = plt.subplots(1, 2, figsize=(8.5, 3.6))
     for (whose, values), colour in zip(errors.items(), (BLUE, ORANGE), strict=True):
         left.plot(values, color=colour, label=whose)
     left.set(xlabel="epochs", ylabel="mean squared error of reconstruction", ylim=(0, None))
     left.legend()
     n = data.shape[1] // 2
     alive = (data.std(axis=0) > 0) & (samples.std(axis=0) > 0)
-    of_data, made_up = (
-        np.corrcoef(visible[:, alive], rowvar=False) for visible in (data, samples)
-    )
+    of_data, made_up = (np.corrcoef(visible[:, alive], rowvar=False) for visible in (data, samples))
     is_face = np.arange(2 * n)[alive] < n
     across = is_face[:, None] & ~is_face
     within = np.triu(is_face[:, None] == is_face, 1)

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from cfnsr.data import corpora
 from cfnsr.models.base import Sizes
 from cfnsr.models.encoder import Encoder
 from cfnsr.models.registry import find
 from cfnsr.models.resnext import Bottleneck
-from cfnsr.data import corpora
 from cfnsr.params import SourceParams
 from cfnsr.training.experiment import changed_by
 

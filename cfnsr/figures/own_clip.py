@@ -14,10 +14,9 @@ def bars(mean: pd.Series, title: str) -> Figure:
 
     Args:
         mean: by emotion, over the clip's windows; the first is on top.
-        title: what is shown.
     """
     ordered = mean[::-1]
-    figure, axis = plt.subplots(figsize=(5.6, 2.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(5.6, 2.9))
     drawn_bars = axis.barh(ordered.index, ordered, color=BLUE)
     axis.bar_label(drawn_bars, fmt="%.3f", padding=3, fontsize=8)
     axis.axvline(1 / len(mean), color=GREY, linestyle=":", label="all emotions alike")
@@ -36,7 +35,6 @@ def timeline(table: pd.DataFrame, title: str) -> Figure:
     Args:
         table: start_s, end_s, emotion, probability; all emotions of a window together; two windows
             or more.
-        title: what is shown.
     """
     windows = table[["start_s", "end_s"]].drop_duplicates()
     emotions = table["emotion"].unique()
@@ -50,7 +48,7 @@ def timeline(table: pd.DataFrame, title: str) -> Figure:
             columns.append(np.full(len(emotions), np.nan))
         edges_s.append(middle + half_step_s)
         columns.append(column)
-    figure, axis = plt.subplots(figsize=(8, 3.2), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 3.2))
     mesh = axis.pcolormesh(
         edges_s, np.arange(len(emotions) + 1), np.transpose(columns), cmap="Blues", vmin=0, vmax=1
     )

@@ -1,4 +1,4 @@
-"""Figures of `cfnsr.reanalysis.printed` and `cfnsr.reanalysis.released_log`; every title names its source."""
+"""Figures of `cfnsr.reanalysis`; every title names its source."""
 
 from collections.abc import Sequence
 
@@ -9,33 +9,33 @@ import seaborn as sns
 from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
-from cfnsr.figures.results import RULE_COLOURS
-from cfnsr.figures.style import BLUE, GREY, LIGHT_GREY, ORANGE, VERMILLION, count_epochs, drawn, entitle
-from cfnsr.models.registry import REFERENCE, TABLE_1, find
 from cfnsr.data.corpora.ravdess import CLIPS_PER_FOLD
+from cfnsr.figures.results import RULE_COLOURS
+from cfnsr.figures.style import (
+    BLUE,
+    GREY,
+    LIGHT_GREY,
+    ORANGE,
+    VERMILLION,
+    count_epochs,
+    drawn,
+    entitle,
+    to_ends,
+)
+from cfnsr.models.registry import REFERENCE, TABLE_1, find
 from cfnsr.reanalysis.printed import N_CLIPS, N_CLIPS_TESTED
-from cfnsr.reanalysis.released_log import LogRule, chosen_epochs
+from cfnsr.reanalysis.released_log import LOG_RULES, LogRule, chosen_epochs
 
 PAPER = "as reported in the paper, RAVDESS"
 LOG = "authors' released log, RAVDESS, 5 folds"
-COLOURS: dict[LogRule, str] = {
-    "best test epoch": RULE_COLOURS["best test epoch"],
-    "best common epoch": VERMILLION,
-    "chosen on other folds": RULE_COLOURS["chosen on other folds"],
-    "last epoch": RULE_COLOURS["last epoch"],
-}
+COLOURS = RULE_COLOURS | {"best common epoch": VERMILLION}
 #: Shapes and sizes, so that marks on the same epoch stand around each other.
-_MARKERS: dict[LogRule, tuple[str, int]] = {
-    "best test epoch": ("o", 10),
-    "best common epoch": ("s", 7),
-    "chosen on other folds": ("D", 5),
-    "last epoch": (".", 8),
-}
+_MARKERS = dict(zip(LOG_RULES, [("o", 10), ("s", 7), ("D", 5), (".", 8)], strict=True))
 
 
 @drawn
 def possible_accuracies(table: pd.DataFrame) -> Figure:
-    """`reanalysis.possible_rows` as a matrix, with the number of clips where there is one."""
+    """`printed.possible_rows` as a matrix, with the number of clips where there is one."""
     columns = {"possible_of_1440": N_CLIPS, "possible_of_1200": N_CLIPS_TESTED}
     accuracy = table["accuracy_pct"].to_numpy()
     possible = table[list(columns)].to_numpy(bool)
@@ -44,7 +44,7 @@ def possible_accuracies(table: pd.DataFrame) -> Figure:
     labels = [
         f"{find(row).label}  {value:.2f}" for row, value in zip(table["row"], accuracy, strict=True)
     ]
-    figure, axis = plt.subplots(figsize=(5.6, 0.27 * len(table) + 1.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(5.6, 0.27 * len(table) + 1.4))
     sns.heatmap(
         possible.astype(int),
         annot=words,
@@ -82,7 +82,7 @@ def selection_rules(
         mean_pct: accuracy averaged over folds and epochs.
     """
     height = np.arange(len(rules))
-    figure, axis = plt.subplots(figsize=(7.5, 2.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 2.9))
     low, high = (mean_pct + gain[f"jumps_{end}_points"] for end in ("low", "high"))
     axis.barh(
         height,
@@ -100,17 +100,15 @@ def selection_rules(
         axis.plot(value, y, "o", color=COLOURS[rule], markersize=8)
         labels.append(f"{rule}  {value:.2f}")
     on_others = rules["rule"].tolist().index("chosen on other folds")
-    if len(ties):
-        first = ties["mean_accuracy_pct"].iloc[0]
-        axis.plot(
-            first,
-            on_others,
-            "o",
-            markersize=8,
-            color=COLOURS["chosen on other folds"],
-            markerfacecolor="none",
-            label="tie decided for the earlier epoch",
-        )
+    axis.plot(
+        ties["mean_accuracy_pct"].iloc[0],
+        on_others,
+        "o",
+        markersize=8,
+        color=COLOURS["chosen on other folds"],
+        markerfacecolor="none",
+        label="tie decided for the earlier epoch",
+    )
     axis.set_yticks(height, labels)
     axis.set_ylim(len(rules) - 0.5, -0.5)
     axis.use_sticky_edges = False  # else the axis starts where the longest bar does
@@ -132,9 +130,7 @@ def log_curves(accuracy: np.ndarray) -> Figure:
     n_folds, n_epochs = accuracy.shape
     of_fold: Sequence[LogRule] = ("best test epoch", "chosen on other folds", "last epoch")
     of_mean: Sequence[LogRule] = ("best common epoch", "last epoch")
-    figure, panels = plt.subplots(
-        2, 3, figsize=(8, 4.4), sharex=True, sharey=True, layout="constrained"
-    )
+    figure, panels = plt.subplots(2, 3, figsize=(8, 4.4), sharex=True, sharey=True)
     curves = [(f"fold {k + 1}", line, of_fold, k) for k, line in enumerate(accuracy)]
     curves.append((f"mean of {n_folds} folds", accuracy.mean(axis=0), of_mean, 0))
     marks = {}
@@ -171,10 +167,9 @@ def log_curves(accuracy: np.ndarray) -> Figure:
 
 @drawn
 def resolution(table: pd.DataFrame, found_points: float) -> Figure:
-    """`reanalysis.resolution`: each accuracy with its interval, and whether it is CFN-SR's.
+    """`printed.resolution`: each accuracy with its interval, and whether it is CFN-SR's.
 
     Args:
-        table: the lines.
         found_points: the smallest true difference that an unpaired test finds in 80 % of samples.
     """
     rows = table["row"].tolist()
@@ -182,7 +177,7 @@ def resolution(table: pd.DataFrame, found_points: float) -> Figure:
     own = table.loc[table["row"] == REFERENCE, "accuracy_pct"].item()
     resolved = table["resolved_from_cfn_sr"].to_numpy(bool)
     is_own = (table["row"] == REFERENCE).to_numpy()
-    figure, axis = plt.subplots(figsize=(7.5, 0.29 * len(rows) + 1.9), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 0.29 * len(rows) + 1.9))
     axis.axvspan(
         own - found_points,
         own,
@@ -195,10 +190,14 @@ def resolution(table: pd.DataFrame, found_points: float) -> Figure:
         (~resolved & ~is_own, "s", ORANGE, "not told apart from CFN-SR"),
         (is_own, "D", "black", find(REFERENCE).label),
     ):
-        value = table["accuracy_pct"][lines]
-        ends = [value - table["ci_low_pct"][lines], table["ci_high_pct"][lines] - value]
         axis.errorbar(
-            value, height[lines], xerr=ends, fmt=shape, color=colour, markersize=5, label=label
+            table["accuracy_pct"][lines],
+            height[lines],
+            xerr=to_ends(table[lines]),
+            fmt=shape,
+            color=colour,
+            markersize=5,
+            label=label,
         )
     axis.set_yticks(height, [find(row).label for row in rows])
     axis.set_ylim(height[-1] + 0.6, -0.6)

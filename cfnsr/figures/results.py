@@ -18,12 +18,26 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 
 from cfnsr.evaluation import scores
 from cfnsr.evaluation.scores import per_epoch
-from cfnsr.evaluation.typeset import MINUS
-from cfnsr.figures.style import BLUE, GREEN, GREY, LIGHT_GREY, ORANGE, PURPLE, VERMILLION, count_epochs, drawn, entitle, ink_cells
-from cfnsr.models.registry import find
-from cfnsr.training.runs import Run
 from cfnsr.evaluation.selection import RULES, Rule, best_epoch, with_epochs
 from cfnsr.evaluation.tables import PAPER_RULE, TEST_RULE, reduced_size, row_ceilings
+from cfnsr.evaluation.typeset import MINUS
+from cfnsr.figures.style import (
+    BLUE,
+    GREEN,
+    GREY,
+    LIGHT_GREY,
+    ORANGE,
+    PURPLE,
+    VERMILLION,
+    count_epochs,
+    drawn,
+    entitle,
+    ink_cells,
+    nothing,
+    to_ends,
+)
+from cfnsr.models.registry import find
+from cfnsr.training.runs import Run
 
 RULE_COLOURS: dict[Rule, str] = dict(zip(RULES, (ORANGE, BLUE, GREEN, PURPLE), strict=True))
 _RULE_MARKS: dict[Rule, str] = dict(zip(RULES, "os^v", strict=True))
@@ -62,19 +76,20 @@ def accuracy(table: pd.DataFrame, ceilings: pd.DataFrame, title: str) -> Figure:
     rules = [rule for rule in RULES if rule in set(table["rule"])]
     first = table.drop_duplicates("row")
     position = np.arange(len(rows))
-    figure, axis = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.5), layout="constrained")
+    figure, axis = plt.subplots(figsize=(7.5, 0.42 * len(rows) + 1.5))
     ceiling = row_ceilings(first, ceilings)
     if ceiling.notna().any():
         axis.barh(position, ceiling, 0.86, color=LIGHT_GREY, label="best possible accuracy")
     chance_pct = ceilings["chance_pct"].max()
     axis.axvline(chance_pct, linestyle=":", color=GREY, label=f"chance, {chance_pct:.1f} %")
-    offsets = dict(zip(rules, _offsets(len(rules)), strict=True))
+    # Within a line of height 1.
+    offsets = {rule: 0.2 * (i - (len(rules) - 1) / 2) for i, rule in enumerate(rules)}
     for rule, offset in offsets.items():
         lines = table[table["rule"] == rule]
         axis.errorbar(
             lines["accuracy_pct"],
             [rows.index(row) + offset for row in lines["row"]],
-            xerr=_to_ends(lines),
+            xerr=to_ends(lines),
             fmt=_RULE_MARKS[rule],
             color=RULE_COLOURS[rule],
             markersize=4,
@@ -115,19 +130,20 @@ def fold_heatmap(runs_by_row: Mapping[str, Sequence[Run]], rule: Rule, title: st
     n_seeds = {name: len({run.seed for run in runs}) for name, runs in runs_by_row.items()}
     means = means.sort_index(axis=1).rename(index=lambda name: with_seeds(name, n_seeds[name]))
     size = (0.7 * max(means.shape[1], 4) + 3, 0.34 * len(means) + 1.5)
-    figure, axis = plt.subplots(figsize=size, layout="constrained")
-    if not means.empty:
-        sns.heatmap(
-            means,
-            annot=True,
-            fmt=".1f",
-            cmap="cividis",
-            linewidths=0.5,
-            cbar_kws={"label": "accuracy, % of clips"},
-            ax=axis,
-        )
-        ink_cells(axis)
-    axis.set(xlabel=f"fold ({_test_actors(runs_by_row)} test actors each)", ylabel="")
+    people = sorted({len(of_fold) for of_fold in next(iter(runs_by_row.values()))[0].corpus.groups})
+    n_people = "four" if people == [4] else " to ".join(map(str, people))
+    figure, axis = plt.subplots(figsize=size)
+    sns.heatmap(
+        means,
+        annot=True,
+        fmt=".1f",
+        cmap="cividis",
+        linewidths=0.5,
+        cbar_kws={"label": "accuracy, % of clips"},
+        ax=axis,
+    )
+    ink_cells(axis)
+    axis.set(xlabel=f"fold ({n_people} test actors each)", ylabel="")
     axis.tick_params(length=0, rotation=0)
     entitle(figure, title)
     return figure
@@ -139,15 +155,14 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
 
     A ring marks the mean's best epoch, a dot its last. A row without epochs is a line.
     """
-    n_columns = min(_N_PANELS_A_LINE, max(len(runs_by_row), 1))
-    n_lines = max(ceil(len(runs_by_row) / n_columns), 1)
+    n_columns = min(_N_PANELS_A_LINE, len(runs_by_row))
+    n_lines = ceil(len(runs_by_row) / n_columns)
     figure, panels = plt.subplots(
         n_lines,
         n_columns,
         figsize=(max(2.1 * n_columns, 5), 1.7 * n_lines + 1),
         sharey=True,
         squeeze=False,
-        layout="constrained",
     )
     for k, (name, runs) in enumerate(runs_by_row.items()):
         axis = panels.flat[k]
@@ -201,7 +216,6 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
         1 + len(sizes),
         figsize=(2.6 * (1 + len(sizes)) + 1.8, 0.22 * len(lines) + 1.9),
         sharey=True,
-        layout="constrained",
     )
     for stage, (shape, colour) in _STAGES.items():
         of_stage = lines[lines["fusion_stage"] == stage]
@@ -209,7 +223,7 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
         label = "one modality" if stage == "-" else f"{stage.lower()} fusion"
         accuracy_pct = of_stage["accuracy_pct"]
         panels[0].errorbar(
-            accuracy_pct, of_stage.index, xerr=_to_ends(of_stage), label=label, **mark
+            accuracy_pct, of_stage.index, xerr=to_ends(of_stage), label=label, **mark
         )
         for axis, column in zip(panels[1:], sizes, strict=True):
             known = of_stage[of_stage[column] > 0]
@@ -232,70 +246,30 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
 @drawn
 def wins(matrix: pd.DataFrame, title: str) -> Figure:
     """`evaluation.win_matrix`: whether the line's row beats the column's."""
+    if matrix.empty:
+        return nothing("fewer than two systems", title)
     labels = [find(str(name)).label for name in matrix.index]
     side = 0.26 * len(labels) + 2.6
-    figure, axis = plt.subplots(figsize=(max(side, 5), side), layout="constrained")
-    if matrix.empty:
-        axis.text(0.5, 0.5, "fewer than two systems", ha="center", va="center")
-        axis.set(xticks=[], yticks=[])
-    else:
-        colours = [colour for _, colour, _ in _OUTCOMES.values()]
-        axis.imshow(matrix, ListedColormap(colours), vmin=-1, vmax=1)
-        for line, column in np.argwhere(matrix.notna().to_numpy()):
-            sign, _, _ = _OUTCOMES[matrix.iloc[line, column]]
-            axis.text(column, line, sign, ha="center", va="center", fontsize=8)
-        ticks = np.arange(len(labels))
-        axis.set_xticks(ticks, labels, rotation=90)
-        axis.set_yticks(ticks, labels)
-        axis.set_xticks(ticks[1:] - 0.5, minor=True)
-        axis.set_yticks(ticks[1:] - 0.5, minor=True)
-        axis.grid(which="minor", color="white", linewidth=1.5)
-        axis.spines[:].set_visible(False)
-        patches = [
-            Patch(facecolor=colour, label=f"{sign} {word}".strip())
-            for sign, colour, word in _OUTCOMES.values()
-        ]
-        figure.legend(handles=patches, loc="outside lower center", ncols=3)
+    figure, axis = plt.subplots(figsize=(max(side, 5), side))
+    colours = [colour for _, colour, _ in _OUTCOMES.values()]
+    axis.imshow(matrix, ListedColormap(colours), vmin=-1, vmax=1)
+    for line, column in np.argwhere(matrix.notna().to_numpy()):
+        sign, _, _ = _OUTCOMES[matrix.iloc[line, column]]
+        axis.text(column, line, sign, ha="center", va="center", fontsize=8)
+    ticks = np.arange(len(labels))
+    axis.set_xticks(ticks, labels, rotation=90)
+    axis.set_yticks(ticks, labels)
+    axis.set_xticks(ticks[1:] - 0.5, minor=True)
+    axis.set_yticks(ticks[1:] - 0.5, minor=True)
+    axis.grid(which="minor", color="white", linewidth=1.5)
+    axis.spines[:].set_visible(False)
+    patches = [
+        Patch(facecolor=colour, label=f"{sign} {word}".strip())
+        for sign, colour, word in _OUTCOMES.values()
+    ]
+    figure.legend(handles=patches, loc="outside lower center", ncols=3)
     axis.set(xlabel="against", ylabel="")
     axis.tick_params(which="both", length=0)
-    entitle(figure, title)
-    return figure
-
-
-@drawn
-def training_curves(runs: Sequence[Run], title: str) -> Figure:
-    """Loss in training, and accuracy in training and on held-out actors, after each epoch.
-
-    One line a run; a ring marks the epoch that `best test epoch` would report.
-    """
-    figure, (left, right) = plt.subplots(1, 2, figsize=(8, 3.1), layout="constrained")
-    line = {"marker": ".", "markersize": 4, "linewidth": 1.2, "alpha": 1 if len(runs) == 1 else 0.6}
-    for k, run in enumerate(runs):
-        epoch = np.arange(1, run.n_epochs + 1)
-        test = run.test.accuracy_pct
-        curves = [("training", run.epochs["train_accuracy_pct"].to_numpy(), BLUE)]
-        if run.validation is not None:
-            curves.append(("validation actors", run.validation.accuracy_pct, GREEN))
-        curves.append(("test actors", test, VERMILLION))
-        hidden = "_" if k else ""  # one entry of the legend for all runs
-        left.plot(epoch, run.epochs["train_loss"], color=BLUE, **line)
-        for label, accuracy, colour in curves:
-            right.plot(epoch, accuracy, color=colour, label=hidden + label, **line)
-        best = int(best_epoch(test))
-        right.plot(
-            best,
-            test[best - 1],
-            "o",
-            markersize=9,
-            markerfacecolor="none",
-            markeredgecolor=VERMILLION,
-            label=f"{hidden}best test epoch",
-        )
-    left.set(ylabel="training loss", ylim=(0, None))
-    right.set(ylabel="accuracy, % of clips", ylim=(0, 104))
-    for axis in (left, right):
-        count_epochs(axis)
-    right.legend(loc="best")
     entitle(figure, title)
     return figure
 
@@ -310,7 +284,7 @@ def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     counts = scores.confusion(runs, rule)
     share_pct = 100 * counts.div(counts.sum(axis=1), axis=0)
     text = share_pct.map("{:.0f} %\n".format) + counts.map("{:.0f}".format)
-    figure, axis = plt.subplots(figsize=(6.6, 5.4), layout="constrained")
+    figure, axis = plt.subplots(figsize=(6.6, 5.4))
     sns.heatmap(
         share_pct,
         annot=text.where(counts > 0, "").to_numpy(),
@@ -347,7 +321,6 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
         figsize=(6, 5),
         sharex=True,
         height_ratios=[3, 1],
-        layout="constrained",
     )
     above.plot([0, 100], [0, 100], ":", color=GREY, label="as often as it says")
     points = 100 * filled["confidence"], 100 * filled["accuracy"]
@@ -389,7 +362,6 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
         figsize=(9, 0.62 * len(table) + 2.2),
         sharey=True,
         width_ratios=[3, 2],
-        layout="constrained",
     )
     left.barh(position, table["ceiling_pct"], 0.7, color=LIGHT_GREY, label="best possible")
     left.vlines(
@@ -403,12 +375,11 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
         ("without", "without cross-modal blocks", ORANGE, -0.14),
         ("with", "CFN-SR", BLUE, 0.14),
     ):
-        accuracy = table[f"accuracy_pct_{which}"]
-        ends = table[[f"ci_low_pct_{which}", f"ci_high_pct_{which}"]].to_numpy().T
+        names = [f"{name}_{which}" for name in ("accuracy_pct", "ci_low_pct", "ci_high_pct")]
         left.errorbar(
-            accuracy,
+            table[names[0]],
             position + offset,
-            xerr=np.abs(ends - accuracy.to_numpy()),
+            xerr=to_ends(table, *names),
             fmt="o",
             color=colour,
             markersize=5,
@@ -418,32 +389,9 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
     left.set_yticks(position, [fill(label, 22) for label in table["label"]])
     left.invert_yaxis()
     figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
-    ends = table[["ci_low_pct", "ci_high_pct"]].to_numpy().T
-    gain = table["difference_pct"]
-    right.errorbar(
-        gain, position, xerr=np.abs(ends - gain.to_numpy()), fmt="D", color=BLUE, markersize=5
-    )
+    gain, ends = table["difference_pct"], to_ends(table, "difference_pct")
+    right.errorbar(gain, position, xerr=ends, fmt="D", color=BLUE, markersize=5)
     right.axvline(0, color=GREY, linestyle=":")
     right.set_xlabel("gain of the blocks, points")
     entitle(figure, title)
     return figure
-
-
-def _offsets(n: int) -> np.ndarray:
-    """Where n points stand within a line of height 1."""
-    return 0.2 * (np.arange(n) - (n - 1) / 2)
-
-
-def _to_ends(lines: pd.DataFrame) -> np.ndarray:
-    """How far the interval reaches below and above the accuracy, (2, line); nan without one."""
-    accuracy = lines["accuracy_pct"].to_numpy(float)
-    below = accuracy - lines["ci_low_pct"].to_numpy(float)
-    above = lines["ci_high_pct"].to_numpy(float) - accuracy
-    return np.maximum(np.stack([below, above]), 0)  # rounding
-
-
-def _test_actors(runs_by_row: Mapping[str, Sequence[Run]]) -> str:
-    """How many people the folds test."""
-    groups = next((runs[0].corpus.groups for runs in runs_by_row.values() if runs), ())
-    sizes = sorted({len(group) for group in groups} or {4})
-    return "four" if sizes == [4] else " to ".join(map(str, sizes))

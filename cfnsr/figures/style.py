@@ -2,7 +2,7 @@
 
 import io
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
 from pathlib import Path
@@ -11,7 +11,6 @@ from typing import Any, ParamSpec
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
-import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.collections import QuadMesh
 from matplotlib.colors import to_rgb
@@ -20,13 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType, RcKeyType
 from PIL import Image
 
-from cfnsr.evaluation import scores
-from cfnsr.data.audio import HOP
 from cfnsr.errors import writing
-from cfnsr.params import Preprocess, Source
-from cfnsr.training.runs import Run
-from cfnsr.evaluation.selection import Rule, best_epoch
-from cfnsr.evaluation.tables import DATA_LABELS
 
 P = ParamSpec("P")
 
@@ -41,6 +34,7 @@ STYLE: dict[RcKeyType, Any] = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.axisbelow": True,
+    "figure.constrained_layout.use": True,
     "figure.titlesize": 10,
     "figure.dpi": 110,
     # Texts are a little wider at one resolution than at another.
@@ -53,8 +47,6 @@ STYLE: dict[RcKeyType, Any] = {
 PNG_DPI = 160
 _FEW_COLOURS = 16_384
 _CHARACTERS_PER_INCH = 12
-
-
 
 
 def drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -85,6 +77,28 @@ def entitle(figure: Figure, title: str) -> None:
     width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
     filled = "\n".join(textwrap.fill(line, width) for line in title.splitlines())
     figure.suptitle(filled, parse_math=False)  # a file's name may hold a $
+
+
+@drawn
+def nothing(sentence: str, title: str) -> Figure:
+    """Says why there is no figure, in the figure's place."""
+    figure, axis = plt.subplots(figsize=(6, 1.6))
+    axis.axis("off")
+    axis.text(0.5, 0.5, sentence, ha="center", va="center", color=GREY, wrap=True)
+    entitle(figure, title)
+    return figure
+
+
+def to_ends(
+    lines: pd.DataFrame,
+    value: str = "accuracy_pct",
+    low: str = "ci_low_pct",
+    high: str = "ci_high_pct",
+) -> np.ndarray:
+    """How far intervals reach below and above their values, (2, line); nan without one."""
+    values = lines[value].to_numpy(float)
+    below, above = values - lines[low].to_numpy(float), lines[high].to_numpy(float) - values
+    return np.maximum(np.stack([below, above]), 0)  # rounding
 
 
 class _Epochs(MaxNLocator):
@@ -156,17 +170,3 @@ def save(figure: Figure, path: Path) -> Saved:
     with writing(path):
         picture.save(f"{path}.png", optimize=True, dpi=(PNG_DPI, PNG_DPI))
     return Saved(path)
-
-
-
-
-
-
-
-
-
-
-
-
-
-

@@ -1,4 +1,4 @@
-"""The effects of `cfnsr.evaluation.switches` as a forest plot; never imports torch."""
+"""What switches change, as a forest plot; never imports torch."""
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -6,9 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from cfnsr.evaluation.typeset import signed
-from cfnsr.figures.style import BLUE, GREY, LIGHT_GREY, drawn, entitle
-
-_SEED = "another_seed"
+from cfnsr.figures.style import BLUE, GREY, LIGHT_GREY, drawn, entitle, to_ends
 
 
 @drawn
@@ -18,19 +16,17 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
     The grey band is the interval of another seed, with which nothing was switched.
 
     Args:
-        effects: `switches.effects`.
-        unswitched_pct: accuracy without any switch.
-        title: what stands above, with data, protocol and rule.
+        effects: of `cfnsr.evaluation.tables.switch_effects`.
     """
-    figure, axis = plt.subplots(figsize=(8, 1.5 + 0.33 * len(effects)), layout="constrained")
+    figure, axis = plt.subplots(figsize=(8, 1.5 + 0.33 * len(effects)))
     height = np.arange(len(effects))
-    value, low, high = (effects[f"{name}_pct"] for name in ("difference", "ci_low", "ci_high"))
-    seed = effects[effects["switch"] == _SEED]
+    value, ends = effects["difference_pct"], to_ends(effects, "difference_pct")
+    seed = effects[effects["switch"] == "another_seed"]
     if len(seed):
-        ends = seed[["ci_low_pct", "ci_high_pct"]].iloc[0]
-        axis.axvspan(*ends, color=LIGHT_GREY, label="interval of another seed", zorder=0)
+        band = seed[["ci_low_pct", "ci_high_pct"]].iloc[0]
+        axis.axvspan(*band, color=LIGHT_GREY, label="interval of another seed", zorder=0)
     axis.axvline(0, color=GREY, linewidth=1)
-    axis.errorbar(value, height, xerr=(value - low, high - value), fmt="o", color=BLUE, capsize=3)
+    axis.errorbar(value, height, xerr=ends, fmt="o", color=BLUE, capsize=3)
     axis.set_yticks(height, effects["label"])
     axis.set_ylim(len(effects) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)

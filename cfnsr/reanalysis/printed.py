@@ -12,9 +12,8 @@ from scipy import optimize, stats
 
 from cfnsr.data.corpora.ravdess import CLIPS_PER_FOLD, CORPUS, N_FOLDS
 from cfnsr.evaluation.uncertainty import LEVEL, possible_accuracies, wilson
-from cfnsr.models.registry import REFERENCE, TABLE_1, TABLE_2, Row, find
+from cfnsr.models.registry import REFERENCE, TABLE_1, TABLE_2, find
 
-TABLES: dict[int, dict[str, Row]] = {1: TABLE_1, 2: TABLE_2}
 #: 1,440 clips of all six folds, and 1,200 of the five that the paper tests.
 N_CLIPS = N_FOLDS * CLIPS_PER_FOLD
 N_CLIPS_TESTED = len(CORPUS.folds("paper")) * CLIPS_PER_FOLD
@@ -39,7 +38,7 @@ def possible_rows() -> pd.DataFrame:
             "possible_of_1440": bool(possible_accuracies(_accuracy(name), N_CLIPS)),
             "possible_of_1200": bool(possible_accuracies(_accuracy(name), N_CLIPS_TESTED)),
         }
-        for table, rows in TABLES.items()
+        for table, rows in enumerate((TABLE_1, TABLE_2), start=1)
         for name, row in rows.items()
     )
 
@@ -66,8 +65,11 @@ class Claim:
         return abs(self.in_tables - float(number)) <= half_a_digit + _ROUNDING
 
 
-def claims() -> tuple[Claim, ...]:
-    """Every number of sections 3.4 and 3.5 that the tables can confirm or contradict."""
+def text_claims() -> pd.DataFrame:
+    """Every number of sections 3.4 and 3.5 that the tables can confirm or contradict.
+
+    Columns: section, claim, unit, said, in_tables, holds.
+    """
     own = _accuracy(REFERENCE)
     unimodal = max(_accuracy("video"), _accuracy("audio"))
     early = max(_accuracy(name) for name, row in TABLE_1.items() if row.fusion_stage == "Early")
@@ -77,7 +79,7 @@ def claims() -> tuple[Claim, ...]:
     no_residual = _accuracy("no_residual")
     v_to_a, a_to_v = _accuracy("video_to_audio"), _accuracy("audio_to_video")
     block = _params_millions(REFERENCE) - _params_millions("no_cross_modal")
-    return (
+    claims = (
         Claim("3.4", "better than one modality by", "points", "> 10", own - unimodal),
         Claim("3.4", "the cross-modal block costs", "M parameters", "0.03", block),
         Claim("3.4", "better than early fusion by", "points", "> 4", own - early),
@@ -91,11 +93,7 @@ def claims() -> tuple[Claim, ...]:
         Claim("3.5", "V->A is the final model; gap", "points", "0.00", own - v_to_a),
         Claim("3.5", "V->A and A->V differ by", "points", "1.6", abs(v_to_a - a_to_v)),
     )
-
-
-def text_claims() -> pd.DataFrame:
-    """`claims` as a table: section, claim, unit, said, in_tables, holds."""
-    return pd.DataFrame({**asdict(claim), "holds": claim.holds} for claim in claims())
+    return pd.DataFrame({**asdict(claim), "holds": claim.holds} for claim in claims)
 
 
 def resolution() -> pd.DataFrame:
@@ -122,12 +120,12 @@ def resolution() -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
-def unpaired_p_value(n_correct: int, n_correct_other: int, n: int = N_CLIPS) -> float:
-    """Two-sided p value of the z test of two proportions, each of n clips."""
+def unpaired_p_value(n_correct: int, n_correct_other: int) -> float:
+    """Two-sided p value of the z test of two proportions, each of 1,440 clips."""
     right = np.array([n_correct, n_correct_other])
     if right[0] == right[1]:
         return 1.0
-    return float(stats.chi2_contingency([right, n - right], correction=False).pvalue)
+    return float(stats.chi2_contingency([right, N_CLIPS - right], correction=False).pvalue)
 
 
 def agreement_needed() -> pd.DataFrame:
@@ -219,13 +217,13 @@ def smallest_difference(
     return float(optimize.brentq(excess, 0, accuracy_pct))
 
 
-def best_case_difference(n: int = N_CLIPS, power: float = POWER) -> float:
+def best_case_difference(power: float = POWER) -> float:
     """The same in the best of cases: the better system is right wherever the other is; exact.
 
     Then every clip that tells them apart speaks for the same side, and six are significant.
     """
-    n_needed = next(k for k in range(1, n) if 2 * 0.5**k < LEVEL)
-    share = optimize.brentq(lambda p: stats.binom.sf(n_needed - 1, n, p) - power, 0, 1)
+    n_needed = next(k for k in range(1, N_CLIPS) if 2 * 0.5**k < LEVEL)
+    share = optimize.brentq(lambda p: stats.binom.sf(n_needed - 1, N_CLIPS, p) - power, 0, 1)
     return 100 * float(share)
 
 

@@ -4,6 +4,7 @@ One page per folder of `figures/`, one per executed notebook, and an index. Equa
 bytes.
 """
 
+import csv
 import json
 import re
 import shutil
@@ -24,6 +25,7 @@ from pygments.formatters import HtmlFormatter
 
 from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE
 from cfnsr.models.registry import REFERENCE, find
+from cfnsr.own_clip.predict import PUBLISHED
 from cfnsr.params import Params
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -73,8 +75,7 @@ def build(repository: Path) -> Path:
     shutil.copytree(figures, output, ignore=shutil.ignore_patterns("*.ipynb"))
     _write_static(output / "static")
     pages = [_page(folder) for folder in sorted(figures.iterdir(), key=_rank) if folder.is_dir()]
-    card = repository / "cfnsr" / "own_clip" / "network" / "README.md"
-    environment = _environment(pages, has_card=card.is_file())
+    environment = _environment(pages)
 
     def write(name: str, template: str, title: str, **values: Any) -> Path:
         path = output / name
@@ -90,8 +91,8 @@ def build(repository: Path) -> Path:
                 name = section.notebook.relative_to(figures).with_suffix(".html").as_posix()
                 body = notebook_html(section.notebook)
                 write(name, "notebook.html", section.title, body=body, page=page)
-    if card.is_file():
-        write("network.html", "card.html", "The published network", card=card.read_text("utf-8"))
+    card = (PUBLISHED / "README.md").read_text("utf-8")
+    write("network.html", "card.html", "The published network", card=card)
     return write(
         "index.html",
         "index.html",
@@ -132,12 +133,12 @@ def outcome(settings: Params, repository: Path) -> str:
     return f"{about}: {label} {found['last']:.1f} % {interval}, {TEST_RULE}"
 
 
-def captions(notebook: nbformat.NotebookNode, folder: Path) -> list[Shown]:
+def captions(cells: list[nbformat.NotebookNode], folder: Path) -> list[Shown]:
     """The figures of a folder: those that cells save, each with the caption below; then others."""
     found: list[Shown] = []
     left = {path.stem for path in folder.glob("*.png")}
     waiting: list[str] = []
-    for cell in notebook.cells:
+    for cell in cells:
         if cell.cell_type == "code":
             saved = [name for name in _SAVED.findall(cell.source) if name in left]
             waiting += saved
@@ -163,10 +164,9 @@ def markdown(text: str) -> Markup:
 
 def csv_lines(path: Path) -> list[list[str]]:
     """Header and lines of a csv file as they stand there; none if it is empty or long."""
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return (
-        [table.columns.tolist(), *table.to_numpy().tolist()] if 0 < len(table) <= MAX_LINES else []
-    )
+    with path.open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    return [header, *lines] if 0 < len(lines) <= MAX_LINES else []
 
 
 def _rank(folder: Path) -> tuple[bool, str]:
@@ -183,15 +183,14 @@ def _page(folder: Path) -> Page:
 
 
 def _section(folder: Path) -> Section:
-    path = next(iter(sorted(folder.glob("*.ipynb"))), None)
-    notebook = nbformat.read(path, as_version=4) if path else nbformat.v4.new_notebook()
-    title = folder.name.capitalize()
-    if path:
+    for path in sorted(folder.glob("*.ipynb")):
+        notebook = nbformat.read(path, as_version=4)
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
-    return Section(folder, title, path, captions(notebook, folder))
+        return Section(folder, title, path, captions(notebook.cells, folder))
+    return Section(folder, folder.name.capitalize(), None, captions([], folder))
 
 
-def _environment(pages: list[Page], has_card: bool) -> jinja2.Environment:
+def _environment(pages: list[Page]) -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -202,7 +201,6 @@ def _environment(pages: list[Page], has_card: bool) -> jinja2.Environment:
     environment.filters |= {"markdown": markdown, "csv_lines": csv_lines}
     environment.globals |= {
         "pages": pages,
-        "has_card": has_card,
         "labels": DATA_LABELS,
         "reference": find(REFERENCE).label,
         "rule": TEST_RULE,

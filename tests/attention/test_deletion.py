@@ -84,34 +84,31 @@ def test_curves_of_several_runs_are_joined_clip_by_clip():
     )
 
 
-def test_what_is_hidden_is_the_silence_and_the_rest_is_left():
-    values = np.array([[[1], [2], [3]], [[5], [6], [8]]], np.uint8)  # clip where channel
-    silent = np.array([[7], [9], [4]], np.uint8)
-    hidden = np.array([[True, False], [False, False]])
-    found = deletion.hide(values, silent, hidden, np.array([0, 0, 1]))
-    assert found[..., 0].tolist() == [[7, 9, 3], [5, 6, 8]]
-    assert found.dtype == np.uint8
-
-
-def test_hiding_part_of_a_clip_is_what_its_network_is_asked_about():
+@pytest.mark.parametrize(("modality", "name"), [("video", "frames"), ("audio", "mfcc")])
+def test_hiding_part_of_a_clip_is_what_its_network_is_asked_about(modality, name):
     """The probability of the emotion predicted from the whole clip, by way of the whole network."""
     trained = made("cfn_sr")
     rng = np.random.default_rng(0)
     pictures = rng.integers(0, 256, (4, 10, 72, 72, 3), dtype=np.uint8)
     sound = rng.normal(2, 3, (4, 13, 212)).astype(np.float32)
-    regions = np.arange(212) // 106
     arrays = {"frames": pictures, "mfcc": sound}
     silence = {name: mean_clip(array) for name, array in arrays.items()}
-    score = deletion.audio_score(trained.view(arrays), arrays, silence, regions)
+    regions = np.arange(212) // 106
+    if modality == "video":
+        regions = np.broadcast_to(np.arange(72) // 36, (10, 72, 72))
+    score = deletion.score_of(trained.view(arrays), arrays, silence, modality, regions)
     probability = torch.from_numpy(trained.logits(arrays)).softmax(dim=1).numpy()
     np.testing.assert_allclose(score(np.zeros((4, 2), bool)), probability.max(axis=1), rtol=1e-5)
     half = np.tile([False, True], (4, 1))
-    spoilt = sound.copy()
-    spoilt[:, :, 106:] = sound[:, :, 106:].mean(axis=0)
-    expected = trained.logits(arrays | {"mfcc": spoilt})
+    half[0] = False  # of the first clip nothing is hidden
+    spoilt = {"frames": pictures.copy(), "mfcc": sound.copy()}
+    spoilt["frames"][1:, :, :, 36:] = silence["frames"][:, :, 36:]
+    spoilt["mfcc"][1:, :, 106:] = silence["mfcc"][:, 106:]
+    expected = trained.logits(arrays | {name: spoilt[name]})
     expected = torch.from_numpy(expected).softmax(dim=1).numpy()
     whole = probability.argmax(axis=1)
     np.testing.assert_allclose(score(half), expected[np.arange(4), whole], rtol=1e-4)
+    assert np.ptp(expected - probability, axis=1)[1:].min() > 1e-4
     np.testing.assert_allclose(
         score(~np.zeros((4, 2), bool)), score(~np.zeros((4, 2), bool)), rtol=0
     )
@@ -263,12 +260,11 @@ def test_rows_without_pictures_have_a_face_to_silence_and_hear_noise(row, real_c
     trained = Trained(model, system, {"fold": 1}, SMALL, scaling, {}, 100)
     arrays = trained.arrays(clips, np.arange(8))
     answers = _answers(
-        trained,
+        trained.view(arrays),
         clips,
+        np.arange(8),
         {0.0: replace(clips, mfcc=2 * clips.mfcc, log_mel=2 * clips.log_mel)},
         {name: mean_clip(array) for name, array in arrays.items()},
-        np.arange(8),
-        trained.view(arrays),
         np.roll(np.arange(8), 1),
         np.random.default_rng(0),
     )

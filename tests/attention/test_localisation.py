@@ -16,8 +16,7 @@ from test_runs import INFO
 from cfnsr import params
 from cfnsr.attention.deletion import Curves
 from cfnsr.attention.localisation import (
-    Overlap,
-    face_cue,
+    face_cues,
     face_overlap,
     hit_rate,
     hits,
@@ -36,7 +35,7 @@ from cfnsr.data.synthetic.control import cue
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.data.video import choose_frames
 from cfnsr.errors import InputError
-from cfnsr.figures import attention, attention_effects, attention_maps
+from cfnsr.figures import attention_effects, attention_maps
 from cfnsr.models.registry import find
 from cfnsr.params import Clips, Params
 from cfnsr.training import trained
@@ -48,7 +47,8 @@ FOUR = np.arange(4).reshape(1, 2, 2).repeat(3, axis=1).repeat(3, axis=2)  # of 1
 def test_the_face_cue_covers_brows_eyes_and_mouth_and_not_the_chin(synthetic_root):
     settings = SMALL.model_copy(update={"frame_size": 96})
     points = read_landmarks(synthetic_root / "landmarks" / f"{stem(TAKES[0])}.csv").points
-    masks = face_cue(points, settings)
+    cues = face_cues(points, settings)
+    masks = cues["upper"] | cues["lower"]
     assert masks.shape == (SMALL.n_frames, 96, 96)
     chosen = points[choose_frames(len(points), settings)]
     for mask, face in zip(masks, chosen, strict=True):
@@ -73,10 +73,10 @@ def test_overlap_with_a_face_worked_by_hand():
     cues[:, 0, :3, :3] = True
     cues[:, 0, 0:3, 3:] = np.array([1, 1, 0, 1, 0, 1, 0, 1, 1]).reshape(3, 3) > 0
     share = np.array([1, 6 / 9, 0, 0])
-    maps = np.array([[[[1.0, 0], [0, 0]]], [[[0.0, 0.5], [0.5, 0]]]])
+    maps = np.array([[1.0, 0, 0, 0], [0.0, 0.5, 0.5, 0]])
     found = face_overlap(maps, cues, FOUR)
-    np.testing.assert_allclose(found.found, [1, 3 / 9])
-    np.testing.assert_allclose(found.by_chance, share.mean())
+    np.testing.assert_allclose(found["found"], [1, 3 / 9])
+    np.testing.assert_allclose(found["by_chance"], share.mean())
 
 
 def test_a_map_hits_if_it_prefers_the_named_part_for_its_size():
@@ -84,10 +84,14 @@ def test_a_map_hits_if_it_prefers_the_named_part_for_its_size():
     named, other = np.zeros((2, 3, 1, 6, 6), bool)
     named[:, 0, :3, :1] = True
     other[:, 0, 3:, 3:] = True
-    maps = np.array([[[[0.6, 0], [0, 0.4]]], [[[0.4, 0], [0, 0.6]]], [[[0.25] * 2] * 2]])
+    maps = np.array([[0.6, 0, 0, 0.4], [0.4, 0, 0, 0.6], [0.25] * 4])
     found = hits(face_overlap(maps, named, FOUR), face_overlap(maps, other, FOUR))
     assert found.tolist() == [True, False, False]
-    rate = hit_rate(np.tile([True, True, True, False], 6), np.repeat(np.arange(6), 4))
+    rate = hit_rate(
+        pd.DataFrame(
+            {"hit": np.tile([True, True, True, False], 6), "actor": np.repeat(np.arange(6), 4)}
+        )
+    )
     assert rate["hit_pct"] == rate["ci_low_pct"] == rate["ci_high_pct"] == 75
     assert (rate["n_clips"], rate["n_actors"]) == (24, 6)
 
@@ -96,27 +100,24 @@ def test_where_the_voice_points_its_part_alone_is_the_cue(tmp_path):
     settings = Params(data="pointing")
     clips, take = settings.pointing.clips, takes(settings.pointing.clips)[0]
     recording.write_clip(tmp_path, take, clips)
-    study = SimpleNamespace(
-        settings=settings, clips=SimpleNamespace(index=pd.DataFrame({"clip": [take.clip]}))
-    )
-    cues = _Cues(study, tmp_path)
-    assert cues.points
+    index = pd.DataFrame({"clip": [take.clip], "actor": [take.actor]})
+    study = SimpleNamespace(settings=settings, clips=SimpleNamespace(index=index))
+    named, other = _Cues(study, tmp_path)._face(0)
     landmarks = read_landmarks(tmp_path / "landmarks" / f"{stem(take)}.csv").points
-    parts = [pointing.cue(take, clips).points_to]
-    named = face_cue(landmarks, settings.pointing.preprocess, parts)
-    np.testing.assert_array_equal(cues._face(0, True), named)
-    both = face_cue(landmarks, settings.pointing.preprocess)
-    np.testing.assert_array_equal(cues._face(0, False) | named, both)
+    part = pointing.cue(take, clips).points_to
+    cues = face_cues(landmarks, settings.pointing.preprocess)
+    np.testing.assert_array_equal(named, cues.pop(part))
+    np.testing.assert_array_equal(other, *cues.values())
     rows = named.any(axis=(0, 2)).nonzero()[0]
-    assert (rows.max() < 120) == (parts == ["upper"])
+    assert (rows.max() < 120) == (part == "upper")
 
 
 def test_overlap_with_a_voice_is_compared_with_the_other_clips_stretches():
     cues = np.array([[1.0, 0, 0], [0, 1.0, 0], [0, 0, 1.0]])
     maps = np.array([[1.0, 0, 0], [0.2, 0.4, 0.4], [0, 1.0, 0]])
     found = voice_overlap(maps, cues)
-    np.testing.assert_allclose(found.found, [1, 0.4, 0])
-    np.testing.assert_allclose(found.by_chance, [0, 0.3, 0.5])
+    np.testing.assert_allclose(found["found"], [1, 0.4, 0])
+    np.testing.assert_allclose(found["by_chance"], [0, 0.3, 0.5])
     with pytest.raises(InputError, match="second clip"):
         voice_overlap(maps[:1], cues[:1])
 
@@ -127,8 +128,9 @@ def test_a_map_that_likes_the_same_moments_in_every_clip_is_at_chance():
     cues = (np.arange(26) >= start[:, None]) & (np.arange(26) < start[:, None] + 10)
     middle = np.tile(np.exp(-((np.arange(26) - 12) ** 2) / 20), (400, 1))
     actor = np.arange(400) % 20
-    assert lift(voice_overlap(middle, cues.astype(float)), actor)["lift"] == pytest.approx(1)
-    knowing = lift(voice_overlap(cues + 0.1, cues.astype(float)), actor)
+    liking = voice_overlap(middle, cues.astype(float)).assign(actor=actor)
+    assert lift(liking)["lift"] == pytest.approx(1)
+    knowing = lift(voice_overlap(cues + 0.1, cues.astype(float)).assign(actor=actor))
     assert knowing["against_chance"] == "above"
     assert knowing["ci_low"] > 1.2
 
@@ -136,10 +138,10 @@ def test_a_map_that_likes_the_same_moments_in_every_clip_is_at_chance():
 def test_the_lift_is_a_ratio_of_sums_with_a_verdict_by_its_interval():
     actor = np.repeat(np.arange(10), 5)
     for value, verdict in ((0.6, "above"), (0.4, "below")):
-        found = lift(Overlap(np.full(50, value), np.full(50, 0.5)), actor)
+        found = lift(pd.DataFrame({"found": value, "by_chance": 0.5, "actor": actor}))
         assert found["lift"] == pytest.approx(value / 0.5)
         assert (found["against_chance"], found["n_actors"]) == (verdict, 10)
-    one = lift(Overlap(np.ones(3), np.ones(3)), np.ones(3))
+    one = lift(pd.DataFrame({"found": np.ones(3), "by_chance": 1.0, "actor": 1}))
     assert one["against_chance"] == ""
 
 
@@ -165,9 +167,7 @@ def look(row, data="synthetic"):
     located = located_maps(view, arrays, maps)
     settings = Params(data=data).model_copy(update={"fold": 1})
     study = Study(settings, None, {row: []}, 0)
-    return study, Look(
-        REPOSITORY, network, np.arange(N_CLIPS), index, pictures, arrays, maps, located
-    )
+    return study, Look(REPOSITORY, network, np.arange(N_CLIPS), index, arrays, maps, located)
 
 
 @pytest.mark.filterwarnings("error")
@@ -175,10 +175,10 @@ def look(row, data="synthetic"):
 def test_every_figure_of_one_run_names_its_setting_and_cuts_no_text(row):
     study, at = look(row)
     drawn = [
-        attention.timeline(study, at, None, "Title"),
-        attention.heads(study, at, "Title"),
-        attention.face(study, at, "Title"),
-        attention.by_emotion(study, at, "Title"),
+        attention_maps.timeline(study, at, None, "Title"),
+        attention_maps.heads(study, at, "Title"),
+        attention_maps.face(study, at, "Title"),
+        attention_maps.by_emotion(study, at, "Title"),
     ]
     for figure in drawn:
         title = " ".join(figure.get_suptitle().split())
@@ -197,34 +197,38 @@ def test_the_own_map_goes_before_grad_cam_and_a_missing_one_is_a_sentence():
     ]
     assert names["mmtm"] == ["Grad-CAM, face", "Grad-CAM, voice"]
     study, at = look("audio")
-    figure = attention.face(study, at, "Title")
+    figure = attention_maps.face(study, at, "Title")
     assert "sees no picture" in figure.axes[0].texts[0].get_text()
 
 
-def test_no_picture_of_a_person_is_drawn_unless_asked_for(monkeypatch):
-    shown = []
-    monkeypatch.setattr(
-        attention_maps, "on_frames", lambda pictures, *_: shown.append(pictures is not None)
-    )
-    monkeypatch.setattr(
-        attention_maps, "animate", lambda pictures, *_: shown.append(pictures is not None)
-    )
-    for data in ("synthetic", "ravdess", "ravdess_landmarks"):
+def test_no_picture_of_a_person_is_drawn_unless_asked_for(tmp_path, monkeypatch):
+    def draws_pictures(draw, *args, **options):
+        shown = []
+        monkeypatch.setattr(
+            attention_maps,
+            "_overlay",
+            lambda _, picture, *__: shown.append(picture is not None),
+        )
+        draw(*args, **options)
+        (same,) = set(shown)
+        return same
+
+    for data, is_drawn in (("synthetic", True), ("ravdess", False), ("ravdess_landmarks", False)):
         study, at = look("cfn_sr", data)
-        attention.face(study, at, "Title")
-        attention.animation(study, at, "Title", REPOSITORY / "never.gif")
-    assert shown == [True, True, False, False, False, False]
-    attention.face(study, at, "Title", overlays=True)
-    assert shown[-1] is True
+        assert draws_pictures(attention_maps.face, study, at, "T") is is_drawn
+        path = tmp_path / "map.gif"
+        assert draws_pictures(attention_maps.animation, study, at, "T", path) is is_drawn
+    assert draws_pictures(attention_maps.face, study, at, "T", overlays=True) is True
 
 
 @pytest.mark.parametrize("row", ["cfn_sr", "audio"])
 def test_the_animation_is_small_and_equal_input_gives_equal_bytes(row, tmp_path):
     study, at = look(row)
-    at = replace(at, pictures=at.pictures // 64 * 64)
+    if row == "cfn_sr":
+        at = replace(at, arrays=at.arrays | {"frames": at.arrays["frames"] // 64 * 64})
     paths = [tmp_path / "one.gif", tmp_path / "two.gif"]
     for path in paths:
-        attention.animation(study, at, "Title", path)
+        attention_maps.animation(study, at, "Title", path)
     content = paths[0].read_bytes()
     assert content == paths[1].read_bytes()
     assert content[:3] == b"GIF"
@@ -247,6 +251,12 @@ def reliance_table(rows):
     return pd.DataFrame(lines)
 
 
+def reliance_of_cfn_sr(monkeypatch):
+    monkeypatch.setattr(Study, "extent", "40 of 300 test clips")
+    survey = Survey(reliance_table(["cfn_sr"]), *[pd.DataFrame()] * 2, {}, [])
+    return attention_effects.reliance(Study(Params(), None, {}, 0), "cfn_sr", survey, "Title")
+
+
 def curves_of(names):
     step = np.linspace(0, 1, 11)
     values = np.tile(1 - step[:, None], (1, 4))
@@ -256,7 +266,7 @@ def curves_of(names):
         for area in ("deletion", "insertion")
     ]
     curves = {name: Curves(step, values, values, values) for name in names}
-    return Effect(curves, pd.DataFrame(lines), dict.fromkeys(names, "of the sound"))
+    return Effect(curves, pd.DataFrame(lines))
 
 
 @pytest.mark.filterwarnings("error")
@@ -269,7 +279,7 @@ def curves_of(names):
     ],
 )
 def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names, monkeypatch):
-    study, at = look(rows[-1])
+    study, _ = look(rows[-1])
     located = [
         {"row": row, "label": find(row).label, "map": name, "lift": 1.2, "ci_low": 1, "ci_high": 2}
         for row in rows
@@ -279,12 +289,12 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
     survey = Survey(reliance_table(rows), pd.DataFrame(located), pd.DataFrame(), gates, [1])
     monkeypatch.setattr(Study, "extent", "40 of 300 test clips")
     drawn = [
-        attention.reliance(study, at, survey, "Title"),
-        attention.localisation(study, survey, "Title"),
-        attention.gates(study, survey, "Title"),
-        attention.deletion(study, at, curves_of(names), "Title"),
-        attention.deletion(study, at, Effect({}, pd.DataFrame(), {}), "Title"),
-        attention.localisation(
+        attention_effects.reliance(study, rows[-1], survey, "Title"),
+        attention_effects.localisation(study, survey, "Title"),
+        attention_effects.gates(study, survey, "Title"),
+        attention_effects.deletion(study, rows[-1], curves_of(names), "Title"),
+        attention_effects.deletion(study, rows[-1], Effect({}, pd.DataFrame()), "Title"),
+        attention_effects.localisation(
             study,
             Survey(survey.reliance, pd.DataFrame(located[:0]), pd.DataFrame(), {}, []),
             "Title",
@@ -299,8 +309,10 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
 
 
 def test_rows_may_have_different_numbers_of_gates():
-    gate = Gate("layer3", "video", np.full((2, 4), 0.5), 0.5)
-    figure = attention_effects.gates({"MSAF": (gate, gate), "Other": (gate,)}, "Title")
+    gate = Gate("layer3", "face", np.full((2, 4), 0.5), 0.5)
+    gates = {"MSAF": (gate, gate), "Other": (gate,)}
+    survey = Survey(*[pd.DataFrame()] * 3, gates, [1])
+    figure = attention_effects.gates(Study(Params(), None, {}, 0), survey, "Title")
     assert len(figure.axes) == 3
     assert [bool(axis.get_xlabel()) for axis in figure.axes] == [False, True, True]
 
@@ -309,7 +321,7 @@ def test_the_gates_title_names_the_fold_and_the_clips_that_they_are_of():
     study, at = look("mmtm")
     study = replace(study, settings=study.settings.model_copy(update={"fold": "all"}))
     survey = Survey(*[pd.DataFrame()] * 3, {"MMTM": at.maps.gates}, [2])
-    title = attention.gates(study, survey, "Title").get_suptitle()
+    title = attention_effects.gates(study, survey, "Title").get_suptitle()
     assert title.endswith(f"the paper's split, fold 2; {N_CLIPS} test clips")
 
 
@@ -338,18 +350,16 @@ def test_the_seeds_of_a_fold_look_at_the_same_clips_and_at_no_fewer(tmp_path):
     assert chosen[0].tolist() == chosen[1].tolist()
 
 
-def test_labels_above_the_reliance_table_begin_over_their_column():
-    axis = attention_effects.reliance(reliance_table(["cfn_sr"]), ["cfn_sr"], "Title").axes[0]
+def test_labels_above_the_reliance_table_begin_over_their_column(monkeypatch):
+    axis = reliance_of_cfn_sr(monkeypatch).axes[0]
     above = [tick.label2 for tick in axis.xaxis.get_major_ticks()]
     assert [label.get_text() for label in above][-1] == "noise, \N{MINUS SIGN}10 dB"
     assert {label.get_ha() for label in above} == {"left"}
     assert {label.get_rotation_mode() for label in above} == {"anchor"}
 
 
-def test_sweeps_have_ticks_at_the_measured_places_alone():
-    _, noise, dropped = attention_effects.reliance(
-        reliance_table(["cfn_sr"]), ["cfn_sr"], "Title"
-    ).axes
+def test_sweeps_have_ticks_at_the_measured_places_alone(monkeypatch):
+    _, noise, dropped = reliance_of_cfn_sr(monkeypatch).axes
     assert sorted(noise.get_xticks()) == [-10, 20]
     assert dropped.get_xticks().tolist() == [25]
 
@@ -428,10 +438,9 @@ def _lifts(clips, root, runs, settings):
     for row in ("cfn_sr", "video_to_audio"):
         network = trained.load_trained(run_folder(runs, row, 1, settings.seeds[0]), "cpu")
         test = network.test_positions(clips)
-        actor = clips.index["actor"].to_numpy()[test]
         for name, model in ((row, network), (f"{row}, untrained", network.untrained())):
             arrays = model.arrays(clips, test)
             view = model.view(arrays)
             for map_ in located_maps(view, arrays, read_maps(view, arrays)):
-                found[name, map_.name] = lift(cues.overlap(model, map_, test), actor)
+                found[name, map_.name] = lift(cues.overlap(model, map_, test))
     return found

@@ -94,7 +94,7 @@ def arrays(maps):
         for name in ("logits", "self_attention", "cross_modal", "cross_modal_audio")
         if getattr(maps, name) is not None
     }
-    return found | {f"{gate.place} {gate.modality}": gate.values for gate in maps.gates}
+    return found | {f"{gate.place} {gate.stream}": gate.values for gate in maps.gates}
 
 
 @pytest.mark.parametrize("row", WITH_MAPS)
@@ -103,7 +103,7 @@ def test_listening_leaves_the_logits_bit_for_bit_and_no_hook_behind(row, clips):
     inputs = tensors(trained, clips)
     with torch.no_grad():
         before = trained.model(*inputs).numpy()
-    maps = record(trained.model, *inputs)
+    maps = record(trained.model, [inputs])
     with torch.no_grad():
         after = trained.model(*inputs).numpy()
     np.testing.assert_array_equal(maps.logits, before)
@@ -116,7 +116,7 @@ def test_a_network_in_training_is_refused_since_dropout_would_hide_some(clips):
     trained = made("cfn_sr")
     trained.model.train()
     with pytest.raises(AssertionError, match="eval"):
-        record(trained.model, *tensors(trained, clips))
+        record(trained.model, [tensors(trained, clips)])
 
 
 def test_self_attention_sums_to_one_and_no_token_hears_the_future(clips):
@@ -164,11 +164,11 @@ def test_gates_times_features_are_what_leaves_the_module(row, kind, clips):
         module.register_forward_hook(lambda _, inputs, outputs: passed.append((inputs, outputs)))
         for module in modules(trained.model, kind)
     ]
-    gates = record(trained.model, *tensors(trained, clips)).gates
+    gates = record(trained.model, [tensors(trained, clips)]).gates
     for handle in handles:
         handle.remove()
-    assert [(gate.place, gate.modality) for gate in gates] == [
-        (place, modality) for place in ("middle", "top") for modality in ("video", "audio")
+    assert [(gate.place, gate.stream) for gate in gates] == [
+        (place, stream) for place in ("middle", "top") for stream in ("face", "voice")
     ]
     pairs = [pair for inputs, outputs in passed for pair in zip(inputs, outputs, strict=True)]
     for gate, (before, after) in zip(gates, pairs, strict=True):

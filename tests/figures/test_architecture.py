@@ -5,9 +5,9 @@ import pytest
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 
-from cfnsr.data import corpora
-from cfnsr.figures import network, architecture
 from cfnsr.__main__ import main
+from cfnsr.data import corpora
+from cfnsr.figures import architecture, network
 from cfnsr.figures.style import save
 from cfnsr.models.base import FULL_SIZE, Sizes
 from cfnsr.models.registry import ROWS, Row, find

@@ -11,19 +11,16 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.text import Text
 from PIL import Image
 from test_tables import CONTROL, REAL, by_row, every_row, paper, run
 
-from cfnsr.figures import examples, results, style
+from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.evaluation import scores, tables
+from cfnsr.evaluation.selection import RULES
+from cfnsr.figures import examples, results, style
 from cfnsr.models.registry import ROWS, find
 from cfnsr.params import Preprocess
-from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.evaluation.selection import RULES
 
 pytestmark = pytest.mark.filterwarnings("error")
 
@@ -34,12 +31,6 @@ SMALL = "networks of reduced size (CFN-SR 0.00 M parameters; the paper's 26.30 M
 def index(n_actors=24):
     clips = [(actor, emotion) for actor in range(1, n_actors + 1) for emotion in EMOTIONS]
     return pd.DataFrame(clips, columns=["actor", "emotion"])
-
-
-def with_losses(run):
-    epoch = np.arange(1, run.n_epochs + 1)
-    losses = {"epoch": epoch, "train_loss": 1 / epoch, "train_accuracy_pct": 50.0 + epoch}
-    return replace(run, epochs=pd.DataFrame(losses))
 
 
 def drawn_from(runs, params):
@@ -248,33 +239,12 @@ def test_the_clips_shown_differ_in_actor_and_emotion_and_span_the_index():
     assert examples.spread(clips.head(3), 9) == [0, 1, 2]
 
 
-@pytest.mark.parametrize("n_seeds", [1, 3])
-def test_training_curves_have_a_line_a_seed_and_one_legend_entry_each(n_seeds):
-    runs = [with_losses(run([2, 6, 4], seed=seed)) for seed in range(n_seeds)]
-    figure = results.training_curves(runs, "CFN-SR, synthetic, fold 1")
-    loss, accuracy = figure.axes
-    assert len(loss.lines) == n_seeds
-    assert len(accuracy.lines) == 3 * n_seeds  # training, test, ring
-    legend = [text.get_text() for text in accuracy.get_legend().get_texts()]
-    assert legend == ["training", "test actors", "best test epoch"]
-    assert accuracy.lines[2].get_xydata().tolist() == [[2, 75]]
-    assert not is_cut(figure)
-
-
-def test_training_curves_show_validation_actors_and_a_single_epoch():
-    nested = replace(run([4]), validation=run([3], fold=2).test)
-    figure = results.training_curves([with_losses(nested)], "title")
-    assert "validation actors" in texts(figure)
-    assert [tick for tick in figure.axes[1].get_xticks() if 0.9 < tick < 1.1] == [1]
-
-
 @pytest.mark.parametrize("n_epochs", [1, 3, 20, 70])
 def test_epochs_are_counted_from_1(n_epochs):
-    figure = results.training_curves([with_losses(run([4] * n_epochs))], "title")
-    for axis in figure.axes:
-        ticks = np.array(axis.get_xticks())
-        assert ticks[0] == 1
-        assert (ticks % 1 == 0).all()
+    (axis,) = results.curves({"cfn_sr": [run([4] * n_epochs)]}, "title").axes
+    ticks = np.array(axis.get_xticks())
+    assert ticks[0] == 1
+    assert (ticks % 1 == 0).all()
 
 
 @pytest.mark.parametrize("shown", ["khaki", "white", "navy", "#767676", "gold", "black"])

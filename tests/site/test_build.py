@@ -96,14 +96,11 @@ def test_equal_figures_give_equal_bytes_and_nothing_old_is_left(repository):
     assert {path: path.read_bytes() for path in site.rglob("*.html")} == first
 
 
-def test_the_card_of_the_published_network_is_shown_where_there_is_one(repository):
-    assert "network.html" not in build.build(repository).read_text()
-    card = repository / "cfnsr" / "own_clip" / "network" / "README.md"
-    card.parent.mkdir(parents=True)
-    card.write_text("# The card\n")
+def test_the_card_of_the_published_network_is_shown(repository):
     index = build.build(repository)
     assert "network.html" in index.read_text()
-    assert "The card" in (index.parent / "network.html").read_text()
+    card = (build.PUBLISHED / "README.md").read_text().splitlines()[0].removeprefix("# ")
+    assert card in (index.parent / "network.html").read_text()
 
 
 def test_a_caption_belongs_to_all_figures_saved_since_the_last_one(tmp_path):
@@ -119,7 +116,7 @@ def test_a_caption_belongs_to_all_figures_saved_since_the_last_one(tmp_path):
         "*Of none.*",
         saving("d"),
     ]
-    found = build.captions(notebook(*cells), tmp_path)
+    found = build.captions(notebook(*cells).cells, tmp_path)
     assert found == [
         build.Shown(["b", "a"], "*Both.*"),
         build.Shown(["d"], ""),
@@ -129,7 +126,7 @@ def test_a_caption_belongs_to_all_figures_saved_since_the_last_one(tmp_path):
 
 def test_every_saved_figure_of_this_repository_has_a_caption():
     for path in sorted(REPOSITORY.glob("figures/**/*.ipynb")):
-        shown = build.captions(nbformat.read(path, as_version=4), path.parent)
+        shown = build.captions(nbformat.read(path, as_version=4).cells, path.parent)
         assert shown, path
         assert all(each.caption for each in shown), path
 
