@@ -16,6 +16,7 @@ from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name, stem, take
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import read_landmarks
+from cfnsr.data.media import probe
 from cfnsr.errors import InputError
 from cfnsr.params import Drawing, Params, Preprocess
 
@@ -87,7 +88,9 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
         media = synthetic_root / f"Actor_{line['actor']:02d}" / f"01-01-{line['clip']}.mp4"
         points = read_landmarks(synthetic_root / "landmarks" / f"{media.stem}.csv").points
         log_mel = audio.log_mel(audio.read_window(media, SMALL), 44_100)
-        np.testing.assert_array_equal(whole["frames"][i], video.read_faces(media, points, SMALL))
+        np.testing.assert_array_equal(
+            whole["frames"][i], video.crop_faces(probe(media), points, SMALL)
+        )
         np.testing.assert_array_equal(whole["mfcc"][i], audio.mfcc(log_mel, 13))
         np.testing.assert_array_equal(whole["log_mel"][i], log_mel.astype(np.float16))
         tracks = motion.tracks(points)
