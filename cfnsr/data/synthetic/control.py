@@ -32,11 +32,7 @@ VOICE_PARTNER = _both_ways(
 
 
 def cue(take: Take, clips: Clips) -> Cue:
-    """What the take's clip shows, the same in every process.
-
-    Raises:
-        KeyError: `takes(clips)` does not have that take.
-    """
+    """What the take's clip shows, the same in every process."""
     face, voice = _shown(clips)[take]
     return Cue.draw_lots(take, clips, face, face, voice, None)
 

@@ -19,11 +19,7 @@ from cfnsr.params import PointingClips
 
 
 def cue(take: Take, clips: PointingClips) -> Cue:
-    """What the take's clip shows, the same in every process.
-
-    Raises:
-        KeyError: `takes(clips)` does not have that take.
-    """
+    """What the take's clip shows, the same in every process."""
     return Cue.draw_lots(take, clips, *_shown(clips)[take])
 
 
