@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import pooch
 import requests
@@ -31,8 +30,6 @@ from urllib3.util import Retry
 
 from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, CORPUS, stem
 from cfnsr.errors import InputError, writing
-
-OfficialSource = Literal["ravdess", "ravdess_landmarks"]
 
 ZENODO = "https://zenodo.org"
 CLIPS_RECORD = 1188976
@@ -90,14 +87,12 @@ class _Record(BaseModel):
     files: list[Published]
 
 
-def archives(source: OfficialSource) -> list[Archive]:
-    """The official archives of a data source, in the order in which they are fetched."""
+def archives(without_films: bool) -> list[Archive]:
+    """The official archives of RAVDESS's films or sounds, in the order of fetching."""
     everyone = CORPUS.people
     tracking, voices = "FacialTracking_Actors_01-24.zip", "Audio_Speech_Actors_01-24.zip"
-    landmarks = Archive(
-        tracking, LANDMARKS_RECORD, everyone, AUDIO_VIDEO, ".csv", folder="landmarks"
-    )
-    if source == "ravdess_landmarks":
+    landmarks = Archive(tracking, LANDMARKS_RECORD, everyone, AUDIO_VIDEO, ".csv", "landmarks")
+    if without_films:
         return [landmarks, Archive(voices, CLIPS_RECORD, everyone, AUDIO_ONLY, ".wav")]
     videos = ((actor, f"Video_Speech_Actor_{actor:02d}.zip") for actor in everyone)
     return [
