@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
 #: Every how manyth frame is looked at, and over how many of those the median is taken: a second
 #: of film.
@@ -101,7 +102,9 @@ def follow(
     Returns:
         (frame, 2, 2) as the boxes; and what to warn of.
     """
-    first, *others = sorted(_paths(looks), key=_prominence, reverse=True)
+    first, *others = sorted(
+        _paths(looks), key=lambda path: sum(_width(box) for _, box in path), reverse=True
+    )
     followed, passed_over = [first], []
     for path in others:
         if len(path) < N_CREDIBLE:
@@ -152,14 +155,6 @@ def looked_at(n_frames: int) -> range:
     return range(0, n_frames, STEP)
 
 
-def smoothed(boxes: np.ndarray) -> np.ndarray:
-    """The running median of boxes (n, 2, 2) over `N_SMOOTHED` of them, fewer at the ends."""
-    half = N_SMOOTHED // 2
-    return np.stack(
-        [np.median(boxes[max(i - half, 0) : i + half + 1], axis=0) for i in range(len(boxes))]
-    )
-
-
 #: Where a face was found, look by look: positions of frames, and boxes (2, 2).
 _Path = list[tuple[int, np.ndarray]]
 
@@ -192,14 +187,11 @@ def _one_each(boxes: np.ndarray) -> list[np.ndarray]:
 def _between(path: _Path, start: int, end: int) -> np.ndarray:
     """A face's box in each frame of a stretch, (frame, 2, 2)."""
     positions = [i for i, _ in path]
-    smooth = smoothed(np.stack([box for _, box in path])).reshape(-1, 4)
+    looks = pd.DataFrame([box.ravel() for _, box in path])
+    smooth = looks.rolling(N_SMOOTHED, center=True, min_periods=1).median()
     every = np.arange(start, end)
-    sides = [np.interp(every, positions, side) for side in smooth.T]
+    sides = [np.interp(every, positions, side) for side in smooth.to_numpy().T]
     return np.stack(sides, axis=1).reshape(-1, 2, 2)
-
-
-def _prominence(path: _Path) -> float:
-    return sum(_width(box) for _, box in path)
 
 
 def _width(box: np.ndarray) -> float:
