@@ -107,11 +107,8 @@ def _laid(blocks: list[tuple[int, np.ndarray]]) -> np.ndarray:
 def read_window(path: Path, settings: Preprocess) -> np.ndarray:
     """The analysed part of a file's sound: from `offset_s` for `duration_s`, zero-padded.
 
-    Returns:
-        Mono float32 samples at `settings.sample_rate_hz`.
-
-    Raises:
-        InputError: unreadable, or it ends before the window starts.
+    Mono float32 samples at `settings.sample_rate_hz`; an `InputError` as of `read_waveform`, or
+    where the sound ends before the window starts.
     """
     return cut_window(path.name, *read_waveform(path), settings)
 

@@ -36,13 +36,9 @@ _SMALLEST_FACE = 0.2
 
 
 def find_faces(picture: np.ndarray) -> np.ndarray:
-    """The boxes that the landmarks of the faces in a picture would have.
+    """The boxes that the landmarks of the faces in a picture would have, (face, 2, 2).
 
-    Args:
-        picture: uint8 RGB (height, width, 3).
-
-    Returns:
-        (face, 2, 2): left and top, right and bottom, in pixels.
+    Left and top, right and bottom, in pixels of the picture, uint8 RGB (height, width, 3).
     """
     shrink = min(_LONGER_SIDE_PX / max(picture.shape[:2]), 1.0)
     small = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
@@ -63,14 +59,10 @@ def find_faces(picture: np.ndarray) -> np.ndarray:
 def track(
     pictures: Iterable[tuple[int, np.ndarray]], n_frames: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The box of the face in every frame of a clip.
+    """The box of the face in every frame of a clip, (frame, 2, 2), and what to warn of.
 
     Args:
         pictures: the clip's frames in order, with their positions; see `looked_at`.
-        n_frames: of the clip.
-
-    Returns:
-        (frame, 2, 2): left and top, right and bottom, in pixels; and what to warn of.
     """
     looks, height, width = [], 0, 0
     for i, picture in pictures:
@@ -90,17 +82,13 @@ def track(
 def follow(
     looks: Sequence[tuple[int, np.ndarray]], n_frames: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The box of one face in every frame, from those found in some.
+    """The same from the boxes found in some frames.
 
     It is the face that is seen largest and longest. Before it comes and after it goes, another
     one is followed, as after a cut.
 
     Args:
         looks: positions of frames in order, and the boxes (face, 2, 2) found there, one at least.
-        n_frames: of the clip.
-
-    Returns:
-        (frame, 2, 2) as the boxes; and what to warn of.
     """
     first, *others = sorted(
         _paths(looks), key=lambda path: sum(_width(box) for _, box in path), reverse=True
@@ -143,7 +131,6 @@ def follow(
 
 
 def jump_warning(frame: int) -> str:
-    """What to say of a face that is elsewhere from this frame on."""
     return (
         f"the face jumps in frame {frame + 1}, as at a cut of scene, so this may be more than one "
         "person; give one take at a time"

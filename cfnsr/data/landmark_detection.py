@@ -64,7 +64,6 @@ def find_landmarks(pictures: Pictures, n_frames: int) -> Found:
 
     Args:
         pictures: is asked twice, for a few frames a second and then for all.
-        n_frames: of the clip.
 
     Raises:
         InputError: no face is found in most frames, or a frame cannot be decoded.

@@ -71,11 +71,7 @@ class Clip:
     packets: list[Any] | None
 
     def need(self, kind: Kind) -> Track:
-        """A track that must be there.
-
-        Raises:
-            InputError: it is not.
-        """
+        """A track that must be there, else an `InputError` says what is in its place."""
         if kind not in self.tracks:
             raise InputError(f"{self.path.name} has {self.absent[kind]}; {_REMEDY}")
         return self.tracks[kind]
@@ -176,11 +172,7 @@ def _upright(picture: np.ndarray, frame: Any) -> np.ndarray:
 
 @contextmanager
 def decoding(path: Path) -> Iterator[None]:
-    """Around whatever FFmpeg does with a file or its frames.
-
-    Raises:
-        InputError: it cannot.
-    """
+    """Around whatever FFmpeg does with a file or its frames; an `InputError` where it cannot."""
     try:
         yield
     except (av.FFmpegError, OSError) as error:

@@ -126,11 +126,7 @@ def mostly_missing(
 
 
 def check_finite(name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Refuse what a network would take for a number.
-
-    Raises:
-        InputError: one of a clip's arrays has a value that is none.
-    """
+    """Refuse a clip, by an `InputError`, whose arrays are not all finite numbers."""
     for of, array in arrays.items():
         if not np.isfinite(array).all():
             raise InputError(

@@ -127,11 +127,7 @@ def write_manifest(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """Read what `write_manifest` wrote.
-
-    Raises:
-        InputError: it does not exist.
-    """
+    """Read what `write_manifest` wrote; an `InputError` where it does not exist."""
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:

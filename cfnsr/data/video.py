@@ -88,7 +88,6 @@ def crop_faces(
 
     Args:
         landmarks: (frame, 68, 2), pixels of the full frame, one entry per frame of the film.
-        duration_s: see `choose_frames`.
 
     Returns:
         uint8 RGB (chosen frame, frame_size, frame_size, 3).
@@ -115,9 +114,6 @@ def faces(
 
     Args:
         points: (frame, point, 2), pixels, one entry per frame of the film.
-
-    Raises:
-        InputError: undecodable, or its face is outside the frame.
     """
     for i, picture in pictures(clip, wanted):
         try:
@@ -131,10 +127,8 @@ def crop_face(picture: np.ndarray, points: np.ndarray, settings: Preprocess) -> 
 
     Args:
         picture: uint8 (height, width, 3).
-        points: (68, 2), pixels of that picture.
-
-    Raises:
-        InputError: more than half of the box lies outside the picture.
+        points: (68, 2), pixels of that picture; half of their box or more lies within it, else
+            an `InputError`.
     """
     height, width = picture.shape[:2]
     size = settings.frame_size
