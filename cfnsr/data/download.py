@@ -23,7 +23,7 @@ from pathlib import Path
 
 import pooch
 import requests
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
@@ -70,17 +70,13 @@ class Archive:
         return all(_size(root / file) > 0 for file in self.files.values())
 
 
-class _Links(BaseModel):
-    content: str = Field(alias="self")
-
-
 class Published(BaseModel):
     """What Zenodo says of an archive."""
 
     name: str = Field(alias="key")
     checksum: str = Field(pattern="^md5:[0-9a-f]{32}$")
     n_bytes: int = Field(alias="size", ge=0)
-    links: _Links
+    url: str = Field(validation_alias=AliasPath("links", "self"))
 
 
 class _Record(BaseModel):
@@ -217,7 +213,7 @@ def _download(archive: Archive, published: dict[str, Published], path: Path, bas
             f"{free / 1e9:.2f} GB free; free some space and run this again, or set root: in "
             "params.yaml to another disk"
         )
-    registry, urls = {wanted.name: wanted.checksum}, {wanted.name: wanted.links.content}
+    registry, urls = {wanted.name: wanted.checksum}, {wanted.name: wanted.url}
     files = pooch.create(folder, base_url, registry=registry, urls=urls, retry_if_failed=N_RETRIES)
     try:
         files.fetch(archive.name, downloader=partial(_stream, n_bytes=wanted.n_bytes))
