@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cfnsr.data.media import Clip, decoding, opened
+from cfnsr.data.media import Clip, decoding, probe
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
@@ -36,12 +36,11 @@ def read_waveform(path: Path) -> tuple[np.ndarray, int]:
     Raises:
         InputError: no sound stream, or one that is cut short or cannot be decoded.
     """
-    with opened(path) as clip:
-        return decode(clip)
+    return decode(probe(path))
 
 
 def decode(clip: Clip) -> tuple[np.ndarray, int]:
-    """The sound of an opened clip, as `read_waveform`; silence where the stream is missing.
+    """The sound of a clip, as `read_waveform`; silence where the stream is missing.
 
     Raises:
         InputError: no sound stream, or one that cannot be decoded or is no sound.
@@ -107,11 +106,8 @@ def _laid(blocks: list[tuple[int, np.ndarray]]) -> np.ndarray:
 def read_window(path: Path, settings: Preprocess) -> np.ndarray:
     """The analysed part of a file's sound: from `offset_s` for `duration_s`, zero-padded.
 
-    Returns:
-        Mono float32 samples at `settings.sample_rate_hz`.
-
-    Raises:
-        InputError: unreadable, or it ends before the window starts.
+    Mono float32 samples at `settings.sample_rate_hz`; an `InputError` as of `read_waveform`, or
+    where the sound ends before the window starts.
     """
     return cut_window(path.name, *read_waveform(path), settings)
 

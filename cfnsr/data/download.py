@@ -20,19 +20,16 @@ from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import Literal
 
 import pooch
 import requests
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AliasPath, BaseModel, Field, ValidationError
 from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
 from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, CORPUS, stem
 from cfnsr.errors import InputError, writing
-
-OfficialSource = Literal["ravdess", "ravdess_landmarks"]
 
 ZENODO = "https://zenodo.org"
 CLIPS_RECORD = 1188976
@@ -73,31 +70,25 @@ class Archive:
         return all(_size(root / file) > 0 for file in self.files.values())
 
 
-class _Links(BaseModel):
-    content: str = Field(alias="self")
-
-
 class Published(BaseModel):
     """What Zenodo says of an archive."""
 
     name: str = Field(alias="key")
     checksum: str = Field(pattern="^md5:[0-9a-f]{32}$")
     n_bytes: int = Field(alias="size", ge=0)
-    links: _Links
+    url: str = Field(validation_alias=AliasPath("links", "self"))
 
 
 class _Record(BaseModel):
     files: list[Published]
 
 
-def archives(source: OfficialSource) -> list[Archive]:
-    """The official archives of a data source, in the order in which they are fetched."""
+def archives(without_films: bool) -> list[Archive]:
+    """The official archives of RAVDESS's films or sounds, in the order of fetching."""
     everyone = CORPUS.people
     tracking, voices = "FacialTracking_Actors_01-24.zip", "Audio_Speech_Actors_01-24.zip"
-    landmarks = Archive(
-        tracking, LANDMARKS_RECORD, everyone, AUDIO_VIDEO, ".csv", folder="landmarks"
-    )
-    if source == "ravdess_landmarks":
+    landmarks = Archive(tracking, LANDMARKS_RECORD, everyone, AUDIO_VIDEO, ".csv", "landmarks")
+    if without_films:
         return [landmarks, Archive(voices, CLIPS_RECORD, everyone, AUDIO_ONLY, ".wav")]
     videos = ((actor, f"Video_Speech_Actor_{actor:02d}.zip") for actor in everyone)
     return [
@@ -222,7 +213,7 @@ def _download(archive: Archive, published: dict[str, Published], path: Path, bas
             f"{free / 1e9:.2f} GB free; free some space and run this again, or set root: in "
             "params.yaml to another disk"
         )
-    registry, urls = {wanted.name: wanted.checksum}, {wanted.name: wanted.links.content}
+    registry, urls = {wanted.name: wanted.checksum}, {wanted.name: wanted.url}
     files = pooch.create(folder, base_url, registry=registry, urls=urls, retry_if_failed=N_RETRIES)
     try:
         files.fetch(archive.name, downloader=partial(_stream, n_bytes=wanted.n_bytes))

@@ -34,24 +34,13 @@ def draw_faces(points: np.ndarray, frame_size: int, drawing: Drawing) -> np.ndar
     """
     axes = (0, 1) if drawing.box == "clip" else (1,)
     low, high = points.min(axis=axes, keepdims=True), points.max(axis=axes, keepdims=True)
-    margin = drawing.line_width_px
-    scale = (frame_size - 1 - 2 * margin) / (high - low).max(axis=-1, keepdims=True)
+    width_px = drawing.line_width_px
+    scale = (frame_size - 1 - 2 * width_px) / (high - low).max(axis=-1, keepdims=True)
     centred = (points - (low + high) / 2) * scale + (frame_size - 1) / 2
     fixed_point = np.round(centred * 2**_SUBPIXEL_BITS).astype(np.int32)
     pictures = np.zeros((len(points), frame_size, frame_size), np.uint8)
     for picture, face in zip(pictures, fixed_point, strict=True):
         for closed in (False, True):
-            cv2.polylines(
-                picture,
-                _strokes(face, closed),
-                closed,
-                255,
-                drawing.line_width_px,
-                cv2.LINE_AA,
-                _SUBPIXEL_BITS,
-            )
+            lines = [face[first : last + 1] for first, last, each in STROKES if each == closed]
+            cv2.polylines(picture, lines, closed, 255, width_px, cv2.LINE_AA, _SUBPIXEL_BITS)
     return pictures
-
-
-def _strokes(face: np.ndarray, closed: bool) -> list[np.ndarray]:
-    return [face[first : last + 1] for first, last, is_closed in STROKES if is_closed == closed]

@@ -14,6 +14,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pandas as pd
 
 #: Every how manyth frame is looked at, and over how many of those the median is taken: a second
 #: of film.
@@ -35,13 +36,9 @@ _SMALLEST_FACE = 0.2
 
 
 def find_faces(picture: np.ndarray) -> np.ndarray:
-    """The boxes that the landmarks of the faces in a picture would have.
+    """The boxes that the landmarks of the faces in a picture would have, (face, 2, 2).
 
-    Args:
-        picture: uint8 RGB (height, width, 3).
-
-    Returns:
-        (face, 2, 2): left and top, right and bottom, in pixels.
+    Left and top, right and bottom, in pixels of the picture, uint8 RGB (height, width, 3).
     """
     shrink = min(_LONGER_SIDE_PX / max(picture.shape[:2]), 1.0)
     small = cv2.resize(picture, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
@@ -62,14 +59,10 @@ def find_faces(picture: np.ndarray) -> np.ndarray:
 def track(
     pictures: Iterable[tuple[int, np.ndarray]], n_frames: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The box of the face in every frame of a clip.
+    """The box of the face in every frame of a clip, (frame, 2, 2), and what to warn of.
 
     Args:
         pictures: the clip's frames in order, with their positions; see `looked_at`.
-        n_frames: of the clip.
-
-    Returns:
-        (frame, 2, 2): left and top, right and bottom, in pixels; and what to warn of.
     """
     looks, height, width = [], 0, 0
     for i, picture in pictures:
@@ -89,19 +82,17 @@ def track(
 def follow(
     looks: Sequence[tuple[int, np.ndarray]], n_frames: int
 ) -> tuple[np.ndarray, tuple[str, ...]]:
-    """The box of one face in every frame, from those found in some.
+    """The same from the boxes found in some frames.
 
     It is the face that is seen largest and longest. Before it comes and after it goes, another
     one is followed, as after a cut.
 
     Args:
         looks: positions of frames in order, and the boxes (face, 2, 2) found there, one at least.
-        n_frames: of the clip.
-
-    Returns:
-        (frame, 2, 2) as the boxes; and what to warn of.
     """
-    first, *others = sorted(_paths(looks), key=_prominence, reverse=True)
+    first, *others = sorted(
+        _paths(looks), key=lambda path: sum(_width(box) for _, box in path), reverse=True
+    )
     followed, passed_over = [first], []
     for path in others:
         if len(path) < N_CREDIBLE:
@@ -140,7 +131,6 @@ def follow(
 
 
 def jump_warning(frame: int) -> str:
-    """What to say of a face that is elsewhere from this frame on."""
     return (
         f"the face jumps in frame {frame + 1}, as at a cut of scene, so this may be more than one "
         "person; give one take at a time"
@@ -150,14 +140,6 @@ def jump_warning(frame: int) -> str:
 def looked_at(n_frames: int) -> range:
     """Positions of the frames in which a face is looked for."""
     return range(0, n_frames, STEP)
-
-
-def smoothed(boxes: np.ndarray) -> np.ndarray:
-    """The running median of boxes (n, 2, 2) over `N_SMOOTHED` of them, fewer at the ends."""
-    half = N_SMOOTHED // 2
-    return np.stack(
-        [np.median(boxes[max(i - half, 0) : i + half + 1], axis=0) for i in range(len(boxes))]
-    )
 
 
 #: Where a face was found, look by look: positions of frames, and boxes (2, 2).
@@ -192,14 +174,11 @@ def _one_each(boxes: np.ndarray) -> list[np.ndarray]:
 def _between(path: _Path, start: int, end: int) -> np.ndarray:
     """A face's box in each frame of a stretch, (frame, 2, 2)."""
     positions = [i for i, _ in path]
-    smooth = smoothed(np.stack([box for _, box in path])).reshape(-1, 4)
+    looks = pd.DataFrame([box.ravel() for _, box in path])
+    smooth = looks.rolling(N_SMOOTHED, center=True, min_periods=1).median()
     every = np.arange(start, end)
-    sides = [np.interp(every, positions, side) for side in smooth.T]
+    sides = [np.interp(every, positions, side) for side in smooth.to_numpy().T]
     return np.stack(sides, axis=1).reshape(-1, 2, 2)
-
-
-def _prominence(path: _Path) -> float:
-    return sum(_width(box) for _, box in path)
 
 
 def _width(box: np.ndarray) -> float:

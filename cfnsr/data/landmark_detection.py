@@ -64,7 +64,6 @@ def find_landmarks(pictures: Pictures, n_frames: int) -> Found:
 
     Args:
         pictures: is asked twice, for a few frames a second and then for all.
-        n_frames: of the clip.
 
     Raises:
         InputError: no face is found in most frames, or a frame cannot be decoded.
@@ -117,28 +116,27 @@ def _find_faces(picture: np.ndarray) -> np.ndarray:
 
 def _find_points(picture: np.ndarray, box: np.ndarray) -> np.ndarray:
     """The landmarks (68, 2) of the face in dlib's box (2, 2), in pixels."""
+    import dlib
+
     # Not averaged over several boxes: that meets the given points better, but changed three of
     # eight decisions of a linear model that had been trained on such points.
     corners = np.round(box).astype(int).ravel()
-    shape = _predictor()(picture, _dlib().rectangle(*corners.tolist()))
+    shape = _predictor()(picture, dlib.rectangle(*corners.tolist()))
     return np.array([(point.x, point.y) for point in shape.parts()], float)
 
 
 @cache
 def _detector() -> Any:
-    return _dlib().get_frontal_face_detector()
+    import dlib  # an optional extra, so imported where it is used
+
+    return dlib.get_frontal_face_detector()
 
 
 @cache
 def _predictor() -> Any:
+    import dlib
+
     spec = find_spec("face_recognition_models")
     assert spec is not None
     assert spec.submodule_search_locations is not None
-    return _dlib().shape_predictor(str(Path(spec.submodule_search_locations[0]) / _WEIGHTS))
-
-
-def _dlib() -> Any:
-    # An optional extra, so imported where it is used.
-    import dlib
-
-    return dlib
+    return dlib.shape_predictor(str(Path(spec.submodule_search_locations[0]) / _WEIGHTS))

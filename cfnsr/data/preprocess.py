@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -36,7 +36,7 @@ from cfnsr.data import audio, landmark_detection, motion, segments, summary, vid
 from cfnsr.data.corpora import Corpus, Take, recorded
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
-from cfnsr.data.media import Clip, Kind, opened, pictures
+from cfnsr.data.media import Clip, Kind, pictures, probe
 from cfnsr.errors import InputError, writing
 from cfnsr.params import Params, Preprocess
 
@@ -56,17 +56,13 @@ INDEX_COLUMNS = (
 
 @dataclass(frozen=True)
 class Job:
-    """One clip: where its files are and where its arrays go.
-
-    `is_tracked` where its landmarks are looked for in the film, because no table says them.
-    """
+    """One clip: where its files are and where its arrays go, see `preprocess_clip`."""
 
     media: Path
-    landmarks: Path
+    landmarks: Path | None
     result: Path
-    draws_landmarks: bool
     settings: Preprocess
-    is_tracked: bool = False
+    draws_landmarks: bool
 
 
 def preprocess_clip(
@@ -85,30 +81,28 @@ def preprocess_clip(
     """
     arrays: dict[str, np.ndarray] = {}
     tracked = None if landmarks is None else read_landmarks(landmarks)
-    with opened(media) as clip:
-        waveform, rate_hz = audio.decode(clip)
-        duration_s = len(waveform) / rate_hz
-        window = audio.cut_window(media.name, waveform, rate_hz, settings)
-        if draws_landmarks and tracked is not None:
-            check_duration(tracked, duration_s)
-        kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
-        if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
-            raise InputError(
-                f"{media.name} lacks most of its {missing[0]}; fetch or export it again"
-            )
-        if tracked is None:
-            n_frames = len(clip.need("picture").starts_s)
-            found = landmark_detection.find_landmarks(partial(pictures, clip), n_frames)
-            arrays["face_looks"] = np.array([found.n_looks, found.n_seen])
-        points = found.points if tracked is None else tracked.points
-        arrays |= sound_arrays(window, settings)
-        shown_s = video.landmark_times(len(points), duration_s, clip.picture)
-        arrays |= track_arrays(points, shown_s, settings)
-        if draws_landmarks:
-            chosen = video.choose_shown(clip.picture, 0, len(points), settings, duration_s)
-            arrays["frames"] = drawn(points[chosen], settings)
-        else:
-            arrays["frames"] = video.crop_faces(clip, points, settings, duration_s)
+    clip = probe(media)
+    waveform, rate_hz = audio.decode(clip)
+    duration_s = len(waveform) / rate_hz
+    window = audio.cut_window(media.name, waveform, rate_hz, settings)
+    if draws_landmarks and tracked is not None:
+        check_duration(tracked, duration_s)
+    kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
+    if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
+        raise InputError(f"{media.name} lacks most of its {missing[0]}; fetch or export it again")
+    if tracked is None:
+        n_frames = len(clip.need("picture").starts_s)
+        found = landmark_detection.find_landmarks(partial(pictures, clip), n_frames)
+        arrays["face_looks"] = np.array([found.n_looks, found.n_seen])
+    points = found.points if tracked is None else tracked.points
+    arrays |= sound_arrays(window, settings)
+    shown_s = video.landmark_times(len(points), duration_s, clip.picture)
+    arrays |= track_arrays(points, shown_s, settings)
+    if draws_landmarks:
+        chosen = video.choose_shown(clip.picture, 0, len(points), settings, duration_s)
+        arrays["frames"] = drawn(points[chosen], settings)
+    else:
+        arrays["frames"] = video.crop_faces(clip, points, settings, duration_s)
     check_finite(media.name, arrays)
     return arrays
 
@@ -130,11 +124,7 @@ def mostly_missing(
 
 
 def check_finite(name: str, arrays: dict[str, np.ndarray]) -> None:
-    """Refuse what a network would take for a number.
-
-    Raises:
-        InputError: one of a clip's arrays has a value that is none.
-    """
+    """Refuse a clip, by an `InputError`, whose arrays are not all finite numbers."""
     for of, array in arrays.items():
         if not np.isfinite(array).all():
             raise InputError(
@@ -148,8 +138,7 @@ def drawn(points: np.ndarray, settings: Preprocess) -> np.ndarray:
     Args:
         points: (frame, 68, 2), in any unit.
     """
-    pictures = draw_faces(points.astype(np.float32), settings.frame_size, settings.drawing)
-    return pictures[..., None]
+    return draw_faces(points.astype(np.float32), settings.frame_size, settings.drawing)[..., None]
 
 
 def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarray]:
@@ -213,33 +202,36 @@ def preprocess(
     name = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:32]
     with cluster.turn(scratch / name) as own, writing(output):
         output.mkdir(parents=True, exist_ok=True)
-        draws = params.draws_landmarks
-        files = [
-            {str(key): value for key, value in line.items()} for line in manifest.to_dict("records")
-        ]
+        files: list[Any] = list(manifest.itertuples())
+        has_landmarks = params.corpus.has_landmarks
         jobs = [
             Job(
-                root / file["media"],
-                root / file["landmarks"],
-                own / f"{_key(file, settings, draws)}.npz",
-                draws,
+                root / file.media,
+                root / file.landmarks if has_landmarks or file.landmarks_sha256 else None,
+                own / f"{_key(file)}.npz",
                 settings,
-                not params.corpus.has_landmarks and not file["landmarks_sha256"],
+                params.draws_landmarks,
             )
             for file in files
         ]
-        if any(job.is_tracked for job in jobs) and not landmark_detection.is_installed():
+        if any(job.landmarks is None for job in jobs) and not landmark_detection.is_installed():
             raise InputError(
                 f"{params.corpus.name} comes without landmarks: install what finds them with "
                 f"`make landmarks`, or put OpenFace's tables into {root / 'landmarks'}, such as "
-                f"{Path(files[0]['landmarks']).name}, and run `dvc repro -f dataset`"
+                f"{Path(files[0].landmarks).name}, and run `dvc repro -f dataset`"
             )
-        takes, problems = _takes(jobs, params.corpus)
+        takes: dict[int, Take] = {}
+        problems: dict[int, str] = {}
+        for i, job in enumerate(jobs):
+            try:
+                takes[i] = params.corpus.read(job.media)
+            except InputError as error:
+                problems[i] = str(error)
         problems |= _run({i: jobs[i] for i in takes}, alone)
 
         index = _index(files, takes, problems, params.corpus)
         rejected = pd.DataFrame(
-            [(files[i]["media"], reason) for i, reason in sorted(problems.items())],
+            [(files[i].media, reason) for i, reason in sorted(problems.items())],
             columns=["media", "reason"],
         )
         # Whoever finds an index trusts what lies beside it.
@@ -275,40 +267,27 @@ def _made_with(params: Params, settings: Preprocess) -> dict[str, Any]:
     }
 
 
-def _takes(jobs: list[Job], corpus: Corpus) -> tuple[dict[int, Take], dict[int, str]]:
-    """The take of each job, and why a file is none, by position."""
-    takes: dict[int, Take] = {}
-    problems: dict[int, str] = {}
-    for i, job in enumerate(jobs):
-        try:
-            takes[i] = corpus.read(job.media)
-        except InputError as error:
-            problems[i] = str(error)
-    return takes, problems
-
-
 def _run(jobs: dict[int, Job], alone: bool) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
     todo = [i for i, job in jobs.items() if not cluster.is_whole(job.result)]
-    missing = [jobs[i] for i in todo]
+    finished = cluster.finished(_work, [jobs[i] for i in todo], alone)
     problems = {}
-    progress = tqdm(total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2)
-    with progress:
-        for i, reason in cluster.finished(_work, missing, alone):
-            if isinstance(reason, InputError):
-                raise reason  # not of the clip: its arrays cannot be written
-            if isinstance(reason, Exception):
-                problems[todo[i]] = f"{missing[i].media.name} ended its worker ({reason})"
-            elif reason is not None:
-                problems[todo[i]] = reason
-            progress.update()
+    for n, reason in tqdm(
+        finished, total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2
+    ):
+        i = todo[n]
+        if isinstance(reason, InputError):
+            raise reason  # not of the clip: its arrays cannot be written
+        if isinstance(reason, Exception):
+            problems[i] = f"{jobs[i].media.name} ended its worker ({reason})"
+        elif reason is not None:
+            problems[i] = reason
     return problems
 
 
 def _work(job: Job) -> str | None:
     try:
-        landmarks = None if job.is_tracked else job.landmarks
-        arrays = preprocess_clip(job.media, landmarks, job.settings, job.draws_landmarks)
+        arrays = preprocess_clip(job.media, job.landmarks, job.settings, job.draws_landmarks)
     except InputError as error:
         return str(error)
     except Exception as error:  # of whatever kind, it is this clip's, and must not cost the others
@@ -323,20 +302,14 @@ def _work(job: Job) -> str | None:
     return None
 
 
-def _key(file: dict[str, str], settings: Preprocess, draws: bool) -> str:
-    what = {
-        "version": VERSION,
-        "media": file["media_sha256"],
-        "name": Path(file["media"]).stem,
-        "landmarks": file["landmarks_sha256"],
-        "draws": draws,
-        "settings": settings.model_dump(exclude={"rejected"}),
-    }
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()[:32]
+def _key(file: Any) -> str:
+    """Of one clip's arrays, among those of its source and settings."""
+    what = f"{file.media_sha256} {Path(file.media).stem} {file.landmarks_sha256}"
+    return hashlib.sha256(what.encode()).hexdigest()[:32]
 
 
 def _index(
-    files: list[dict[str, str]], takes: dict[int, Take], problems: dict[int, str], corpus: Corpus
+    files: list[Any], takes: dict[int, Take], problems: dict[int, str], corpus: Corpus
 ) -> pd.DataFrame:
     """Labels of the usable clips; a second file of the same take becomes a problem."""
     lines: dict[str, dict[str, object]] = {}
@@ -345,13 +318,13 @@ def _index(
             continue
         file = files[i]
         if take.clip in lines:
-            problems[i] = f"{Path(file['media']).name} is there twice; keep one of the two"
+            problems[i] = f"{Path(file.media).name} is there twice; keep one of the two"
             continue
         lines[take.clip] = {
             **asdict(take),
             "emotion": corpus.emotions[take.emotion_index],
-            "media_sha256": file["media_sha256"],
-            "landmarks_sha256": file["landmarks_sha256"],
+            "media_sha256": file.media_sha256,
+            "landmarks_sha256": file.landmarks_sha256,
         }
     return pd.DataFrame(list(lines.values()), columns=list(INDEX_COLUMNS))
 
@@ -383,14 +356,9 @@ def _count_faces(output: Path, index: pd.DataFrame) -> None:
 
 
 def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:
-    lines = list(_complaint_lines(rejected))
+    lines = [f"  {media}: {reason}" for media, reason in rejected.itertuples(index=False)]
     return (
         f"{len(rejected)} of {n_files} clips cannot be used (listed in {output / 'rejected.csv'}; "
         "the others are kept and are not done again). Mend or remove them and run "
         "`dvc repro -f dataset`, or set preprocess.rejected: skip.\n" + "\n".join(lines)
     )
-
-
-def _complaint_lines(rejected: pd.DataFrame) -> Iterator[str]:
-    for media, reason in zip(rejected["media"], rejected["reason"], strict=True):
-        yield f"  {media}: {reason}"

@@ -1,11 +1,7 @@
 """Where the clips of a data source lie, and what exactly is there."""
 
-from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatch
-from itertools import groupby
-from operator import attrgetter
 from pathlib import Path
 
 import pandas as pd
@@ -13,51 +9,41 @@ from pooch import file_hash
 from tqdm import tqdm
 
 from cfnsr.data import download
-from cfnsr.data.corpora import Corpus, Take
+from cfnsr.data.corpora import Corpus, Take, ravdess
 from cfnsr.data.synthetic import recording
 from cfnsr.errors import InputError
 from cfnsr.params import Params, checkout_of
-
-
-def _root_of(params: Params, repository: Path) -> Path:
-    """The folder with the corpus's folders and `landmarks/`: `root`, or data/<source>.
-
-    A queued experiment uses those of the checkout that queued it, and downloads nothing again. Only
-    what is drawn, which takes seconds, it writes anew: others may ask for other clips meanwhile.
-    """
-    root = params.source.root
-    if root is None and params.drawn is not None:
-        return repository / "data" / params.data
-    checkout = checkout_of(repository)
-    return checkout / "data" / params.data if root is None else checkout / root.expanduser()
 
 
 def provide(params: Params, repository: Path) -> Path:
     """Make sure that the data are there: use `root`, write the control, or download.
 
     Whoever reads clips calls this: DVC restores the stage `dataset` without them, be it after a
-    change of parameters and back, or in the workspace of a queued experiment.
+    change of parameters and back, or in the workspace of a queued experiment. That one uses the
+    clips of the checkout that queued it, and downloads nothing again.
 
     Returns:
-        The folder that holds them.
+        The folder with the corpus's folders and `landmarks/`: `root`, or data/<source>.
 
     Raises:
         InputError: `root` is set but is no folder, the download failed, or the corpus has to be
             asked for.
     """
-    root = _root_of(params, repository)
-    if params.source.root is not None:
+    corpus, named = params.corpus, params.source.root
+    root = checkout_of(repository) / (named or Path("data", params.data))
+    if named is not None:
         if not root.is_dir():
             raise InputError(
                 f"{params.data}.root: {root} is no folder; expected the one that holds "
-                f"{params.corpus.pattern} (or null to have the data made or downloaded)"
+                f"{corpus.pattern} (or null to have the data made or downloaded)"
             )
-    elif params.data == "ravdess" or params.data == "ravdess_landmarks":
-        download.fetch(download.archives(params.data), root)
     elif params.drawn is not None:
+        # Drawn anew, which takes seconds: other experiments may ask for other clips meanwhile.
+        root = repository / "data" / params.data
         recording.write_dataset(root, params.drawn)
+    elif corpus is ravdess.CORPUS:
+        download.fetch(download.archives(params.draws_landmarks), root)
     else:
-        corpus = params.corpus
         raise InputError(
             f"{corpus.name} cannot be downloaded from here: ask for it ({corpus.source}; "
             f"{corpus.licence}), and point {params.data}.root of params.yaml at the folder that "
@@ -80,7 +66,9 @@ def manifest(root: Path, params: Params) -> pd.DataFrame:
         InputError: no media file or no landmarks at all, or a file that cannot be read.
     """
     corpus = params.corpus
-    media = list(_media(root, params))
+    suffixes = (".wav",) if params.draws_landmarks else corpus.suffixes
+    # A file whose name says no take is rejected by preprocessing, with the reason.
+    media = list(filter(corpus.uses, _files(root, corpus.folders, suffixes)))
     if not media:
         pattern = corpus.voices if params.draws_landmarks else corpus.pattern
         raise InputError(
@@ -120,24 +108,17 @@ def manifest(root: Path, params: Params) -> pd.DataFrame:
 def lacking(manifest: pd.DataFrame, root: Path, corpus: Corpus) -> str:
     """Which of a corpus's takes a manifest lacks, as a sentence; empty if it has all known ones."""
     there = {take.clip for path in manifest["media"] if (take := _take(root / path, corpus))}
-    everything = corpus.takes
-    absent = [take for take in everything if take.clip not in there]
+    absent = [take for take in corpus.takes if take.clip not in there]
     if not absent or not corpus.takes_are_known:
         return ""
-    n_takes = Counter(take.actor for take in everything)
-    by_actor = {
-        actor: [take.clip for take in takes]
-        for actor, takes in groupby(absent, key=attrgetter("actor"))
-    }
-    whole = [actor for actor, clips in by_actor.items() if len(clips) == n_takes[actor]]
-    parts = [
-        f"{len(clips)} of actor {actor}, such as {clips[0]}"
-        for actor, clips in by_actor.items()
-        if actor not in whole
-    ]
-    if whole:
-        parts.append(f"every take of actor {', '.join(map(str, whole))}")
-    return f"{len(absent)} of {len(everything)} official takes are not there: {'; '.join(parts)}"
+    people = {take.actor for take in corpus.takes if take.clip in there}
+    parts = []
+    for actor in sorted(people):
+        if clips := [take.clip for take in absent if take.actor == actor]:
+            parts.append(f"{len(clips)} of actor {actor}, such as {clips[0]}")
+    if whole := [str(actor) for actor in corpus.people if actor not in people]:
+        parts.append(f"every take of actor {', '.join(whole)}")
+    return f"{len(absent)} of {len(corpus.takes)} official takes are not there: {'; '.join(parts)}"
 
 
 def write_manifest(table: pd.DataFrame, path: Path) -> None:
@@ -146,23 +127,11 @@ def write_manifest(table: pd.DataFrame, path: Path) -> None:
 
 
 def read_manifest(path: Path) -> pd.DataFrame:
-    """Read what `write_manifest` wrote.
-
-    Raises:
-        InputError: it does not exist.
-    """
+    """Read what `write_manifest` wrote; an `InputError` where it does not exist."""
     try:
         return pd.read_csv(path, dtype=str, keep_default_na=False)
     except FileNotFoundError:
         raise InputError(f"{path} does not exist; run `dvc repro dataset`") from None
-
-
-def _media(root: Path, params: Params) -> Iterator[Path]:
-    """Files that the corpus uses, and files whose name says nothing, in name order."""
-    corpus = params.corpus
-    suffixes = (".wav",) if params.draws_landmarks else corpus.suffixes
-    # What is no take is rejected by preprocessing, with the reason.
-    return filter(corpus.uses, _files(root, corpus.folders, suffixes))
 
 
 def _files(root: Path, folders: str, suffixes: tuple[str, ...]) -> list[Path]:

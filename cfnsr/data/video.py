@@ -1,14 +1,13 @@
 """Frames and face crops (section 3.2)."""
 
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 import cv2
 import numpy as np
 
 from cfnsr.data import segments
 from cfnsr.data.landmarks import are_of_one_clip
-from cfnsr.data.media import Clip, Track, opened, pictures
+from cfnsr.data.media import Clip, Track, pictures
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
@@ -82,24 +81,13 @@ def landmark_times(n_landmarks: int, sound_s: float, picture: Track | None) -> n
     return np.interp(np.arange(n_landmarks), np.arange(len(shown)), shown)
 
 
-def read_faces(path: Path, landmarks: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """The chosen frames of a film, each cropped to the box of its landmarks, see `crop_faces`.
-
-    Raises:
-        InputError: undecodable, cut short, or its face is outside the frame.
-    """
-    with opened(path) as clip:
-        return crop_faces(clip, landmarks, settings)
-
-
 def crop_faces(
     clip: Clip, landmarks: np.ndarray, settings: Preprocess, duration_s: float | None = None
 ) -> np.ndarray:
-    """The same of an opened clip.
+    """The chosen frames of a film, each cropped to the box of its landmarks.
 
     Args:
         landmarks: (frame, 68, 2), pixels of the full frame, one entry per frame of the film.
-        duration_s: see `choose_frames`.
 
     Returns:
         uint8 RGB (chosen frame, frame_size, frame_size, 3).
@@ -126,9 +114,6 @@ def faces(
 
     Args:
         points: (frame, point, 2), pixels, one entry per frame of the film.
-
-    Raises:
-        InputError: undecodable, or its face is outside the frame.
     """
     for i, picture in pictures(clip, wanted):
         try:
@@ -142,10 +127,8 @@ def crop_face(picture: np.ndarray, points: np.ndarray, settings: Preprocess) -> 
 
     Args:
         picture: uint8 (height, width, 3).
-        points: (68, 2), pixels of that picture.
-
-    Raises:
-        InputError: more than half of the box lies outside the picture.
+        points: (68, 2), pixels of that picture; half of their box or more lies within it, else
+            an `InputError`.
     """
     height, width = picture.shape[:2]
     size = settings.frame_size

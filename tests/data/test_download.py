@@ -201,39 +201,40 @@ def published(zenodo: Zenodo) -> bytes:
 def test_the_official_sources_name_the_official_archives() -> None:
     videos = [f"Video_Speech_Actor_{actor:02d}.zip" for actor in range(1, 25)]
     tracking = "FacialTracking_Actors_01-24.zip"
-    assert {archive.name for archive in archives("ravdess")} == {tracking, *videos}
-    assert {archive.name for archive in archives("ravdess_landmarks")} == {
+    assert {archive.name for archive in archives(without_films=False)} == {tracking, *videos}
+    assert {archive.name for archive in archives(without_films=True)} == {
         tracking,
         "Audio_Speech_Actors_01-24.zip",
     }
-    for source in ("ravdess", "ravdess_landmarks"):
-        for archive in archives(source):
+    for without_films in (False, True):
+        for archive in archives(without_films):
             assert len(archive.files) == 60 * len(archive.actors)
             is_tracking = archive.name == tracking
             assert archive.record == (LANDMARKS_RECORD if is_tracking else CLIPS_RECORD)
 
 
 @pytest.mark.parametrize(
-    ("source", "clip"),
+    ("without_films", "clip"),
     [
-        ("ravdess", "Actor_24/01-01-08-02-02-02-24.mp4"),
-        ("ravdess_landmarks", "Actor_24/03-01-08-02-02-02-24.wav"),
+        (False, "Actor_24/01-01-08-02-02-02-24.mp4"),
+        (True, "Actor_24/03-01-08-02-02-02-24.wav"),
     ],
 )
 def test_a_source_is_laid_out_whole_and_a_second_call_asks_nothing(
-    zenodo: Zenodo, tmp_path: Path, source: Any, clip: str
+    zenodo: Zenodo, tmp_path: Path, without_films: bool, clip: str
 ) -> None:
-    for archive in archives(source):
+    wanted = archives(without_films)
+    for archive in wanted:
         zenodo.publish(archive, build_zip(archive, prefix="", n_bytes=8))
-    fetch(archives(source), tmp_path, base_url=zenodo.url)
-    expected = {file for archive in archives(source) for file in archive.files.values()}
+    fetch(wanted, tmp_path, base_url=zenodo.url)
+    expected = {file for archive in wanted for file in archive.files.values()}
     assert files_under(tmp_path) == expected
     assert {Path(clip), Path("landmarks/01-01-08-02-02-02-24.csv")} < expected
     assert len(expected) == 2 * 24 * 60
     assert not (tmp_path / "archives").exists()
     n_requests = len(zenodo.requests)
-    assert n_requests == 2 + len(archives(source))  # two records, each archive once
-    fetch(archives(source), tmp_path, base_url=zenodo.url)
+    assert n_requests == 2 + len(wanted)  # two records, each archive once
+    fetch(wanted, tmp_path, base_url=zenodo.url)
     assert len(zenodo.requests) == n_requests
 
 

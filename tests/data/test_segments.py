@@ -9,6 +9,7 @@ from conftest import SMALL
 from cfnsr.data import audio, preprocess, segments, video
 from cfnsr.data.clips import load_clips
 from cfnsr.data.landmarks import read_landmarks
+from cfnsr.data.media import probe
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
@@ -111,7 +112,7 @@ def test_preprocessing_adds_segments_and_changes_no_other_array(one_clip):
     points, (waveform, rate_hz) = read_landmarks(csv).points, audio.read_waveform(media)
     chosen = segments.frames_beside(len(points), len(waveform) / rate_hz, SEGMENTS)
     every = SMALL.model_copy(update={"n_frames": len(points)})
-    whole = video.read_faces(media, points, every)
+    whole = video.crop_faces(probe(media), points, every)
     np.testing.assert_array_equal(arrays["frames"], whole[chosen])
 
 

@@ -181,8 +181,8 @@ def test_without_a_root_the_control_is_written_and_ravdess_downloaded(tmp_path, 
     assert calls == [
         (tmp_path / "data" / "synthetic", Clips()),
         (tmp_path / "data" / "synthetic", Clips()),
-        (download.archives("ravdess"), tmp_path / "data" / "ravdess"),
-        (download.archives("ravdess_landmarks"), tmp_path / "data" / "ravdess_landmarks"),
+        (download.archives(without_films=False), tmp_path / "data" / "ravdess"),
+        (download.archives(without_films=True), tmp_path / "data" / "ravdess_landmarks"),
     ]
 
 
@@ -195,8 +195,8 @@ def test_a_queued_experiment_uses_the_clips_that_the_checkout_has(tmp_path, monk
     for source in ("ravdess", "ravdess_landmarks"):
         assert sources.provide(Params(data=source), workspace) == tmp_path / "data" / source
     assert asked == [
-        (download.archives(source), tmp_path / "data" / source)
-        for source in ("ravdess", "ravdess_landmarks")
+        (download.archives(without_films=False), tmp_path / "data" / "ravdess"),
+        (download.archives(without_films=True), tmp_path / "data" / "ravdess_landmarks"),
     ]
     (tmp_path / "here").mkdir()
     for root in ("here", tmp_path / "here"):

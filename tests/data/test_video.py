@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 
 from cfnsr.data import video
 from cfnsr.data.landmarks import read_landmarks
-from cfnsr.data.media import Track
+from cfnsr.data.media import Track, probe
 from cfnsr.data.video import (
     choose_frames,
     choose_shown,
     crop_face,
+    crop_faces,
     landmark_times,
-    read_faces,
 )
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
@@ -127,7 +127,7 @@ def test_faces_are_a_plain_decode_a_slice_and_a_resize(one_clip, settings):
         face = pictures[i][int(top) : int(bottom), int(left) : int(right)]
         how = cv2.INTER_AREA if min(face.shape[:2]) >= settings.frame_size else cv2.INTER_CUBIC
         expected.append(cv2.resize(face, (settings.frame_size,) * 2, interpolation=how))
-    found = read_faces(media, points, settings)
+    found = crop_faces(probe(media), points, settings)
     assert found.shape == (5, settings.frame_size, settings.frame_size, 3)
     np.testing.assert_array_equal(found, expected)
 
@@ -135,7 +135,7 @@ def test_faces_are_a_plain_decode_a_slice_and_a_resize(one_clip, settings):
 def test_squashing_the_frame_first_gives_the_same_face_with_less_sharpness(one_clip):
     media, landmarks = one_clip
     points = read_landmarks(landmarks).points
-    sharp, blurred = (read_faces(media, points, chosen) for chosen in (SETTINGS, SQUASHED))
+    sharp, blurred = (crop_faces(probe(media), points, chosen) for chosen in (SETTINGS, SQUASHED))
     assert sharp.shape == blurred.shape
     assert sharpness(sharp) > 2 * sharpness(blurred)
     assert np.corrcoef(sharp.ravel(), blurred.ravel())[0, 1] > 0.7
@@ -146,7 +146,7 @@ def test_squashing_the_frame_first_gives_the_same_face_with_less_sharpness(one_c
 def test_colours_stay_red_green_and_blue_in_that_order(film, colour, settings):
     picture = np.full((96, 128, 3), 120, np.uint8)
     picture[20:80, 30:90] = colour
-    faces = read_faces(film([picture] * 10), np.stack([square(38, 28, 40)] * 10), settings)
+    faces = crop_faces(probe(film([picture] * 10)), np.stack([square(38, 28, 40)] * 10), settings)
     np.testing.assert_allclose(faces.mean(axis=(0, 1, 2)), colour, atol=12)
 
 
@@ -157,7 +157,7 @@ def test_each_frame_is_cropped_to_its_own_landmarks(film):
         picture[30:62, 8 * i : 8 * i + 32] = 255
         pictures.append(picture)
         points.append(square(8 * i + 2, 32, 28))
-    assert read_faces(film(pictures), np.stack(points), SETTINGS).min() > 200
+    assert crop_faces(probe(film(pictures)), np.stack(points), SETTINGS).min() > 200
 
 
 def test_a_box_that_is_partly_outside_is_cut_at_the_edge():
@@ -180,8 +180,8 @@ def test_landmarks_of_another_length_than_the_video_are_refused_but_three_frames
     points = read_landmarks(landmarks).points
     for wrong in (points[:20], np.concatenate([points, points])):
         with pytest.raises(InputError, match=rf"frames, but landmarks of {len(wrong)}; do both"):
-            read_faces(media, wrong, SETTINGS)
-    assert len(read_faces(media, points[:-3], SETTINGS)) == 5
+            crop_faces(probe(media), wrong, SETTINGS)
+    assert len(crop_faces(probe(media), points[:-3], SETTINGS)) == 5
 
 
 @pytest.mark.parametrize("content", [b"", b"no video\n"])
@@ -191,7 +191,7 @@ def test_a_file_that_is_no_video_is_refused(tmp_path, content):
     with pytest.raises(
         InputError, match=r"^clip\.mp4 cannot be decoded .*fetch or export it again$"
     ):
-        read_faces(path, np.zeros((50, 68, 2)), SETTINGS)
+        crop_faces(probe(path), np.zeros((50, 68, 2)), SETTINGS)
 
 
 def test_an_mp4_without_its_index_is_refused(one_clip, tmp_path):
@@ -199,7 +199,7 @@ def test_an_mp4_without_its_index_is_refused(one_clip, tmp_path):
     remux(one_clip[0], path, index_first=False)
     cut(path, 0.6)
     with pytest.raises(InputError, match=r"^clip\.mp4 cannot be decoded"):
-        read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
+        crop_faces(probe(path), read_landmarks(one_clip[1]).points, SETTINGS)
 
 
 @pytest.mark.parametrize("share", [0.2, 0.6])
@@ -208,7 +208,7 @@ def test_an_mp4_that_is_cut_short_is_refused(one_clip, tmp_path, share):
     remux(one_clip[0], path)
     cut(path, share)
     with pytest.raises(InputError, match=r"^clip\.mp4 (is cut short|cannot be decod)"):
-        read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
+        crop_faces(probe(path), read_landmarks(one_clip[1]).points, SETTINGS)
 
 
 def shorten_edit(path, by_s):
@@ -230,7 +230,7 @@ def test_frames_that_the_edit_list_cuts_off_are_none_of_the_clips(film, n_frames
         assert container.streams.video[0].frames == 40
         assert len(list(container.decode(video=0))) == 39
     settings = SETTINGS.model_copy(update={"n_frames": n_frames})
-    faces = read_faces(path, np.stack([square(30, 20, 60)] * 40), settings)
+    faces = crop_faces(probe(path), np.stack([square(30, 20, 60)] * 40), settings)
     expected = 40 + 5 * (np.arange(n_frames) * 39 // n_frames)
     np.testing.assert_allclose(faces.mean(axis=(1, 2, 3)), expected, atol=3)
 
@@ -249,7 +249,7 @@ def test_leaving_out_frames_that_no_other_needs_changes_no_picture(film, setting
     decoded = []
     crop = video.crop_face
     monkeypatch.setattr(video, "crop_face", lambda *args: decoded.append(args[0]) or crop(*args))
-    read_faces(path, points, settings)
+    crop_faces(probe(path), points, settings)
     chosen = choose_frames(50, settings)
     assert len(decoded) == len(chosen)
     for picture, i in zip(decoded, chosen, strict=True):
@@ -260,15 +260,15 @@ def test_an_mp4_without_pictures_is_refused(one_clip, tmp_path):
     path = tmp_path / "clip.mp4"
     remux(one_clip[0], path, only="audio")
     with pytest.raises(InputError, match=r"^clip\.mp4 has no picture stream; fetch"):
-        read_faces(path, read_landmarks(one_clip[1]).points, SETTINGS)
+        crop_faces(probe(path), read_landmarks(one_clip[1]).points, SETTINGS)
 
 
 def test_real_faces_are_sharp_and_skin_is_reddish(ravdess_actor_1):
     paper = Preprocess()
     media = ravdess_actor_1 / "Actor_01" / "01-01-08-01-01-02-01.mp4"
     points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{media.stem}.csv").points
-    faces = read_faces(media, points, paper)
-    squashed = read_faces(media, points, paper.model_copy(update={"crop": "squashed_first"}))
+    faces = crop_faces(probe(media), points, paper)
+    squashed = crop_faces(probe(media), points, paper.model_copy(update={"crop": "squashed_first"}))
     assert faces.shape == (30, 224, 224, 3)
     assert sharpness(faces) > 1.5 * sharpness(squashed)
     red, green, blue = faces.mean(axis=(0, 1, 2))

@@ -52,7 +52,9 @@ def test_between_two_controls_the_best_rule_scores_its_closed_form_expectation(c
     clips = Clips(corpus=corpus, face_reliability=0.4, voice_reliability=0.9, **EVERY_TAKE)
     lines = decisions(best_logits(known, clips, modality), CORPORA[corpus], index_of(clips))
     found = score([lines])
-    expected = control.elsewhere(known, clips)[modality]
+    joint = control._joint(clips)[modality]
+    most_probable = control._joint(known)[modality].argmax(axis=0)
+    expected = 100 * np.take_along_axis(joint, most_probable[None], axis=0).sum()
     assert expected < control.ceilings(clips)[modality] + 1e-9
     assert found["accuracy_pct"] == pytest.approx(expected, abs=2)
     assert found["ci_low_pct"] <= found["accuracy_pct"] <= found["ci_high_pct"]

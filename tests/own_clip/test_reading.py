@@ -113,7 +113,7 @@ def test_without_landmarks_the_found_face_is_cropped(one_clip, monkeypatch):
     monkeypatch.setattr(face_detection, "track", track)
     clip = open_clip(path, None, SMALL, BOTH)
     (arrays,) = clip.arrays()
-    np.testing.assert_array_equal(arrays["frames"], video.read_faces(path, points, SMALL))
+    np.testing.assert_array_equal(arrays["frames"], video.crop_faces(probe(path), points, SMALL))
     assert clip.warnings == ("a warning",)
     assert looked == list(range(0, len(points), face_detection.STEP))
 

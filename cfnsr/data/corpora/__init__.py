@@ -4,21 +4,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from cfnsr.data.corpora import baum1s, cremad, enterface05, ravdess, rml
-from cfnsr.data.corpora.base import Corpus, Protocol, Split, Take, most_frequent_pct
+from cfnsr.data.corpora.base import Corpus as Corpus
+from cfnsr.data.corpora.base import Protocol as Protocol
+from cfnsr.data.corpora.base import Split as Split
+from cfnsr.data.corpora.base import Take as Take
+from cfnsr.data.corpora.base import most_frequent_pct as most_frequent_pct
 from cfnsr.errors import InputError
-
-__all__ = [
-    "CORPORA",
-    "DEFAULT",
-    "Corpus",
-    "Protocol",
-    "Split",
-    "Take",
-    "find",
-    "most_frequent_pct",
-    "of",
-    "recorded",
-]
 
 CORPORA: dict[str, Corpus] = {
     "ravdess": ravdess.CORPUS,

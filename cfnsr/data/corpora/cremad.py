@@ -49,22 +49,20 @@ def read(path: Path) -> Take:
     return Take(int(match[1]), emotion, _LEVELS.index(match[4]), statement, 1, match[0])
 
 
-def _takes() -> list[Take]:
-    names = [
-        f"{actor}_{sentence}_{emotion}_{level}"
-        for actor, emotion, sentence, level in product(_PEOPLE, _CODES, _SENTENCES, _LEVELS)
-        if (level != "XX") == (sentence == "IEO" and emotion != "NEU")
-    ]
-    return [read(Path(name)) for name in names if not _ABSENT.match(name)]
-
+_NAMES = [
+    f"{actor}_{sentence}_{emotion}_{level}"
+    for actor, emotion, sentence, level in product(_PEOPLE, _CODES, _SENTENCES, _LEVELS)
+    if (level != "XX") == (sentence == "IEO" and emotion != "NEU")
+]
+_TAKES = tuple(read(Path(name)) for name in _NAMES if not _ABSENT.match(name))
 
 CORPUS = Corpus(
     name="CREMA-D",
     emotions=tuple(_CODES.values()),
     groups=dealt(_PEOPLE, 5, _WOMEN),
     women=_WOMEN,
-    chance_pct=most_frequent_pct(_takes()),  # 1271 of 7442
-    takes=tuple(_takes()),
+    chance_pct=most_frequent_pct(_TAKES),  # 1271 of 7442
+    takes=_TAKES,
     pattern="VideoFlash/1001_*.flv",
     suffixes=(".flv", ".mp4"),
     read=read,

@@ -8,9 +8,7 @@ from cfnsr.data.corpora.base import Corpus, Take
 from cfnsr.errors import InputError
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
-STATEMENTS = ("Kids are talking by the door", "Dogs are sitting by the door")
 N_ACTORS = 24
-N_FOLDS = 6
 
 AUDIO_VIDEO, AUDIO_ONLY = 1, 3
 _NAME = re.compile(r"(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)-(\d\d)")
@@ -50,7 +48,7 @@ def parse_name(stem: str) -> Take:
         "vocal channel": (channel, 2),
         "emotion": (emotion, len(EMOTIONS)),
         "intensity": (intensity, 2),
-        "statement": (statement, len(STATEMENTS)),
+        "statement": (statement, 2),
         "repetition": (repetition, 2),
         "actor": (actor, N_ACTORS),
     }
@@ -67,19 +65,6 @@ def parse_name(stem: str) -> Take:
     return take(actor, emotion, intensity, statement, repetition)
 
 
-def speech_takes() -> list[Take]:
-    """Every speech take, by actor: 15 emotions and intensities times statements, repetitions.
-
-    Neutral has one intensity.
-    """
-    people, emotions = range(1, N_ACTORS + 1), range(1, len(EMOTIONS) + 1)
-    return [
-        take(*codes)
-        for codes in product(people, emotions, (1, 2), (1, 2), (1, 2))
-        if codes[1:3] != (1, 2)
-    ]
-
-
 def _is_used(path: Path) -> bool:
     """The video archives also hold 02- files, without sound. What is no take is told later."""
     modality = AUDIO_ONLY if path.suffix.lower() == ".wav" else AUDIO_VIDEO
@@ -89,20 +74,22 @@ def _is_used(path: Path) -> bool:
         return True
 
 
-def _actors_of_fold(fold: int) -> tuple[int, ...]:
-    """The four consecutive actors, two of them women, that a fold tests (section 3.2)."""
-    return tuple(range(4 * fold - 3, 4 * fold + 1))
-
-
 CORPUS = Corpus(
     name="RAVDESS",
     emotions=EMOTIONS,
-    groups=tuple(map(_actors_of_fold, range(1, N_FOLDS + 1))),
+    # Four consecutive actors, two of them women (section 3.2).
+    groups=tuple(tuple(range(first, first + 4)) for first in range(1, N_ACTORS, 4)),
     n_paper_folds=5,  # the paper never tests actors 21 to 24
     women=frozenset(range(2, N_ACTORS + 1, 2)),
     # Each emotion has two of an actor's fifteen kinds of takes, but neutral one.
     chance_pct=100 * 2 / 15,
-    takes=tuple(speech_takes()),
+    takes=tuple(
+        take(*codes)
+        for codes in product(
+            range(1, N_ACTORS + 1), range(1, len(EMOTIONS) + 1), (1, 2), (1, 2), (1, 2)
+        )
+        if codes[1:3] != (1, 2)  # neutral has one intensity
+    ),
     pattern="Actor_*/01-*.mp4",
     voices="Actor_*/03-*.wav",
     folders="actor_*",
@@ -115,5 +102,6 @@ CORPUS = Corpus(
     licence="CC BY-NC-SA 4.0",
     source="zenodo.org/records/1188976",
 )
+N_FOLDS = len(CORPUS.groups)
 #: 240 of the 1440.
 CLIPS_PER_FOLD = len(CORPUS.takes) // N_FOLDS

@@ -5,14 +5,13 @@ fixed other emotion otherwise, independently of each other. See `ceilings` for w
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import lru_cache
 
 import numpy as np
 
 from cfnsr.data import corpora
 from cfnsr.data.corpora import Take
-from cfnsr.data.synthetic.cues import Cue, Delivery, even_lots, takes
+from cfnsr.data.synthetic.cues import Cue, even_lots, takes
 from cfnsr.data.synthetic.faces import Array
 from cfnsr.params import Clips
 
@@ -33,13 +32,9 @@ VOICE_PARTNER = _both_ways(
 
 
 def cue(take: Take, clips: Clips) -> Cue:
-    """What the take's clip shows, the same in every process.
-
-    Raises:
-        KeyError: `takes(clips)` does not have that take.
-    """
+    """What the take's clip shows, the same in every process."""
     face, voice = _shown(clips)[take]
-    return Cue(face, face, voice, None, *astuple(Delivery.draw_lots(take, clips)))
+    return Cue.draw_lots(take, clips, face, face, voice, None)
 
 
 def ceilings(clips: Clips) -> dict[str, float]:
@@ -55,19 +50,7 @@ def ceilings(clips: Clips) -> dict[str, float]:
     can reach as much. P(e) is the emotion's share of
     `takes(clips)`; P(f | e) is the reliability for f = e, its rest for f = e's partner, else 0.
     """
-    return elsewhere(clips, clips)
-
-
-def elsewhere(known: Clips, clips: Clips) -> dict[str, float]:
-    """What the best rules for the clips `known` get right of others of the same corpus, in percent.
-
-    As `ceilings`, but the most probable e is that of `known`.
-    """
-    joint = _joint(clips)
-    best = {
-        name: 100 * float(np.take_along_axis(joint[name], table.argmax(0)[None], 0).sum())
-        for name, table in _joint(known).items()
-    }
+    best = {name: 100 * float(table.max(axis=0).sum()) for name, table in _joint(clips).items()}
     return best | {"additive": best["audio_video"]}
 
 

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args
+from typing import Literal, Self, get_args
 
 import numpy as np
 
@@ -52,24 +52,23 @@ class Cue:
     voice_start_s: float
     voice_end_s: float
 
-
-@dataclass(frozen=True)
-class Delivery:
-    """How strongly a clip shows what it shows, and when its voice does, as in `Cue`."""
-
-    strength: int
-    voice_start_s: float
-    voice_end_s: float
-
     @classmethod
-    def draw_lots(cls, take: Take, clips: DrawnClips) -> "Delivery":
-        """The same for a take in every process."""
+    def draw_lots(
+        cls,
+        take: Take,
+        clips: DrawnClips,
+        upper: str,
+        lower: str,
+        voice: str | None,
+        points_to: Part | None,
+    ) -> Self:
+        """How strongly a take shows this, and when its voice does: the same in every process."""
         rng = random_numbers(clips, f"cue {take.clip}")
         is_given = _intensities(clips.corpus, take.emotion) == {1, 2}
         strength = take.intensity if is_given else int(rng.integers(1, 3))
         duration_s = rng.uniform(0.9, 1.2)
         start_s = rng.uniform(SPEECH_S[0] + 0.1, SPEECH_S[1] - 0.1 - duration_s)
-        return cls(strength, start_s, start_s + duration_s)
+        return cls(upper, lower, voice, points_to, strength, start_s, start_s + duration_s)
 
 
 def takes(clips: DrawnClips) -> list[Take]:

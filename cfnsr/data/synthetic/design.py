@@ -7,11 +7,7 @@ from cfnsr.params import Clips, DrawnClips, PointingClips
 
 
 def cue(take: Take, clips: DrawnClips) -> Cue:
-    """What the take's clip shows, the same in every process.
-
-    Raises:
-        KeyError: the design does not have that take.
-    """
+    """What the take's clip shows, the same in every process."""
     if isinstance(clips, PointingClips):
         return pointing.cue(take, clips)
     assert isinstance(clips, Clips)

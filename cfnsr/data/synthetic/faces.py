@@ -136,23 +136,9 @@ class Pose(NamedTuple):
 
 
 def landmarks(look: Look, expression: Expression) -> Array:
-    """The 68 points in dlib's order, in face units.
-
-    Args:
-        look: whose face.
-        expression: fields of shape (n_frames,).
-
-    Returns:
-        Shape (n_frames, 68, 2).
-    """
-    parts = (
-        _jaw(look, expression),
-        _brows(look, expression),
-        _nose(look, expression),
-        _eyes(look, expression),
-        _mouth(look, expression),
-    )
-    return np.concatenate(parts, axis=1)
+    """The 68 points in dlib's order, in face units: (n_frames, 68, 2)."""
+    parts = (_jaw, _brows, _nose, _eyes, _mouth)
+    return np.concatenate([part(look, expression) for part in parts], axis=1)
 
 
 def place(points: Array, look: Look, pose: Pose) -> Array:
@@ -187,8 +173,7 @@ class _Canvas:
 
     def __init__(self, look: Look, pose: Pose) -> None:
         self.image = np.empty((FRAME_HEIGHT, FRAME_WIDTH, 3), np.uint8)
-        whole = (0, 0, FRAME_WIDTH, FRAME_HEIGHT)
-        cv2.rectangle(self.image, whole, look.background, cv2.FILLED)
+        self.image[:] = look.background
         self._look, self._pose = look, pose
 
     def fill(self, points: Array, colour: Colour) -> None:

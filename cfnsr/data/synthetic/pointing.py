@@ -7,34 +7,20 @@ In the mixture the voice also shows an emotion of its own, see `params.PointingC
 """
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from functools import lru_cache
 
 import numpy as np
 
 from cfnsr.data import corpora
 from cfnsr.data.corpora import Take
-from cfnsr.data.synthetic.cues import Cue, Delivery, Part, even_lots, takes
+from cfnsr.data.synthetic.cues import PARTS, Cue, Part, even_lots, takes
 from cfnsr.data.synthetic.faces import Array
 from cfnsr.params import PointingClips
 
 
 def cue(take: Take, clips: PointingClips) -> Cue:
-    """What the take's clip shows, the same in every process.
-
-    Raises:
-        KeyError: `takes(clips)` does not have that take.
-    """
-    return Cue(*_shown(clips)[take], *astuple(Delivery.draw_lots(take, clips)))
-
-
-def true_part(take: Take, clips: PointingClips) -> Part:
-    """The part of the face that the voice would name if it never erred.
-
-    Raises:
-        KeyError: `takes(clips)` does not have that take.
-    """
-    return _part(_lots(clips)[take][0])
+    """What the take's clip shows, the same in every process."""
+    return Cue.draw_lots(take, clips, *_shown(clips)[take])
 
 
 def ceilings(clips: PointingClips) -> dict[str, float]:
@@ -59,15 +45,10 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
     codes = [take.emotion_index for take in takes(clips)]
     prior = np.bincount(codes, minlength=n) / len(codes)
     shown = _reliable(clips.part_reliability, n)
-    other = (1 - np.eye(n)) / (n - 1)
+    other = _reliable(0, n)
     upper = np.einsum("e,eu,ul->eul", prior, shown, other) / 2
     faces = np.stack([upper, upper.transpose(0, 2, 1)])  # (true part, e, u, l)
-    named = np.array(
-        [
-            [clips.pointer_reliability, 1 - clips.pointer_reliability],
-            [1 - clips.pointer_reliability, clips.pointer_reliability],
-        ]
-    )
+    named = _reliable(clips.pointer_reliability, 2)
     voice = _reliable(1 / n if clips.voice_reliability is None else clips.voice_reliability, n)
     joint = np.einsum("teul,tn,ev->eulnv", faces, named, voice)
     best = {
@@ -81,33 +62,21 @@ def ceilings(clips: PointingClips) -> dict[str, float]:
 
 
 @lru_cache(maxsize=4)
-def _lots(clips: PointingClips) -> dict[Take, Array]:
-    lots: dict[Take, Array] = {}
-    for code in range(1, len(corpora.find(clips.corpus).emotions) + 1):
-        lots |= even_lots(clips, code, 5)
-    return lots
-
-
-@lru_cache(maxsize=4)
 def _shown(clips: PointingClips) -> dict[Take, tuple[str, str, str | None, Part]]:
     """Upper, lower and the voice's emotion, and the part that is named."""
     emotions = corpora.find(clips.corpus).emotions
     found = {}
-    for take, (which, truth, other, named, own) in _lots(clips).items():
-        emotion = emotions[take.emotion_index]
-        shown = _drawn(emotion, emotions, truth, clips.part_reliability)
-        decoy = _drawn(shown, emotions, other, 0)
-        part = _part(which)
-        upper, lower = (shown, decoy) if part == "upper" else (decoy, shown)
-        wrong: Part = "lower" if part == "upper" else "upper"
-        reliability = clips.voice_reliability
-        voice = None if reliability is None else _drawn(emotion, emotions, own, reliability)
-        found[take] = (upper, lower, voice, part if named < clips.pointer_reliability else wrong)
+    for code, emotion in enumerate(emotions, 1):
+        for take, (which, truth, other, named, own) in even_lots(clips, code, 5).items():
+            shown = _drawn(emotion, emotions, truth, clips.part_reliability)
+            decoy = _drawn(shown, emotions, other, 0)
+            upper, lower = (shown, decoy) if which < 1 / 2 else (decoy, shown)
+            right, wrong = PARTS if which < 1 / 2 else PARTS[::-1]
+            reliability = clips.voice_reliability
+            voice = None if reliability is None else _drawn(emotion, emotions, own, reliability)
+            part = right if named < clips.pointer_reliability else wrong
+            found[take] = (upper, lower, voice, part)
     return found
-
-
-def _part(lot: float) -> Part:
-    return "upper" if lot < 1 / 2 else "lower"
 
 
 def _drawn(emotion: str, emotions: Sequence[str], lot: float, reliability: float) -> str:

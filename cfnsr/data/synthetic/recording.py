@@ -47,14 +47,10 @@ def write_clip(root: Path, take: Take, clips: DrawnClips) -> None:
     Equal arguments give equal bytes with the same libraries on the same kind of processor.
 
     Raises:
-        KeyError: `takes(clips)` does not have that take.
         InputError: the disk is full or read-only.
     """
-    shown, look, rng = (
-        design.cue(take, clips),
-        _look(take.actor, clips),
-        random_numbers(clips, take.clip),
-    )
+    shown, look = design.cue(take, clips), _look(take.actor, clips)
+    rng = random_numbers(clips, take.clip)
     n_frames = int(rng.integers(*_N_FRAMES))
     time_s = np.arange(n_frames) / FRAME_RATE_HZ
     points = faces.landmarks(look, _expression(shown, time_s, rng))
@@ -72,7 +68,6 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
 
     Args:
         root: gets the corpus's folders, landmarks/ and a file that says how the clips were made.
-        clips: what to write.
         alone: in this process, instead of on the workers of `cluster.connect`.
 
     Raises:
@@ -83,12 +78,12 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
         _write(root / name, text.encode())
     missing = _missing(root, clips)
     write = partial(write_clip, root, clips=clips)
-    progress = tqdm(total=len(missing), desc="synthetic clips", unit="clip", disable=not missing)
-    with progress:
-        for _, error in cluster.finished(write, missing, alone):
-            if error is not None:
-                raise error
-            progress.update()
+    written = cluster.finished(write, missing, alone)
+    for _, error in tqdm(
+        written, "synthetic clips", len(missing), unit="clip", disable=not missing
+    ):
+        if error is not None:
+            raise error
 
 
 def _missing(root: Path, clips: DrawnClips) -> list[Take]:
