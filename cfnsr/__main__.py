@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 from cfnsr import cluster, params
-from cfnsr.errors import InputError, writing
+from cfnsr.errors import InputError, command_line, writing
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -128,13 +129,8 @@ def main(arguments: list[str] | None = None) -> int:
     command.set_defaults(run=_predictions)
 
     options = parser.parse_args(arguments)
-    try:
-        with writing(Path.cwd()):
-            status: int | None = options.run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return status or 0
+    with writing(Path.cwd()):
+        return options.run(options) or 0
 
 
 def _rows(options: argparse.Namespace) -> None:

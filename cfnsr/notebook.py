@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfnsr import cluster, params
-from cfnsr.errors import REFUSALS, InputError, writing
+from cfnsr.errors import REFUSALS, InputError, command_line, writing
 from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:
@@ -30,8 +30,9 @@ if TYPE_CHECKING:
 Scalar = int | str
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status. An input error becomes one line on stderr."""
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m cfnsr.notebook", description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("executed", type=Path)
@@ -41,19 +42,15 @@ def main(arguments: list[str] | None = None) -> int:
     values = {name: _scalar(value) for name, value in options.p}
     if options.if_asked and "group" not in values:
         parser.error("--if-asked needs the parameter group")
-    try:
-        os.chdir(params.repository_root())
-        settings = params.load()
-        if options.if_asked and not is_asked_for(settings, values):
-            _make_folder(options.executed.parent)
-            return 0
-        os.environ.update(cluster.environment(settings.source.training.same_bits))
-        _end_with_dvc()
-        os.environ[cluster.TERMINAL] = str(int(cluster.on_a_terminal()))
-        run(options.source, options.executed, values)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    os.chdir(params.repository_root())
+    settings = params.load()
+    if options.if_asked and not is_asked_for(settings, values):
+        _make_folder(options.executed.parent)
+        return 0
+    os.environ.update(cluster.environment(settings.source.training.same_bits))
+    _end_with_dvc()
+    os.environ[cluster.TERMINAL] = str(int(cluster.on_a_terminal()))
+    run(options.source, options.executed, values)
     return 0
 
 
