@@ -40,6 +40,7 @@ from cfnsr.evaluation import predictions
 from cfnsr.evaluation.scores import outcomes, score
 from cfnsr.evaluation.selection import RULES, Rule
 from cfnsr.evaluation.tables import by_row, paired_tests, verdict
+from cfnsr.evaluation.typeset import aligned
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.training.runs import Run
 
@@ -223,8 +224,7 @@ def report(found: Comparison, every_rule: bool = False) -> str:
                 line["reason"] if line["verdict"] == VERDICTS[-1] else "",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    text = [aligned(cells)]
     n_cells = found.lines["cell"].value_counts().reindex(["equal", "inside", "outside"]).fillna(0)
     text.append(
         "accuracies as printed: {:.0f} equal, {:.0f} inside the published interval, "

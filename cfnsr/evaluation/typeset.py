@@ -1,7 +1,7 @@
 """Tables as csv, Markdown and LaTeX files; equal tables give equal bytes."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
@@ -40,6 +40,12 @@ def signed(value: float, n_digits: int) -> str:
     ('+0.3', '+0.00')
     """
     return f"{round(value, n_digits) + 0.0:+.{n_digits}f}".replace("-", MINUS)  # no negative zero
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells as a table on a terminal, two spaces between its columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
@@ -194,7 +200,8 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
     of_reference = table[(table["row"] == REFERENCE) & (table["rule"] == TEST_RULE)]
     is_rising = of_reference["last_quarter_pct"] > CONVERGED_PCT
     unconverged = set(of_reference.loc[is_rising, "protocol"])
-    notes, lines, is_beyond = _Notes(markup), [], False
+    notes, is_beyond = _Notes(markup), False
+    lines: list[list[str]] = []
     table = table.assign(ceiling=row_ceilings(table, ceilings))
     for names, group in table.groupby(["row", "protocol"], sort=False):
         name, protocol = map(str, names)
