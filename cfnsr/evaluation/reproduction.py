@@ -28,7 +28,7 @@ from dataclasses import dataclass, replace
 from itertools import pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -44,9 +44,8 @@ from cfnsr.evaluation.typeset import aligned
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.training.runs import Run
 
-Verdict = Literal[
-    "same bits", "same decisions", "within what another seed changes", "not reproduced"
-]
+#: From best to worst.
+VERDICTS = ("same bits", "same decisions", "within what another seed changes", "not reproduced")
 _COLUMNS = (
     "row",
     "rule",
@@ -62,10 +61,9 @@ _COLUMNS = (
     "reason",
     "cell",
 )
-#: From best to worst.
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 ALL_SYSTEMS = "all systems"
 Pair = tuple[Run, Run]  # here, published
+_SIDES = ("here", "published")
 
 #: Correlation between the clips of a run on which two seeds differ: who is right on one tends to
 #: be right on the next.
@@ -187,17 +185,8 @@ def compare(here: Sequence[Run], there: Sequence[Run]) -> Comparison:
 
 def changed_code(repository: Path, revision: str) -> list[str]:
     """Files of the working tree that determine a training and differ from a revision's."""
-    shown = _git(
-        repository,
-        "diff",
-        "--name-only",
-        revision,
-        "--",
-        "cfnsr",
-        "params.yaml",
-        "requirements.lock",
-    )
-    return shown.stdout.decode().split()
+    paths = ("cfnsr", "params.yaml", "requirements.lock")
+    return _git(repository, "diff", "--name-only", revision, "--", *paths).stdout.decode().split()
 
 
 def report(found: Comparison, every_rule: bool = False) -> str:
@@ -270,20 +259,20 @@ def another_seed(decisions: pd.DataFrame, correlation: float, agreement: float) 
     The p value is the smallest of the three, each divided by its share of the level.
 
     Args:
-        decisions: one line per clip and pair of runs: fold, seed, actor, clip, emotion,
-            predicted_here, predicted_published (indices, 0 to 7).
+        decisions: one line per clip and pair of runs: fold, seed, actor, clip, emotion (index),
+            and of each side predicted_here, predicted_published (likewise), correct_here and
+            correct_published.
         correlation: r.
         agreement: the kappa of two seeds.
     """
-    here, there = _right(decisions)
-    n_of_run, signed, differing = _of_runs(decisions, here, there)
-    n_runs = len(n_of_run)
-    difference = float((signed / n_of_run).sum()) / n_runs
-    variance = differing + correlation * differing * (differing - 1)
-    error = float(np.sqrt((variance / n_of_run**2).sum())) / n_runs
-    actor, p_actor = _actor_test(decisions["actor"], here, there)
+    runs = _of_runs(decisions)
+    difference = float((runs["signed"] / runs["n"]).sum()) / len(runs)
+    variance = runs["differing"] + correlation * runs["differing"] * (runs["differing"] - 1)
+    error = float(np.sqrt((variance / runs["n"] ** 2).sum())) / len(runs)
+    actor, p_actor = _actor_test(decisions)
     kappa, kappa_error = _kappa(decisions)
-    is_asked = kappa_error > 0 and max(here.mean(), there.mean()) > _AGREEING
+    accuracies = decisions[["correct_here", "correct_published"]].mean()
+    is_asked = kappa_error > 0 and accuracies.max() > _AGREEING
     p_values = {
         "accuracy": 2 * stats.norm.sf(abs(difference) / error) if error > 0 else 1.0,
         f"actor {actor}": p_actor,
@@ -323,9 +312,9 @@ def _decisions(pairs: Sequence[Pair], rule: Rule) -> pd.DataFrame:
     here = outcomes([replace(a, seed=b.seed) for a, b in pairs], rule)
     there = outcomes([b for _, b in pairs], rule)
     keys = ["fold", "seed", "actor", "clip", "emotion"]
-    return here.merge(there, on=keys, suffixes=("_here", "_published"))[
-        [*keys, "predicted_here", "predicted_published"]
-    ].astype({"predicted_here": int, "predicted_published": int})
+    both = here.merge(there, on=keys, suffixes=("_here", "_published"))
+    kinds: dict[str, type] = {"predicted": int, "correct": bool}
+    return both.astype({f"{name}_{side}": kinds[name] for name in kinds for side in _SIDES})
 
 
 def _compare_rows(
@@ -361,7 +350,7 @@ def _compare_rows(
         lines.append(line)
     if len(differing) > 1:
         every = pd.concat([decisions[row] for row in differing])
-        actor, p_value = _actor_test(every["actor"], *_right(every))
+        actor, p_value = _actor_test(every)
         equal_pct = 100 * _share_equal(every)
         line = {"row": ALL_SYSTEMS, "rule": rule, "equal_pct": equal_pct}
         lines.append(line | {"p_value": p_value, "reason": f"actor {actor}"})
@@ -379,37 +368,23 @@ def _same_bits(here: Run, there: Run) -> bool:
     if not a.clips.equals(b.clips) or not np.array_equal(a.predicted, b.predicted):
         return False
     is_kept = ~np.isnan(a.confidence) & ~np.isnan(b.confidence)
-    curves = [
-        (a.confidence[is_kept], b.confidence[is_kept]),
-        (here.epochs.to_numpy(), there.epochs.to_numpy()),
-        tuple(_validation(run) for run in (here, there)),
-    ]
-    return all(np.array_equal(ours, theirs, equal_nan=True) for ours, theirs in curves)
-
-
-def _validation(run: Run) -> np.ndarray:
-    return np.empty(0) if run.validation is None else run.validation.accuracy_pct
-
-
-def _right(decisions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    here, there = (
-        (decisions[f"predicted_{side}"] == decisions["emotion"]).to_numpy()
-        for side in ("here", "published")
+    ours, theirs = (
+        predictions.epochs(run).drop(columns=list(predictions.KEYS)) for run in (here, there)
     )
-    return here, there
+    return np.array_equal(a.confidence[is_kept], b.confidence[is_kept]) and ours.equals(theirs)
 
 
-def _of_runs(decisions: pd.DataFrame, here: np.ndarray, there: np.ndarray) -> list[np.ndarray]:
-    """Of each run: its clips, those right here minus right there, those right on one side."""
-    signed = here.astype(int) - there
-    table = pd.DataFrame({"n": 1, "signed": signed, "differing": here != there})
-    sums = table.groupby([decisions[name].to_numpy() for name in ("fold", "seed")]).sum()
-    return [sums[name].to_numpy(float) for name in table]
+def _of_runs(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Of each run: clips n, `signed` right here minus right there, `differing` where one is."""
+    here, there = decisions["correct_here"], decisions["correct_published"]
+    counted = decisions.assign(n=1.0, signed=here.astype(float) - there, differing=here ^ there)
+    return counted.groupby(["fold", "seed"])[["n", "signed", "differing"]].sum()
 
 
-def _actor_test(actors: pd.Series, here: np.ndarray, there: np.ndarray) -> tuple[Any, float]:
+def _actor_test(decisions: pd.DataFrame) -> tuple[Any, float]:
     """The actor that stands out most, and its p value over all actors and both directions."""
-    code, names = pd.factorize(actors)
+    code, names = pd.factorize(decisions["actor"])
+    here, there = (decisions[f"correct_{side}"].to_numpy() for side in _SIDES)
     p_values = []
     for before, after in ((there, here), (here, there)):
         wrong = np.bincount(code, ~before)
@@ -425,7 +400,7 @@ def _actor_test(actors: pd.Series, here: np.ndarray, there: np.ndarray) -> tuple
 
 def _kappa(decisions: pd.DataFrame) -> tuple[float, float]:
     """Agreement beyond that of two systems independent within each emotion; its error by actor."""
-    sides = ["predicted_here", "predicted_published"]
+    sides = [f"predicted_{side}" for side in _SIDES]
     is_equal = (decisions[sides[0]] == decisions[sides[1]]).to_numpy(float)
     n_emotions = int(decisions[sides].to_numpy().max()) + 1
     one_hot = [np.eye(n_emotions)[decisions[side]] for side in sides]
@@ -452,10 +427,10 @@ def _pairs_of_seeds(runs: Sequence[Run]) -> list[Pair]:
 
 def _correlation(seeds: Sequence[pd.DataFrame], rule: Rule) -> float:
     """Between the clips of a run, from pairs of published seeds if there are enough."""
-    runs = [_of_runs(found, *_right(found)) for found in seeds]
-    signed, differing = (np.concatenate([[0.0], *(run[k] for run in runs)]) for k in (1, 2))
-    if np.count_nonzero(differing > 1) < _FEWEST_PAIRS:
+    runs = pd.concat(map(_of_runs, seeds)) if seeds else None
+    if runs is None or (runs["differing"] > 1).sum() < _FEWEST_PAIRS:
         return _RUN_CORRELATION[rule]
+    signed, differing = runs["signed"], runs["differing"]
     return max(0.0, float((signed**2 - differing).sum() / (differing**2 - differing).sum()))
 
 
