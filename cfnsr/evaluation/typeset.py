@@ -28,7 +28,6 @@ MINUS = "\N{MINUS SIGN}"
 #: Keeps a number and its interval on one line.
 _SPACE = "\N{NO-BREAK SPACE}"
 _ROUNDING = 1e-6
-_NO_WIDTH = "an interval of width 0: every actor has the same number right"
 #: Columns that are aligned to the left.
 _WORDS = ("System", "Protocol", "Fusion")
 
@@ -126,7 +125,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     small = {column: 3 for column in map(str, table) if column.startswith("p_")}
     small |= {column: 4 for column in ("forward_gflops", "ece") if column in table}
     as_text = {
-        column: [_significant(value, n_digits) for value in table[column]]
+        column: ["" if isnan(value) else f"{value:.{n_digits}g}" for value in table[column]]
         for column, n_digits in small.items()
     }
     table.assign(**as_text).to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
@@ -206,6 +205,7 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
     for names, group in table.groupby(["row", "protocol"], sort=False):
         name, protocol = map(str, names)
         first, row = group.iloc[0], find(name)
+        n_seeds = first["n_seeds"]
         scores = {line["rule"]: line for line in group.to_dict("records")}
         of_row = tests[(tests["row"] == name) & (tests["protocol"] == protocol)]
         by_rule = {test["rule"]: test for test in of_row.to_dict("records")}
@@ -215,7 +215,7 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
                 row.note,
                 printed.row_notes.get(name, ""),
                 rising,
-                _n_seeds(first["n_seeds"]) if differing_seeds else "",
+                f"mean of {n_seeds} seeds" if differing_seeds and n_seeds > 1 else "",
             ]
         )
         accuracies = {
@@ -258,13 +258,9 @@ def _not_converged(last_quarter_pct: float) -> str:
     )
 
 
-def _n_seeds(n_seeds: int) -> str:
-    return f"mean of {n_seeds} seeds" if n_seeds > 1 else ""
-
-
 def _no_width(score: Mapping[Any, Any] | None) -> str:
     has_width = score is None or not score["ci_high_pct"] - score["ci_low_pct"] < _ROUNDING
-    return "" if has_width else _NO_WIDTH
+    return "" if has_width else "an interval of width 0: every actor has the same number right"
 
 
 def _other_verdicts(by_rule: Mapping[str, Mapping[Any, Any]]) -> str:
@@ -300,7 +296,3 @@ def _difference(test: Mapping[Any, Any] | None) -> str:
 
 def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _significant(value: float, n_digits: int) -> str:
-    return "" if isnan(value) else f"{value:.{n_digits}g}"
