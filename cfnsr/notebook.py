@@ -25,7 +25,6 @@ from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-    from traitlets.config import Config
 
 
 @command_line
@@ -92,6 +91,7 @@ def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:
     """
     import nbformat
     import papermill  # 2 s that a stage which is passed over need not pay
+    from traitlets.config import Config
 
     if not source.is_file():
         raise InputError(f"{source} is no file; expected one of `python -m cfnsr notebooks`")
@@ -110,6 +110,8 @@ def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:
     for folder in (failed.parent, executed.parent):
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+    # The kernel is reached by sockets that nobody else on the machine can open.
+    sockets = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
     with writing(failed.parent):
         try:
             notebook = papermill.execute_notebook(
@@ -120,7 +122,7 @@ def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
-                config=_sockets(),
+                config=sockets,
             )
         except papermill.PapermillExecutionError as error:
             if error.ename == InputError.__name__:
@@ -170,14 +172,6 @@ def strip(sources: list[Path], output: Path) -> None:
         )
         normalise(notebook)
         nbformat.write(notebook, output / path.name)
-
-
-def _sockets() -> "Config":
-    """The kernel is reached by sockets that nobody else on the machine can open."""
-    from traitlets.config import Config
-
-    transport = "ipc" if os.name == "posix" else "tcp"
-    return Config({"KernelManager": {"transport": transport}})
 
 
 def _as_declared(name: str, text: str, default: int | str) -> int | str:

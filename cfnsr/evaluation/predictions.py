@@ -97,7 +97,9 @@ def read(folder: Path) -> list[Run]:
             validation = curves[key]["validation_accuracy_pct"].to_numpy(float)
             found.append(
                 Run(
-                    *key,
+                    row=info["row"],
+                    fold=info["fold"],
+                    seed=info["seed"],
                     info=info,
                     epochs=curves[key][["epoch", "train_loss", "train_accuracy_pct"]],
                     test=_decisions(clips[key], [int(e) for e in info["kept_epochs"].split()]),

@@ -115,14 +115,10 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For json; null for what does not apply."""
-        tables = {"lines": self.lines, "claims": self.claims}
-        return {
-            "reproduced": self.reproduced,
-            **{name: json.loads(table.to_json(orient="records")) for name, table in tables.items()},
-            "only_here": self.only_here,
-            "only_published": self.only_published,
-            "explanations": self.explanations,
-        }
+        lines, claims = (
+            json.loads(table.to_json(orient="records")) for table in (self.lines, self.claims)
+        )
+        return {"reproduced": self.reproduced} | vars(self) | {"lines": lines, "claims": claims}
 
     @property
     def worst(self) -> pd.DataFrame:
