@@ -266,7 +266,6 @@ class Params(_Section):
 
     @property
     def source(self) -> SourceParams:
-        """The section of the chosen data source."""
         section: SourceParams = getattr(self, self.data)
         return section
 
@@ -287,7 +286,6 @@ class Params(_Section):
 
     @property
     def draws_landmarks(self) -> bool:
-        """Whether the chosen data source has no films, but faces drawn from their landmarks."""
         return draws_landmarks(self.data)
 
     @property

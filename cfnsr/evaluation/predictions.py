@@ -197,7 +197,6 @@ def _key(run: Run) -> tuple[str, int, int]:
 
 
 def _determinants(runs: Sequence[Run]) -> dict[str, set[tuple[str, str]]]:
-    """Data and settings of each row's runs."""
     return {
         row: {(run.info["data_sha256"], run.info["settings"]) for run in of_row}
         for row, of_row in by_row(runs).items()
@@ -205,7 +204,6 @@ def _determinants(runs: Sequence[Run]) -> dict[str, set[tuple[str, str]]]:
 
 
 def _reported_epochs(runs: Sequence[Run]) -> dict[tuple[str, int, int], list[int]]:
-    """The epochs of each run that any rule reports."""
     found: dict[tuple[str, int, int], set[int]] = {_key(run): set() for run in runs}
     for of_row in by_row(runs).values():
         for rule in RULES:

@@ -25,7 +25,7 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -292,15 +292,17 @@ def _git(repository: Path, *arguments: str) -> "subprocess.CompletedProcess[byte
 
 def _pairs(here: Sequence[Run], there: Sequence[Run]) -> list[Pair]:
     found: list[Pair] = []
-    for fold in sorted({run.fold for run in here} & {run.fold for run in there}):
-        ours, theirs = (_of_fold(side, fold) for side in (here, there))
-        common = [pair for pair in product(ours, theirs) if pair[0].seed == pair[1].seed]
-        found += common or zip(ours, theirs, strict=False)
+    ours, theirs = _by_fold(here), _by_fold(there)
+    for fold in sorted(ours.keys() & theirs.keys()):
+        common = [(a, b) for a, b in product(ours[fold], theirs[fold]) if a.seed == b.seed]
+        found += common or zip(ours[fold], theirs[fold], strict=False)
     return found
 
 
-def _of_fold(runs: Sequence[Run], fold: int) -> list[Run]:
-    return sorted((run for run in runs if run.fold == fold), key=lambda run: run.seed)
+def _by_fold(runs: Sequence[Run]) -> dict[int, list[Run]]:
+    """In the order of folds and seeds."""
+    in_order = sorted(runs, key=lambda run: (run.fold, run.seed))
+    return {fold: list(found) for fold, found in groupby(in_order, lambda run: run.fold)}
 
 
 def _decisions(pairs: Sequence[Pair], rule: Rule) -> pd.DataFrame:
@@ -316,7 +318,6 @@ def _decisions(pairs: Sequence[Pair], rule: Rule) -> pd.DataFrame:
 def _compare_rows(
     pairs: Mapping[str, Sequence[Pair]], there: Mapping[str, Sequence[Run]], rule: Rule
 ) -> pd.DataFrame:
-    """The lines of one rule."""
     same = [row for row, found in pairs.items() if all(_same_bits(*pair) for pair in found)]
     decisions = {row: _decisions(found, rule) for row, found in pairs.items() if row not in same}
     differing = [row for row, found in decisions.items() if len(found) and _share_equal(found) < 1]
@@ -414,11 +415,7 @@ def _kappa(decisions: pd.DataFrame) -> tuple[float, float]:
 
 def _pairs_of_seeds(runs: Sequence[Run]) -> list[Pair]:
     """Each run with the one of the next seed of its fold."""
-    return [
-        pair
-        for fold in sorted({run.fold for run in runs})
-        for pair in pairwise(_of_fold(runs, fold))
-    ]
+    return [pair for of_fold in _by_fold(runs).values() for pair in pairwise(of_fold)]
 
 
 def _correlation(seeds: Sequence[pd.DataFrame], rule: Rule) -> float:
@@ -436,30 +433,27 @@ def _share_equal(decisions: pd.DataFrame) -> float:
 
 def _changed_claims(here: list[Run], there: list[Run]) -> pd.DataFrame:
     protocol: Protocol = there[0].info["protocol"]
-    found = [
+    before, after = (
         {
             (test["row"], test["rule"]): verdict(test)
             for test in paired_tests({protocol: by_row(runs)}).to_dict("records")
         }
         for runs in (there, here)
-    ]
+    )
     changed = [
-        (*key, found[0][key], found[1][key])
-        for key in found[0]
-        if key in found[1] and found[0][key] != found[1][key]
+        (*key, claim, after[key]) for key, claim in before.items() if after.get(key, claim) != claim
     ]
     return pd.DataFrame(changed, columns=["row", "rule", "published", "here"])
 
 
 def _lacking(runs: Sequence[Run], others: Sequence[Run]) -> list[str]:
     """Rows, or folds and seeds of a row, that the others lack."""
-    theirs = {row: {(run.fold, run.seed) for run in found} for row, found in by_row(others).items()}
     lacking = []
     for row, found in by_row(runs).items():
-        keys = sorted({(run.fold, run.seed) for run in found} - theirs.get(row, set()))
-        if row not in theirs:
+        theirs = {(run.fold, run.seed) for run in others if run.row == row}
+        if not theirs:
             lacking.append(row)
-        elif keys:
+        elif keys := sorted({(run.fold, run.seed) for run in found} - theirs):
             of_row = ", ".join(f"fold {fold} seed {seed}" for fold, seed in keys)
             lacking.append(f"{row} ({of_row})")
     return lacking

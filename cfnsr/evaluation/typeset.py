@@ -84,7 +84,6 @@ class Printed:
     row_notes: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write `<path>.csv`, `.md` and `.tex`."""
         write_csv(self.table, path.with_suffix(".csv"))
         path.with_suffix(".md").write_text(self.markdown(), "utf-8")
         path.with_suffix(".tex").write_text(self.tex(), "utf-8")

@@ -153,7 +153,6 @@ def by_confidence(tested: list[Run]) -> pd.DataFrame:
 
 
 def _accuracy(lines: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
-    """accuracy_pct and n_clips of each group of clips."""
     right = lines["correct"].groupby(by, observed=False)
     return pd.DataFrame({"accuracy_pct": 100 * right.mean(), "n_clips": right.size()})
 
