@@ -1,16 +1,18 @@
 """`python -m cfnsr`: the small commands that need no notebook."""
 
 import argparse
-import csv
 import json
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from cfnsr import cluster, params
-from cfnsr.errors import InputError, writing
+from cfnsr.errors import InputError, command_line, writing
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
     """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(
@@ -20,14 +22,20 @@ def main(arguments: list[str] | None = None) -> int:
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    command = commands.add_parser("predict", help="classify a clip of your own")
+    def add(
+        run: Callable[[argparse.Namespace], int | None], **words: Any
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(run.__name__.removeprefix("_"), **words)
+        command.set_defaults(run=run)
+        return command
+
+    a_run: dict[str, Any] = {"dest": "trained", "type": Path, "metavar": "FOLDER"}
+    its_folder = "a run's folder, runs/…/seed_<s>"
+
+    command = add(_predict, help="classify a clip of your own")
     command.add_argument("clip", type=Path, help="a video with sound, of any length")
     command.add_argument(
-        "--run",
-        dest="trained",
-        type=Path,
-        metavar="FOLDER",
-        help="a run's folder, runs/…/seed_<s>; default: the network that comes with the package",
+        "--run", **a_run, help=f"{its_folder}; default: the network that comes with the package"
     )
     command.add_argument(
         "--landmarks",
@@ -38,14 +46,12 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument(
         "--output", type=Path, metavar="DIR", help="default: build/predict/<clip name>"
     )
-    command.set_defaults(run=_predict)
 
-    command = commands.add_parser("rows", help="list every system of Tables 1 and 2 at full size")
+    command = add(_rows, help="list every system of Tables 1 and 2 at full size")
     command.add_argument("--csv", action="store_true", help="print csv instead of a table")
-    command.set_defaults(run=_rows)
 
-    command = commands.add_parser(
-        "compare",
+    command = add(
+        _compare,
         help="compare the predictions here with published ones",
         description="Exit status: 0 reproduced, 1 bad input, 2 wrong usage, 3 not reproduced.",
     )
@@ -60,84 +66,49 @@ def main(arguments: list[str] | None = None) -> int:
     form = command.add_mutually_exclusive_group()
     form.add_argument("--all", action="store_true", help="every rule, not the worst of each row")
     form.add_argument("--json", action="store_true", help="print json instead of a table")
-    command.set_defaults(run=_compare)
 
-    command = commands.add_parser("architecture", help="draw CFN-SR from the built network")
+    command = add(_architecture, help="draw CFN-SR from the built network")
     command.add_argument("--output", type=Path, default=Path("build/try"), metavar="DIR")
     command.add_argument(
         "--full-size", action="store_true", help="at the paper's sizes, not at params.yaml's"
     )
-    command.set_defaults(run=_architecture)
 
-    command = commands.add_parser("site", help="build the gallery of figures/ in build/site")
-    command.set_defaults(run=_site)
+    add(_site, help="build the gallery of figures/ in build/site")
 
-    command = commands.add_parser(
-        "cluster", help="start Dask workers that serve a command, or until they are interrupted"
+    command = add(
+        _cluster, help="start Dask workers that serve a command, or until they are interrupted"
     )
     command.add_argument("--slurm", action="store_true", help="as jobs of SLURM")
     command.add_argument("--workers", type=int, metavar="N", help="default: one per core or GPU")
     command.add_argument("--host", default="127.0.0.1", help="where scheduler and dashboard listen")
     command.add_argument("command", nargs="*", metavar="COMMAND", help="after --")
-    command.set_defaults(run=_cluster)
 
-    command = commands.add_parser("export", help="write a trained network as ONNX")
+    command = add(_export, help="write a trained network as ONNX")
     command.add_argument("model", type=Path, metavar="FILE", help="such as model.onnx")
-    command.add_argument(
-        "--run",
-        dest="trained",
-        type=Path,
-        metavar="FOLDER",
-        required=True,
-        help="a run's folder, runs/…/seed_<s>",
-    )
-    command.set_defaults(run=_export)
+    command.add_argument("--run", **a_run, required=True, help=its_folder)
 
-    command = commands.add_parser(
-        "transfer", help="ask the networks of params.yaml about another data source"
-    )
+    command = add(_transfer, help="ask the networks of params.yaml about another data source")
     command.add_argument("tested", metavar="DATA", help="its arrays must be in build/DATA")
-    command.set_defaults(run=_transfer)
 
-    command = commands.add_parser(
-        "publish", help="train the network that comes with the package, and write its card"
-    )
-    command.set_defaults(run=_publish)
+    add(_publish, help="train the network that comes with the package, and write its card")
 
     # Without help a command is not in the list; the epilog names it.
-    command = commands.add_parser(
-        "dataset", description="Make, download or find the clips and list them."
-    )
-    command.set_defaults(run=_dataset)
-
-    command = commands.add_parser(
-        "notebooks", description="Copy the notebooks' sources without outputs."
-    )
-    command.set_defaults(run=_notebooks)
-
-    command = commands.add_parser(
-        "train", description="Train what params.yaml asks for of a group on a fold."
-    )
+    add(_dataset, description="Make, download or find the clips and list them.")
+    add(_notebooks, description="Copy the notebooks' sources without outputs.")
+    command = add(_train, description="Train what params.yaml asks for of a group on a fold.")
     command.add_argument("group", choices=["systems", "ablations"])
     command.add_argument("fold", type=int)
-    command.set_defaults(run=_train)
-
-    command = commands.add_parser(
-        "predictions", description="Keep the per-clip predictions of runs."
-    )
-    command.set_defaults(run=_predictions)
+    add(_predictions, description="Keep the per-clip predictions of runs.")
 
     options = parser.parse_args(arguments)
-    try:
-        with writing(Path.cwd()):
-            status: int | None = options.run(options)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
-    return status or 0
+    with writing(Path.cwd()):
+        return options.run(options) or 0
 
 
 def _rows(options: argparse.Namespace) -> None:
+    import pandas as pd
+
+    from cfnsr.evaluation.typeset import aligned
     from cfnsr.models.base import FULL_SIZE
     from cfnsr.models.registry import ROWS
 
@@ -154,19 +125,10 @@ def _rows(options: argparse.Namespace) -> None:
         for name, row in ROWS.items()
     ]
     if options.csv:
-        writer = csv.DictWriter(sys.stdout, list(lines[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(lines)
+        pd.DataFrame(lines).to_csv(sys.stdout, index=False, lineterminator="\n")
         return
-    cells = [
-        list(lines[0]),
-        *(["" if value is None else str(value) for value in line.values()] for line in lines),
-    ]
-    widths = [max(len(line[i]) for line in cells) for i in range(len(cells[0]))]
-    for line in cells:
-        print(
-            "  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip()
-        )
+    said = [["" if value is None else str(value) for value in line.values()] for line in lines]
+    print(aligned([list(lines[0]), *said]))
 
 
 def _dataset(options: argparse.Namespace) -> None:

@@ -78,7 +78,6 @@ def environment(same_bits: bool) -> dict[str, str]:
 
 
 def has_same_bits() -> bool:
-    """Whether this process was started with `SAME_BITS`."""
     return SAME_BITS.items() <= os.environ.items()
 
 
@@ -245,7 +244,6 @@ def finished(
 
 
 def _outcome(future: "Future[Result]") -> Result | Exception:
-    """What a job returns, or the error that it raises."""
     from distributed.scheduler import NoWorkerError
 
     try:

@@ -3,9 +3,14 @@
 import errno
 import os
 import shutil
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
+from typing import ParamSpec
+
+Arguments = ParamSpec("Arguments")
 
 #: What a file system answers that is full, read-only, another one or not the user's.
 REFUSALS = {
@@ -28,6 +33,27 @@ class InputError(ValueError):
     The message says what was expected, what was found and what to do. Command lines print it
     alone and exit with status 1; anything else that is raised is a bug and keeps its traceback.
     """
+
+
+def command_line(main: Callable[Arguments, int]) -> Callable[Arguments, int]:
+    """Status 1 after an `InputError`, which is one line on stderr, or where nobody reads stdout."""
+
+    @wraps(main)
+    def status(*arguments: Arguments.args, **named: Arguments.kwargs) -> int:
+        try:
+            try:
+                return main(*arguments, **named)
+            except InputError as error:
+                print(f"error: {error}", file=sys.stderr)
+                return 1
+            finally:
+                sys.stdout.flush()
+        except BrokenPipeError:
+            # Else Python itself writes what is left, and fails, as it exits.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 1
+
+    return status
 
 
 @contextmanager

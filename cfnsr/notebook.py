@@ -20,47 +20,43 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cfnsr import cluster, params
-from cfnsr.errors import REFUSALS, InputError, writing
+from cfnsr.errors import REFUSALS, InputError, command_line, writing
 from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:
     from nbformat import NotebookNode
-    from traitlets.config import Config
-
-Scalar = int | str
 
 
+@command_line
 def main(arguments: list[str] | None = None) -> int:
-    """The command line; returns the exit status. An input error becomes one line on stderr."""
+    """The command line; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m cfnsr.notebook", description=__doc__)
     parser.add_argument("source", type=Path)
     parser.add_argument("executed", type=Path)
     parser.add_argument("--if-asked", action="store_true")
     parser.add_argument("-p", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     options = parser.parse_args(arguments)
-    values = {name: _scalar(value) for name, value in options.p}
+    values = dict(options.p)
     if options.if_asked and "group" not in values:
         parser.error("--if-asked needs the parameter group")
-    try:
-        os.chdir(params.repository_root())
-        settings = params.load()
-        if options.if_asked and not is_asked_for(settings, values):
-            _make_folder(options.executed.parent)
-            return 0
-        os.environ.update(cluster.environment(settings.source.training.same_bits))
-        _end_with_dvc()
-        os.environ[cluster.TERMINAL] = str(int(cluster.on_a_terminal()))
-        run(options.source, options.executed, values)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 1
+    os.chdir(params.repository_root())
+    settings = params.load()
+    if options.if_asked and not is_asked_for(settings, values):
+        with writing(options.executed.parent):
+            options.executed.parent.mkdir(parents=True, exist_ok=True)
+        return 0
+    os.environ.update(cluster.environment(settings.source.training.same_bits))
+    _end_with_dvc()
+    os.environ[cluster.TERMINAL] = str(int(cluster.on_a_terminal()))
+    run(options.source, options.executed, values)
     return 0
 
 
-def is_asked_for(settings: params.Params, parameters: Mapping[str, Scalar]) -> bool:
+def is_asked_for(settings: params.Params, parameters: Mapping[str, str]) -> bool:
     """Whether params.yaml asks for any row of the `group`, and for the `fold` if there is one."""
+    folds = map(str, settings.folds)
     groups = {find(row).group for row in asked_for(settings.row, settings.seeds)}
-    return parameters["group"] in groups and parameters.get("fold") in (None, *settings.folds)
+    return parameters["group"] in groups and parameters.get("fold") in (None, *folds)
 
 
 def _end_with_dvc() -> None:
@@ -72,25 +68,18 @@ def _end_with_dvc() -> None:
         return
     import psutil
 
-    dvc = next(
-        (
-            process
-            for process in psutil.Process().parents()
-            if any("dvc" in Path(word).name for word in process.cmdline()[:4])
-        ),
-        None,
-    )
-
-    def watch() -> None:
-        while dvc is not None and dvc.is_running():
+    def watch(dvc: psutil.Process) -> None:
+        while dvc.is_running():
             time.sleep(1)
         os._exit(1)
 
-    if dvc is not None:
-        threading.Thread(target=watch, daemon=True).start()
+    for process in psutil.Process().parents():
+        if any("dvc" in Path(word).name for word in process.cmdline()[:4]):
+            threading.Thread(target=watch, args=[process], daemon=True).start()
+            break
 
 
-def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
+def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:
     """Execute a notebook, streaming what its cells print, and write the normalised copy.
 
     Raises:
@@ -102,6 +91,7 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
     """
     import nbformat
     import papermill  # 2 s that a stage which is passed over need not pay
+    from traitlets.config import Config
 
     if not source.is_file():
         raise InputError(f"{source} is no file; expected one of `python -m cfnsr notebooks`")
@@ -112,24 +102,27 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
                 f"{source} has no parameter {name}; its parameters cell declares "
                 f"{', '.join(declared) or 'none'}"
             )
-    parameters = {
-        name: _as_declared(name, value, ast.literal_eval(declared[name]["default"]))
-        for name, value in parameters.items()
+    values = {
+        name: _as_declared(name, text, ast.literal_eval(declared[name]["default"]))
+        for name, text in parameters.items()
     }
     failed = Path("build/failed") / executed.name
     for folder in (failed.parent, executed.parent):
-        _make_folder(folder)
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+    # The kernel is reached by sockets that nobody else on the machine can open.
+    sockets = Config({"KernelManager": {"transport": "ipc" if os.name == "posix" else "tcp"}})
     with writing(failed.parent):
         try:
             notebook = papermill.execute_notebook(
                 source,
                 failed,
-                parameters,
+                values,
                 kernel_name="python3",
                 progress_bar=False,
                 stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
-                config=_sockets(),
+                config=sockets,
             )
         except papermill.PapermillExecutionError as error:
             if error.ename == InputError.__name__:
@@ -144,17 +137,15 @@ def run(source: Path, executed: Path, parameters: dict[str, Scalar]) -> None:
         nbformat.write(notebook, executed)
 
 
-def _make_folder(folder: Path) -> None:
-    with writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-
-
 def normalise(notebook: "NotebookNode") -> None:
     """Take out of an executed notebook, in place, what differs between equal runs.
 
     That is times, papermill's notes, cell ids, the kernel's version, and what was printed to
-    stderr (progress and time left).
+    stderr (progress and time left). Consecutive pieces of stdout are joined: where they are cut
+    depends on timing.
     """
+    from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+
     language = notebook.metadata.get("kernelspec", {}).get("language", "python")
     notebook.metadata = {
         "kernelspec": {"display_name": "Python 3", "language": language, "name": "python3"}
@@ -164,20 +155,8 @@ def normalise(notebook: "NotebookNode") -> None:
         tags = cell.metadata.get("tags", [])
         cell.metadata = {"tags": tags} if tags else {}
         if cell.cell_type == "code":
-            cell.outputs = _merge_streams(
-                [output for output in cell.outputs if output.get("name") != "stderr"]
-            )
-
-
-def _merge_streams(outputs: list["NotebookNode"]) -> list["NotebookNode"]:
-    """Join consecutive pieces of stdout: where they are cut depends on timing."""
-    merged: list[NotebookNode] = []
-    for output in outputs:
-        if merged and output.output_type == merged[-1].output_type == "stream":
-            merged[-1].text += output.text
-        else:
-            merged.append(output)
-    return merged
+            cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
+    CoalesceStreamsPreprocessor().preprocess(notebook, {})
 
 
 def strip(sources: list[Path], output: Path) -> None:
@@ -195,25 +174,13 @@ def strip(sources: list[Path], output: Path) -> None:
         nbformat.write(notebook, output / path.name)
 
 
-def _sockets() -> "Config":
-    """The kernel is reached by sockets that nobody else on the machine can open."""
-    from traitlets.config import Config
-
-    transport = "ipc" if os.name == "posix" else "tcp"
-    return Config({"KernelManager": {"transport": transport}})
-
-
-def _scalar(text: str) -> Scalar:
-    """Whole numbers are numbers; everything else stays text (papermill reads 1e-4 as text too)."""
-    return int(text) if re.fullmatch(r"-?[0-9]{1,18}", text) else text
-
-
-def _as_declared(name: str, value: Scalar, default: Scalar) -> Scalar:
+def _as_declared(name: str, text: str, default: int | str) -> int | str:
+    """A number where the notebook's own value is one, and else text, of digits too."""
     if isinstance(default, str):
-        return str(value)
-    if isinstance(value, str):
-        raise InputError(f"{name}: expected a whole number, found {reprlib.repr(value)}")
-    return value
+        return text
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise InputError(f"{name}: expected a whole number, found {reprlib.repr(text)}")
+    return int(text)
 
 
 if __name__ == "__main__":

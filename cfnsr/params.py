@@ -266,7 +266,6 @@ class Params(_Section):
 
     @property
     def source(self) -> SourceParams:
-        """The section of the chosen data source."""
         section: SourceParams = getattr(self, self.data)
         return section
 
@@ -287,7 +286,6 @@ class Params(_Section):
 
     @property
     def draws_landmarks(self) -> bool:
-        """Whether the chosen data source has no films, but faces drawn from their landmarks."""
         return draws_landmarks(self.data)
 
     @property
@@ -343,12 +341,12 @@ def n_channels(data: str) -> int:
     return 1 if draws_landmarks(data) else 3
 
 
-def repository_root(start: Path | None = None) -> Path:
-    """The folder that holds params.yaml, looking upwards from `start` (the working directory).
+def repository_root() -> Path:
+    """The folder that holds params.yaml, looking upwards from the working directory.
 
     So a notebook opened in JupyterLab finds the project from `notebooks/`.
     """
-    start = (start or Path.cwd()).resolve()
+    start = Path.cwd().resolve()
     for folder in (start, *start.parents):
         if (folder / "params.yaml").is_file():
             return folder

@@ -1,9 +1,14 @@
 """Tests of `cfnsr.errors`: what a disk refuses is one line that names the folder."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+from conftest import REPOSITORY
 
 from cfnsr.errors import InputError, writing
 from cfnsr.training.experiment import save_tensors
@@ -47,3 +52,12 @@ def test_a_file_in_the_place_of_a_folder_is_one_line(tmp_path):
 def test_what_is_no_refusal_of_the_disk_keeps_its_traceback(tmp_path):
     with pytest.raises(FileNotFoundError), writing(tmp_path):
         (tmp_path / "nothing").read_text()
+
+
+def test_a_command_whose_reader_has_left_ends_without_a_traceback():
+    unread, written = os.pipe()
+    os.close(unread)
+    program = [sys.executable, "-m", "cfnsr", "rows"]
+    done = subprocess.run(program, cwd=REPOSITORY, stdout=written, stderr=subprocess.PIPE)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -12,6 +12,7 @@ import psutil
 import pytest
 
 from cfnsr import notebook
+from cfnsr.errors import InputError
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -119,8 +120,10 @@ def test_a_disk_that_refuses_what_a_cell_writes_is_one_line(tmp_path, bad_disk, 
 
 @pytest.mark.parametrize("value", ["²", "٣", "9" * 5000, "--1", "1_000", ""])
 def test_only_plain_whole_numbers_are_numbers(value):
-    assert notebook._scalar(value) == value
-    assert notebook._scalar("-12") == -12
+    with pytest.raises(InputError, match="n: expected a whole number"):
+        notebook._as_declared("n", value, 1)
+    assert notebook._as_declared("n", value, "a") == value
+    assert notebook._as_declared("n", "-12", 1) == -12
 
 
 def test_any_other_exception_keeps_its_traceback_and_the_notebook(tmp_path):

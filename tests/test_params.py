@@ -151,10 +151,11 @@ def test_an_empty_params_yaml_means_the_defaults(written):
     assert params.load(written("")) == Params()
 
 
-def test_the_repository_is_found_from_a_folder_below(written):
+def test_the_repository_is_found_from_a_folder_below(written, monkeypatch):
     root = written("").parent
     (root / "notebooks" / "deeper").mkdir(parents=True)
-    assert params.repository_root(root / "notebooks" / "deeper") == root.resolve()
+    monkeypatch.chdir(root / "notebooks" / "deeper")
+    assert params.repository_root() == root.resolve()
 
 
 def test_parameters_cannot_be_changed_after_they_were_read():

@@ -32,6 +32,7 @@ import pandas as pd
 from cfnsr.data.corpora import Protocol
 from cfnsr.errors import InputError, writing
 from cfnsr.evaluation.selection import RULES, with_epochs
+from cfnsr.evaluation.tables import by_row
 from cfnsr.models.registry import ROWS, find, reported
 from cfnsr.params import Params
 from cfnsr.training.runs import CLIP_COLUMNS, Accuracies, Decisions, Predictions, Run, read_runs
@@ -58,8 +59,10 @@ def write(runs: Sequence[Run], folder: Path) -> None:
     """Write the runs of one protocol; equal runs give equal bytes."""
     kept = _reported_epochs(runs)
     folder.mkdir(parents=True, exist_ok=True)
-    _write_csv(pd.DataFrame([_run_line(run, kept[_key(run)]) for run in runs]), folder / "runs.csv")
-    _write_csv(pd.concat(map(epochs, runs), ignore_index=True), folder / "epochs.csv")
+    lines_of_runs = pd.DataFrame([_run_line(run, kept[_key(run)]) for run in runs])
+    lines_of_runs.to_csv(folder / "runs.csv", index=False, lineterminator="\n")
+    curves = pd.concat(map(epochs, runs), ignore_index=True)
+    curves.to_csv(folder / "epochs.csv", index=False, lineterminator="\n")
     lines = pd.concat([_clip_lines(run, kept[_key(run)]) for run in runs], ignore_index=True)
     # All that is said of a clip stands together: so it compresses best.
     lines = lines.sort_values(["fold", "clip"], kind="stable")
@@ -194,18 +197,15 @@ def _key(run: Run) -> tuple[str, int, int]:
 
 
 def _determinants(runs: Sequence[Run]) -> dict[str, set[tuple[str, str]]]:
-    """Data and settings of each row's runs."""
-    found: dict[str, set[tuple[str, str]]] = {run.row: set() for run in runs}
-    for run in runs:
-        found[run.row].add((run.info["data_sha256"], run.info["settings"]))
-    return found
+    return {
+        row: {(run.info["data_sha256"], run.info["settings"]) for run in of_row}
+        for row, of_row in by_row(runs).items()
+    }
 
 
 def _reported_epochs(runs: Sequence[Run]) -> dict[tuple[str, int, int], list[int]]:
-    """The epochs of each run that any rule reports."""
     found: dict[tuple[str, int, int], set[int]] = {_key(run): set() for run in runs}
-    for row in {run.row for run in runs}:
-        of_row = [run for run in runs if run.row == row]
+    for of_row in by_row(runs).values():
         for rule in RULES:
             for run, epoch in with_epochs(of_row, rule):
                 found[_key(run)].add(epoch)
@@ -272,7 +272,3 @@ def _decisions(lines: pd.DataFrame, kept: list[int]) -> Decisions:
         logits = halves.astype(np.float32).reshape(len(lines), -1)
     clips = lines[list(CLIP_COLUMNS)].reset_index(drop=True)
     return Decisions(predicted, confidence, clips, logits)
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    table.to_csv(path, index=False, lineterminator="\n")

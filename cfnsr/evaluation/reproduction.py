@@ -25,10 +25,10 @@ import json
 import subprocess
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise, product
+from itertools import groupby, pairwise, product
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -40,12 +40,12 @@ from cfnsr.evaluation import predictions
 from cfnsr.evaluation.scores import outcomes, score
 from cfnsr.evaluation.selection import RULES, Rule
 from cfnsr.evaluation.tables import by_row, paired_tests, verdict
+from cfnsr.evaluation.typeset import aligned
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.training.runs import Run
 
-Verdict = Literal[
-    "same bits", "same decisions", "within what another seed changes", "not reproduced"
-]
+#: From best to worst.
+VERDICTS = ("same bits", "same decisions", "within what another seed changes", "not reproduced")
 _COLUMNS = (
     "row",
     "rule",
@@ -61,10 +61,9 @@ _COLUMNS = (
     "reason",
     "cell",
 )
-#: From best to worst.
-VERDICTS: tuple[Verdict, ...] = get_args(Verdict)
 ALL_SYSTEMS = "all systems"
 Pair = tuple[Run, Run]  # here, published
+_SIDES = ("here", "published")
 
 #: Correlation between the clips of a run on which two seeds differ: who is right on one tends to
 #: be right on the next.
@@ -116,14 +115,10 @@ class Comparison:
 
     def as_dict(self) -> dict[str, Any]:
         """For json; null for what does not apply."""
-        tables = {"lines": self.lines, "claims": self.claims}
-        return {
-            "reproduced": self.reproduced,
-            **{name: json.loads(table.to_json(orient="records")) for name, table in tables.items()},
-            "only_here": self.only_here,
-            "only_published": self.only_published,
-            "explanations": self.explanations,
-        }
+        lines, claims = (
+            json.loads(table.to_json(orient="records")) for table in (self.lines, self.claims)
+        )
+        return {"reproduced": self.reproduced} | vars(self) | {"lines": lines, "claims": claims}
 
     @property
     def worst(self) -> pd.DataFrame:
@@ -186,17 +181,8 @@ def compare(here: Sequence[Run], there: Sequence[Run]) -> Comparison:
 
 def changed_code(repository: Path, revision: str) -> list[str]:
     """Files of the working tree that determine a training and differ from a revision's."""
-    shown = _git(
-        repository,
-        "diff",
-        "--name-only",
-        revision,
-        "--",
-        "cfnsr",
-        "params.yaml",
-        "requirements.lock",
-    )
-    return shown.stdout.decode().split()
+    paths = ("cfnsr", "params.yaml", "requirements.lock")
+    return _git(repository, "diff", "--name-only", revision, "--", *paths).stdout.decode().split()
 
 
 def report(found: Comparison, every_rule: bool = False) -> str:
@@ -223,8 +209,7 @@ def report(found: Comparison, every_rule: bool = False) -> str:
                 line["reason"] if line["verdict"] == VERDICTS[-1] else "",
             ]
         )
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    text = ["  ".join(map(str.ljust, line, widths)).rstrip() for line in cells]
+    text = [aligned(cells)]
     n_cells = found.lines["cell"].value_counts().reindex(["equal", "inside", "outside"]).fillna(0)
     text.append(
         "accuracies as printed: {:.0f} equal, {:.0f} inside the published interval, "
@@ -270,20 +255,20 @@ def another_seed(decisions: pd.DataFrame, correlation: float, agreement: float) 
     The p value is the smallest of the three, each divided by its share of the level.
 
     Args:
-        decisions: one line per clip and pair of runs: fold, seed, actor, clip, emotion,
-            predicted_here, predicted_published (indices, 0 to 7).
+        decisions: one line per clip and pair of runs: fold, seed, actor, clip, emotion (index),
+            and of each side predicted_here, predicted_published (likewise), correct_here and
+            correct_published.
         correlation: r.
         agreement: the kappa of two seeds.
     """
-    here, there = _right(decisions)
-    n_of_run, signed, differing = _of_runs(decisions, here, there)
-    n_runs = len(n_of_run)
-    difference = float((signed / n_of_run).sum()) / n_runs
-    variance = differing + correlation * differing * (differing - 1)
-    error = float(np.sqrt((variance / n_of_run**2).sum())) / n_runs
-    actor, p_actor = _actor_test(decisions["actor"], here, there)
+    runs = _of_runs(decisions)
+    difference = float((runs["signed"] / runs["n"]).sum()) / len(runs)
+    variance = runs["differing"] + correlation * runs["differing"] * (runs["differing"] - 1)
+    error = float(np.sqrt((variance / runs["n"] ** 2).sum())) / len(runs)
+    actor, p_actor = _actor_test(decisions)
     kappa, kappa_error = _kappa(decisions)
-    is_asked = kappa_error > 0 and max(here.mean(), there.mean()) > _AGREEING
+    accuracies = decisions[["correct_here", "correct_published"]].mean()
+    is_asked = kappa_error > 0 and accuracies.max() > _AGREEING
     p_values = {
         "accuracy": 2 * stats.norm.sf(abs(difference) / error) if error > 0 else 1.0,
         f"actor {actor}": p_actor,
@@ -307,15 +292,17 @@ def _git(repository: Path, *arguments: str) -> "subprocess.CompletedProcess[byte
 
 def _pairs(here: Sequence[Run], there: Sequence[Run]) -> list[Pair]:
     found: list[Pair] = []
-    for fold in sorted({run.fold for run in here} & {run.fold for run in there}):
-        ours, theirs = (_of_fold(side, fold) for side in (here, there))
-        common = [pair for pair in product(ours, theirs) if pair[0].seed == pair[1].seed]
-        found += common or zip(ours, theirs, strict=False)
+    ours, theirs = _by_fold(here), _by_fold(there)
+    for fold in sorted(ours.keys() & theirs.keys()):
+        common = [(a, b) for a, b in product(ours[fold], theirs[fold]) if a.seed == b.seed]
+        found += common or zip(ours[fold], theirs[fold], strict=False)
     return found
 
 
-def _of_fold(runs: Sequence[Run], fold: int) -> list[Run]:
-    return sorted((run for run in runs if run.fold == fold), key=lambda run: run.seed)
+def _by_fold(runs: Sequence[Run]) -> dict[int, list[Run]]:
+    """In the order of folds and seeds."""
+    in_order = sorted(runs, key=lambda run: (run.fold, run.seed))
+    return {fold: list(found) for fold, found in groupby(in_order, lambda run: run.fold)}
 
 
 def _decisions(pairs: Sequence[Pair], rule: Rule) -> pd.DataFrame:
@@ -323,15 +310,14 @@ def _decisions(pairs: Sequence[Pair], rule: Rule) -> pd.DataFrame:
     here = outcomes([replace(a, seed=b.seed) for a, b in pairs], rule)
     there = outcomes([b for _, b in pairs], rule)
     keys = ["fold", "seed", "actor", "clip", "emotion"]
-    return here.merge(there, on=keys, suffixes=("_here", "_published"))[
-        [*keys, "predicted_here", "predicted_published"]
-    ].astype({"predicted_here": int, "predicted_published": int})
+    both = here.merge(there, on=keys, suffixes=("_here", "_published"))
+    kinds: dict[str, type] = {"predicted": int, "correct": bool}
+    return both.astype({f"{name}_{side}": kinds[name] for name in kinds for side in _SIDES})
 
 
 def _compare_rows(
     pairs: Mapping[str, Sequence[Pair]], there: Mapping[str, Sequence[Run]], rule: Rule
 ) -> pd.DataFrame:
-    """The lines of one rule."""
     same = [row for row, found in pairs.items() if all(_same_bits(*pair) for pair in found)]
     decisions = {row: _decisions(found, rule) for row, found in pairs.items() if row not in same}
     differing = [row for row, found in decisions.items() if len(found) and _share_equal(found) < 1]
@@ -361,7 +347,7 @@ def _compare_rows(
         lines.append(line)
     if len(differing) > 1:
         every = pd.concat([decisions[row] for row in differing])
-        actor, p_value = _actor_test(every["actor"], *_right(every))
+        actor, p_value = _actor_test(every)
         equal_pct = 100 * _share_equal(every)
         line = {"row": ALL_SYSTEMS, "rule": rule, "equal_pct": equal_pct}
         lines.append(line | {"p_value": p_value, "reason": f"actor {actor}"})
@@ -379,37 +365,23 @@ def _same_bits(here: Run, there: Run) -> bool:
     if not a.clips.equals(b.clips) or not np.array_equal(a.predicted, b.predicted):
         return False
     is_kept = ~np.isnan(a.confidence) & ~np.isnan(b.confidence)
-    curves = [
-        (a.confidence[is_kept], b.confidence[is_kept]),
-        (here.epochs.to_numpy(), there.epochs.to_numpy()),
-        tuple(_validation(run) for run in (here, there)),
-    ]
-    return all(np.array_equal(ours, theirs, equal_nan=True) for ours, theirs in curves)
-
-
-def _validation(run: Run) -> np.ndarray:
-    return np.empty(0) if run.validation is None else run.validation.accuracy_pct
-
-
-def _right(decisions: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    here, there = (
-        (decisions[f"predicted_{side}"] == decisions["emotion"]).to_numpy()
-        for side in ("here", "published")
+    ours, theirs = (
+        predictions.epochs(run).drop(columns=list(predictions.KEYS)) for run in (here, there)
     )
-    return here, there
+    return np.array_equal(a.confidence[is_kept], b.confidence[is_kept]) and ours.equals(theirs)
 
 
-def _of_runs(decisions: pd.DataFrame, here: np.ndarray, there: np.ndarray) -> list[np.ndarray]:
-    """Of each run: its clips, those right here minus right there, those right on one side."""
-    signed = here.astype(int) - there
-    table = pd.DataFrame({"n": 1, "signed": signed, "differing": here != there})
-    sums = table.groupby([decisions[name].to_numpy() for name in ("fold", "seed")]).sum()
-    return [sums[name].to_numpy(float) for name in table]
+def _of_runs(decisions: pd.DataFrame) -> pd.DataFrame:
+    """Of each run: clips n, `signed` right here minus right there, `differing` where one is."""
+    here, there = decisions["correct_here"], decisions["correct_published"]
+    counted = decisions.assign(n=1.0, signed=here.astype(float) - there, differing=here ^ there)
+    return counted.groupby(["fold", "seed"])[["n", "signed", "differing"]].sum()
 
 
-def _actor_test(actors: pd.Series, here: np.ndarray, there: np.ndarray) -> tuple[Any, float]:
+def _actor_test(decisions: pd.DataFrame) -> tuple[Any, float]:
     """The actor that stands out most, and its p value over all actors and both directions."""
-    code, names = pd.factorize(actors)
+    code, names = pd.factorize(decisions["actor"])
+    here, there = (decisions[f"correct_{side}"].to_numpy() for side in _SIDES)
     p_values = []
     for before, after in ((there, here), (here, there)):
         wrong = np.bincount(code, ~before)
@@ -425,7 +397,7 @@ def _actor_test(actors: pd.Series, here: np.ndarray, there: np.ndarray) -> tuple
 
 def _kappa(decisions: pd.DataFrame) -> tuple[float, float]:
     """Agreement beyond that of two systems independent within each emotion; its error by actor."""
-    sides = ["predicted_here", "predicted_published"]
+    sides = [f"predicted_{side}" for side in _SIDES]
     is_equal = (decisions[sides[0]] == decisions[sides[1]]).to_numpy(float)
     n_emotions = int(decisions[sides].to_numpy().max()) + 1
     one_hot = [np.eye(n_emotions)[decisions[side]] for side in sides]
@@ -443,19 +415,15 @@ def _kappa(decisions: pd.DataFrame) -> tuple[float, float]:
 
 def _pairs_of_seeds(runs: Sequence[Run]) -> list[Pair]:
     """Each run with the one of the next seed of its fold."""
-    return [
-        pair
-        for fold in sorted({run.fold for run in runs})
-        for pair in pairwise(_of_fold(runs, fold))
-    ]
+    return [pair for of_fold in _by_fold(runs).values() for pair in pairwise(of_fold)]
 
 
 def _correlation(seeds: Sequence[pd.DataFrame], rule: Rule) -> float:
     """Between the clips of a run, from pairs of published seeds if there are enough."""
-    runs = [_of_runs(found, *_right(found)) for found in seeds]
-    signed, differing = (np.concatenate([[0.0], *(run[k] for run in runs)]) for k in (1, 2))
-    if np.count_nonzero(differing > 1) < _FEWEST_PAIRS:
+    runs = pd.concat(map(_of_runs, seeds)) if seeds else None
+    if runs is None or (runs["differing"] > 1).sum() < _FEWEST_PAIRS:
         return _RUN_CORRELATION[rule]
+    signed, differing = runs["signed"], runs["differing"]
     return max(0.0, float((signed**2 - differing).sum() / (differing**2 - differing).sum()))
 
 
@@ -465,30 +433,27 @@ def _share_equal(decisions: pd.DataFrame) -> float:
 
 def _changed_claims(here: list[Run], there: list[Run]) -> pd.DataFrame:
     protocol: Protocol = there[0].info["protocol"]
-    found = [
+    before, after = (
         {
             (test["row"], test["rule"]): verdict(test)
             for test in paired_tests({protocol: by_row(runs)}).to_dict("records")
         }
         for runs in (there, here)
-    ]
+    )
     changed = [
-        (*key, found[0][key], found[1][key])
-        for key in found[0]
-        if key in found[1] and found[0][key] != found[1][key]
+        (*key, claim, after[key]) for key, claim in before.items() if after.get(key, claim) != claim
     ]
     return pd.DataFrame(changed, columns=["row", "rule", "published", "here"])
 
 
 def _lacking(runs: Sequence[Run], others: Sequence[Run]) -> list[str]:
     """Rows, or folds and seeds of a row, that the others lack."""
-    theirs = {row: {(run.fold, run.seed) for run in found} for row, found in by_row(others).items()}
     lacking = []
     for row, found in by_row(runs).items():
-        keys = sorted({(run.fold, run.seed) for run in found} - theirs.get(row, set()))
-        if row not in theirs:
+        theirs = {(run.fold, run.seed) for run in others if run.row == row}
+        if not theirs:
             lacking.append(row)
-        elif keys:
+        elif keys := sorted({(run.fold, run.seed) for run in found} - theirs):
             of_row = ", ".join(f"fold {fold} seed {seed}" for fold, seed in keys)
             lacking.append(f"{row} ({of_row})")
     return lacking

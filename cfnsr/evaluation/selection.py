@@ -102,11 +102,10 @@ def with_epochs(runs: Sequence[Run], rule: Rule) -> list[tuple[Run, int]]:
         groups = [[run] for run in runs if run.validation is not None]
     else:
         groups = [[run] for run in runs]
-    return [pair for group in groups for pair in _choose(group, rule)]
-
-
-def _choose(folds: Sequence[Run], rule: Rule) -> list[tuple[Run, int]]:
-    test = np.stack([run.test.accuracy_pct for run in folds])  # fold epoch
-    validation = [run.validation.accuracy_pct for run in folds if run.validation is not None]
-    epochs = choose_epochs(test, rule, validation or None)
-    return list(zip(folds, epochs.tolist(), strict=True))
+    chosen: list[tuple[Run, int]] = []
+    for folds in groups:
+        test = np.stack([run.test.accuracy_pct for run in folds])  # fold epoch
+        validation = [run.validation.accuracy_pct for run in folds if run.validation is not None]
+        epochs = choose_epochs(test, rule, validation or None)
+        chosen += zip(folds, epochs.tolist(), strict=True)
+    return chosen

@@ -81,18 +81,17 @@ LEAK_LEVEL = 0.01
 def by_row(runs: Iterable[Run]) -> dict[str, list[Run]]:
     """The runs of each row that has any, in the registry's order."""
     found = list(runs)
-    groups = {name: [run for run in found if run.row == name] for name in ROWS}
-    return {name: group for name, group in groups.items() if group}
+    return {name: group for name in ROWS if (group := [run for run in found if run.row == name])}
 
 
 def by_protocol(runs: Iterable[Run]) -> dict[Protocol, dict[str, list[Run]]]:
     """The runs of each protocol that has any, `by_row`."""
     found = list(runs)
-    groups = {
-        protocol: by_row(run for run in found if run.info["protocol"] == protocol)
+    return {
+        protocol: rows
         for protocol in get_args(Protocol)
+        if (rows := by_row(run for run in found if run.info["protocol"] == protocol))
     }
-    return {protocol: rows for protocol, rows in groups.items() if rows}
 
 
 def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
@@ -107,7 +106,6 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
     for name, row in rows.items():
         for protocol, runs_by_row in runs.items():
             of_row = runs_by_row.get(row.alias or name, ())
-            scores = [score(of_row, rule) for rule in RULES]
             lines += [
                 asdict(row)
                 | {
@@ -119,8 +117,8 @@ def table(rows: Mapping[str, Row], runs: Mapping[Protocol, RunsByRow]) -> pd.Dat
                     "last_quarter_pct": last_quarter_pct(of_row),
                 }
                 | asdict(found)
-                for found in scores
-                if found.n_clips
+                for rule in RULES
+                if (found := score(of_row, rule)).n_clips
             ]
     return pd.DataFrame(lines, columns=list(COLUMNS))
 
@@ -174,17 +172,16 @@ def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
     return pairs.loc[pairs["n_clips"] > 0, list(PAIR_COLUMNS)].reset_index(drop=True)
 
 
-def switch_effects(
-    switched: RunsByRow, unswitched: Sequence[Run], rule: Rule = TEST_RULE
-) -> pd.DataFrame:
-    """What each switch of `cfnsr.models.registry` adds to the accuracy of CFN-SR.
+def switch_effects(switched: RunsByRow, unswitched: Sequence[Run]) -> pd.DataFrame:
+    """What each switch of `cfnsr.models.registry` adds to CFN-SR's accuracy after the last epoch.
 
     Columns: switch, label, the fields of `PairedTest`, and p_holm, corrected over the switches;
     the other seed, a yardstick, is not among them.
     """
     tests = pd.DataFrame(
         [
-            {"switch": row, "label": find(row).label, **asdict(paired_test(runs, unswitched, rule))}
+            {"switch": row, "label": find(row).label}
+            | asdict(paired_test(runs, unswitched, TEST_RULE))
             for row, runs in switched.items()
         ]
     )
@@ -308,14 +305,9 @@ def ceilings(params: Params) -> pd.DataFrame:
 
         known = design.ceilings(params.drawn)
         chance_pct = most_frequent_pct(cues.takes(params.drawn))
-    return pd.DataFrame(
-        {
-            "modality": name,
-            "ceiling_pct": known.get(name, nan),
-            "chance_pct": chance_pct,
-        }
-        for name in get_args(Modality)
-    )
+    names = get_args(Modality)
+    ceiling_pct = [known.get(name, nan) for name in names]
+    return pd.DataFrame({"modality": names, "ceiling_pct": ceiling_pct, "chance_pct": chance_pct})
 
 
 def row_ceilings(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.Series:
@@ -335,11 +327,8 @@ def above_ceiling(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:
     lines = table.assign(ceiling_pct=row_ceilings(table, ceilings))
     lines = lines[(lines["rule"] != PAPER_RULE) & lines["ceiling_pct"].notna()]
     n_correct = (lines["accuracy_pct"] * lines["n_clips"] / 100).round().astype(int)
-    p_values = [
-        stats.binomtest(k, n, ceiling / 100, alternative="greater").pvalue
-        for k, n, ceiling in zip(n_correct, lines["n_clips"], lines["ceiling_pct"], strict=True)
-    ]
-    lines = lines.assign(p_holm=holm(p_values))
+    n_clips, ceiling = lines["n_clips"].astype(int), lines["ceiling_pct"] / 100
+    lines = lines.assign(p_holm=holm(stats.binom.sf(n_correct - 1, n_clips, ceiling)))
     return lines[lines["p_holm"] < LEAK_LEVEL]
 
 

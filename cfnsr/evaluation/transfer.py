@@ -19,21 +19,6 @@ from cfnsr.models.registry import find, reported
 from cfnsr.params import Params, draws_landmarks
 from cfnsr.training.runs import read_info, run_folders
 
-COLUMNS = (
-    "row",
-    "label",
-    "trained_on",
-    "tested_on",
-    "emotions",
-    "accuracy_pct",
-    "ci_low_pct",
-    "ci_high_pct",
-    "chance_pct",
-    "n_clips",
-    "n_actors",
-    "n_runs",
-)
-
 
 def decisions(logits: np.ndarray, knows: Corpus, index: pd.DataFrame) -> pd.DataFrame:
     """What a network says of the clips whose emotion it knows: clip, actor, emotion, predicted.
@@ -80,7 +65,7 @@ def score(runs: list[pd.DataFrame]) -> dict[str, float | int | str]:
 
 
 def transfer(params: Params, tested: str, repository: Path) -> pd.DataFrame:
-    """One line a row whose runs `params` asks for, with `COLUMNS`.
+    """One line a row whose runs `params` asks for: row, label, trained_on, tested_on and a `score`.
 
     Args:
         tested: a data source, whose arrays must be there.
@@ -99,7 +84,7 @@ def transfer(params: Params, tested: str, repository: Path) -> pd.DataFrame:
             lines.append({"row": row, "label": find(row).label, **where, **found})
     if not lines:
         raise InputError(f"no runs in {runs}; train them with `dvc repro`")
-    return pd.DataFrame(lines, columns=list(COLUMNS))
+    return pd.DataFrame(lines)
 
 
 def _runs(folders: list[Path], arrays: Path) -> Iterator[pd.DataFrame]:

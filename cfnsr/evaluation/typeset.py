@@ -1,7 +1,7 @@
 """Tables as csv, Markdown and LaTeX files; equal tables give equal bytes."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
@@ -28,7 +28,6 @@ MINUS = "\N{MINUS SIGN}"
 #: Keeps a number and its interval on one line.
 _SPACE = "\N{NO-BREAK SPACE}"
 _ROUNDING = 1e-6
-_NO_WIDTH = "an interval of width 0: every actor has the same number right"
 #: Columns that are aligned to the left.
 _WORDS = ("System", "Protocol", "Fusion")
 
@@ -40,6 +39,12 @@ def signed(value: float, n_digits: int) -> str:
     ('+0.3', '+0.00')
     """
     return f"{round(value, n_digits) + 0.0:+.{n_digits}f}".replace("-", MINUS)  # no negative zero
+
+
+def aligned(lines: Sequence[Sequence[str]]) -> str:
+    """Cells as a table on a terminal, two spaces between its columns."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
 
 
 def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
@@ -79,7 +84,6 @@ class Printed:
     row_notes: Mapping[str, str] = field(default_factory=dict)
 
     def write(self, path: Path) -> None:
-        """Write `<path>.csv`, `.md` and `.tex`."""
         write_csv(self.table, path.with_suffix(".csv"))
         path.with_suffix(".md").write_text(self.markdown(), "utf-8")
         path.with_suffix(".tex").write_text(self.tex(), "utf-8")
@@ -120,7 +124,7 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
     small = {column: 3 for column in map(str, table) if column.startswith("p_")}
     small |= {column: 4 for column in ("forward_gflops", "ece") if column in table}
     as_text = {
-        column: [_significant(value, n_digits) for value in table[column]]
+        column: ["" if isnan(value) else f"{value:.{n_digits}g}" for value in table[column]]
         for column, n_digits in small.items()
     }
     table.assign(**as_text).to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
@@ -194,11 +198,13 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
     of_reference = table[(table["row"] == REFERENCE) & (table["rule"] == TEST_RULE)]
     is_rising = of_reference["last_quarter_pct"] > CONVERGED_PCT
     unconverged = set(of_reference.loc[is_rising, "protocol"])
-    notes, lines, is_beyond = _Notes(markup), [], False
+    notes, is_beyond = _Notes(markup), False
+    lines: list[list[str]] = []
     table = table.assign(ceiling=row_ceilings(table, ceilings))
     for names, group in table.groupby(["row", "protocol"], sort=False):
         name, protocol = map(str, names)
         first, row = group.iloc[0], find(name)
+        n_seeds = first["n_seeds"]
         scores = {line["rule"]: line for line in group.to_dict("records")}
         of_row = tests[(tests["row"] == name) & (tests["protocol"] == protocol)]
         by_rule = {test["rule"]: test for test in of_row.to_dict("records")}
@@ -208,7 +214,7 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
                 row.note,
                 printed.row_notes.get(name, ""),
                 rising,
-                _n_seeds(first["n_seeds"]) if differing_seeds else "",
+                f"mean of {n_seeds} seeds" if differing_seeds and n_seeds > 1 else "",
             ]
         )
         accuracies = {
@@ -251,13 +257,9 @@ def _not_converged(last_quarter_pct: float) -> str:
     )
 
 
-def _n_seeds(n_seeds: int) -> str:
-    return f"mean of {n_seeds} seeds" if n_seeds > 1 else ""
-
-
 def _no_width(score: Mapping[Any, Any] | None) -> str:
     has_width = score is None or not score["ci_high_pct"] - score["ci_low_pct"] < _ROUNDING
-    return "" if has_width else _NO_WIDTH
+    return "" if has_width else "an interval of width 0: every actor has the same number right"
 
 
 def _other_verdicts(by_rule: Mapping[str, Mapping[Any, Any]]) -> str:
@@ -293,7 +295,3 @@ def _difference(test: Mapping[Any, Any] | None) -> str:
 
 def _p_value(p: float) -> str:
     return "< 0.001" if p < 0.001 else f"{p:.3f}"
-
-
-def _significant(value: float, n_digits: int) -> str:
-    return "" if isnan(value) else f"{value:.{n_digits}g}"

@@ -225,11 +225,11 @@ def track_record(run: Path, prediction: Prediction) -> str:
 
 def _unlike(trained: Trained, arrays: Arrays) -> set[str]:
     """Whether the face, the voice or both are outside the range of the training clips."""
-    found = set()
-    for name, (low, high) in trained.typical.items():
-        if not low <= rms(trained.scaling[name](arrays[name]))[0] <= high:
-            found.add("face" if name in trained.row.of_face else "voice")
-    return found
+    return {
+        "face" if name in trained.row.of_face else "voice"
+        for name, (low, high) in trained.typical.items()
+        if not low <= rms(trained.scaling[name](arrays[name]))[0] <= high
+    }
 
 
 def _inputs(opened: OwnClip, trained: Trained) -> Iterator[Arrays]:

@@ -13,7 +13,6 @@ writes cfnsr/own_clip/network/:
 
 import json
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from string import Template
 
@@ -121,39 +120,39 @@ def _write(run: Path, tested: list[Run]) -> None:
     save_file(read_tensors(run / "weights.pt"), weights)
     info = json.loads((run / "run.json").read_text()) | {"weights_sha256": file_hash(weights)}
     (PUBLISHED / "run.json").write_text(json.dumps(info, indent=1) + "\n")
-    _by_confidence(tested).to_csv(
+    confidence = by_confidence(tested)
+    confidence.to_csv(
         PUBLISHED / "confidence.csv", index_label="low", float_format="%.4g", lineterminator="\n"
     )
-    (PUBLISHED / "README.md").write_text(card(run, tested), "utf-8")
+    (PUBLISHED / "README.md").write_text(card(info["n_parameters"], tested, confidence), "utf-8")
 
 
-def card(run: Path, tested: list[Run]) -> str:
-    """The text of card.md with the numbers of its run, and of others on actors unknown to them."""
+def card(n_parameters: int, tested: list[Run], confidence: pd.DataFrame) -> str:
+    """The text of card.md with the numbers of others of its row on actors unknown to them."""
     score, lines = scores.score(tested, RULE), scores.outcomes(tested, RULE)
-    info = json.loads((run / "run.json").read_text())
     corpus = tested[0].corpus
     sex = lines["actor"].isin(corpus.women).map({False: "of men", True: "of women"})
     emotion = lines["emotion"].map(dict(enumerate(corpus.emotions)))
-    spans = [f"{low} to {high}" for low, high in pairwise(EDGES)]
+    spans = [f"{low} to {high}" for low, high in confidence["high"].items()]
     return Template(_CARD.read_text("utf-8")).substitute(
-        n_parameters=f"{info['n_parameters']:,}",
+        n_parameters=f"{n_parameters:,}",
         n_clips=f"{score.n_clips:,}",
         accuracy=f"{score.accuracy_pct:.1f} % [{score.ci_low_pct:.1f}, {score.ci_high_pct:.1f}]",
         ece=f"{score.ece:.3f}",
         by_emotion=_markdown(_accuracy(lines, emotion).loc[list(corpus.emotions)]),
         by_sex=_markdown(_accuracy(lines, sex)),
-        by_confidence=_markdown(_by_confidence(tested).set_axis(spans)),
+        by_confidence=_markdown(confidence.set_axis(spans)),
     )
 
 
-def _by_confidence(tested: list[Run]) -> pd.DataFrame:
+def by_confidence(tested: list[Run]) -> pd.DataFrame:
+    """high, accuracy_pct and n_clips of the clips between each two `EDGES`, by the lower."""
     lines = scores.outcomes(tested, RULE)
     found = _accuracy(lines, pd.cut(lines["confidence"], EDGES, labels=EDGES[:-1]))
     return found.assign(high=EDGES[1:])[["high", "accuracy_pct", "n_clips"]]
 
 
 def _accuracy(lines: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
-    """accuracy_pct and n_clips of each group of clips."""
     right = lines["correct"].groupby(by, observed=False)
     return pd.DataFrame({"accuracy_pct": 100 * right.mean(), "n_clips": right.size()})
 

@@ -113,7 +113,6 @@ class OwnClip:
         return preprocess.sound_arrays(analysed, self.settings)
 
     def _looked_at(self) -> Iterator[dict[str, np.ndarray]]:
-        """Each window's arrays of the face."""
         assert self.points is not None
         spans = [self._span(window) for window in self.windows]
         chosen = [video.choose_shown(self.media.picture, *span, self.settings) for span in spans]

@@ -53,7 +53,13 @@ def trained_once(rng, clips, lost=0.0):
 
 
 def flagged(here, published, clips):
-    lines = clips.assign(seed=1, predicted_here=here, predicted_published=published)
+    lines = clips.assign(
+        seed=1,
+        predicted_here=here,
+        predicted_published=published,
+        correct_here=here == clips["emotion"],
+        correct_published=published == clips["emotion"],
+    )
     found = another_seed(lines, correlation=0.05, agreement=0.18)
     return found["reason"] if found["p_value"] < 0.05 else None
 

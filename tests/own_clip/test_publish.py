@@ -103,7 +103,9 @@ def test_without_predictions_of_unseen_actors_nothing_is_published(repository, t
 def test_the_card_in_the_package_follows_from_the_predictions_in_git():
     folder = REPOSITORY / "figures/ravdess_landmarks/predictions/nested"
     runs = [run for run in predictions.read(folder) if run.row == publish.ROW]
-    assert publish.card(predict.PUBLISHED, runs) == (predict.PUBLISHED / "README.md").read_text()
+    info = json.loads((predict.PUBLISHED / "run.json").read_text())
+    card = publish.card(info["n_parameters"], runs, publish.by_confidence(runs))
+    assert card == (predict.PUBLISHED / "README.md").read_text()
 
 
 def test_the_network_in_the_package_is_small_and_was_trained_with_the_same_bits():
