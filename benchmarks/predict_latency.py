@@ -20,7 +20,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = ""
 
 import report
 
-from cfnsr.own_clip import predict
+from cfnsr.own_clip import PUBLISHED, predict
 
 
 def main() -> None:
@@ -32,7 +32,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=report.RESULTS)
     options = parser.parse_args()
 
-    run = options.run or predict.PUBLISHED
+    run = options.run or PUBLISHED
     idle_pct = report.idle_pct()
     with tempfile.TemporaryDirectory() as scratch:
         command = [sys.executable, "-m", "cfnsr", "predict", options.clip, "--run", run]

@@ -249,9 +249,9 @@ def _cluster(options: argparse.Namespace) -> int:
 def _predict(options: argparse.Namespace) -> None:
     chosen = params.load()
     os.environ.update(cluster.environment(chosen.source.training.same_bits))
-    from cfnsr.own_clip import predict
+    from cfnsr.own_clip import PUBLISHED, predict
 
-    run = options.trained or predict.PUBLISHED
+    run = options.trained or PUBLISHED
     prediction = predict.predict(options.clip, run, options.landmarks)
     print(predict.report(prediction))
     print(f"({predict.track_record(run, prediction)})")

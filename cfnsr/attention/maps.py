@@ -90,7 +90,7 @@ def record(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Maps:
     over = _numpy(torch.cat(heard.cross_modal)) if heard.cross_modal else None
     of_sound = None
     if over is not None and isinstance(model, VideoToAudio):
-        over, of_sound = None, over.reshape(len(over), -1)
+        of_sound, over = over.reshape(len(over), -1), None
     return Maps(
         _numpy(torch.cat(logits)),
         _numpy(torch.stack(layers, dim=1)) if layers else None,

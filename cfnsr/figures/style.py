@@ -161,6 +161,7 @@ def save(figure: Figure, path: Path) -> Saved:
     """
     drawn = io.BytesIO()
     style = {**STYLE, "svg.hashsalt": "cfnsr", "svg.fonttype": "path"}
+    style["figure.constrained_layout.use"] = False  # everything has its place
     with plt.rc_context(style), writing(path):
         figure.savefig(f"{path}.svg", metadata={"Date": None, "Creator": None})
         figure.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})

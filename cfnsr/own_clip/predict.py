@@ -23,14 +23,13 @@ from cfnsr.evaluation import tables
 from cfnsr.figures.attention_maps import on_frames, on_pixels
 from cfnsr.figures.own_clip import timeline
 from cfnsr.figures.style import save
+from cfnsr.own_clip import PUBLISHED
 from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
 from cfnsr.params import draws_landmarks
 from cfnsr.training.runs import read_run
 from cfnsr.training.trained import Trained, Viewed, load_trained
 
 FIGURES = ("attention", "timeline")
-#: The network that comes with the package, see `cfnsr.own_clip.publish`.
-PUBLISHED = Path(__file__).parent / "network"
 
 
 @dataclass(frozen=True, eq=False)

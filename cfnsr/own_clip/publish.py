@@ -28,7 +28,7 @@ from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores
 from cfnsr.evaluation.selection import Rule
 from cfnsr.models.registry import asked_for, find
-from cfnsr.own_clip.predict import PUBLISHED
+from cfnsr.own_clip import PUBLISHED
 from cfnsr.params import Params, Source
 from cfnsr.training.experiment import Experiment, predecessors, read_tensors
 from cfnsr.training.grid import arrays_folder

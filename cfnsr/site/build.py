@@ -25,7 +25,7 @@ from pygments.formatters import HtmlFormatter
 
 from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE
 from cfnsr.models.registry import REFERENCE, find
-from cfnsr.own_clip.predict import PUBLISHED
+from cfnsr.own_clip import PUBLISHED
 from cfnsr.params import Params
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -14,7 +14,7 @@ from cfnsr.data.synthetic import recording
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions
-from cfnsr.own_clip import predict, publish
+from cfnsr.own_clip import PUBLISHED, publish
 from cfnsr.params import Clips, Model, Params, Schedule, SourceParams, Training
 from cfnsr.training.trained import load_trained
 
@@ -103,14 +103,14 @@ def test_without_predictions_of_unseen_actors_nothing_is_published(repository, t
 def test_the_card_in_the_package_follows_from_the_predictions_in_git():
     folder = REPOSITORY / "figures/ravdess_landmarks/predictions/nested"
     runs = [run for run in predictions.read(folder) if run.row == publish.ROW]
-    info = json.loads((predict.PUBLISHED / "run.json").read_text())
+    info = json.loads((PUBLISHED / "run.json").read_text())
     card = publish.card(info["n_parameters"], runs, publish.by_confidence(runs))
-    assert card == (predict.PUBLISHED / "README.md").read_text()
+    assert card == (PUBLISHED / "README.md").read_text()
 
 
 def test_the_network_in_the_package_is_small_and_was_trained_with_the_same_bits():
-    size = sum(path.stat().st_size for path in predict.PUBLISHED.iterdir())
+    size = sum(path.stat().st_size for path in PUBLISHED.iterdir())
     assert size < 5_000_000
-    info = json.loads((predict.PUBLISHED / "run.json").read_text())
+    info = json.loads((PUBLISHED / "run.json").read_text())
     assert info["training"]["same_bits"]
     assert info["row"] == publish.ROW
