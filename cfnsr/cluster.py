@@ -44,13 +44,15 @@ ENVIRONMENT = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "-1",
 }
-#: With these, set before torch and numpy are first used, a training in float32 gives the same bits
-#: on every x86-64 processor with AVX2: else each library chooses its kernels by the processor.
+#: With these, set before torch and numpy are first used, arrays and a training in float32 have the
+#: same bits on every x86-64 processor with AVX2: else each library chooses its kernels by itself.
 SAME_BITS = {
     "ATEN_CPU_CAPABILITY": "avx2",
     "ONEDNN_MAX_CPU_ISA": "AVX2",
     "MKL_CBWR": "COMPATIBLE",
     "OPENBLAS_CORETYPE": "Haswell",
+    # Its own AVX-512 kernels change a spectrogram; the names are those of NumPy 2.4.
+    "NPY_DISABLE_CPU_FEATURES": "X86_V4 AVX512_ICL AVX512_SPR",
 }
 #: How long a scheduler may take to answer.
 ANSWER_S = 20.0
