@@ -1,4 +1,5 @@
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import psutil
 import pytest
 from conftest import REPOSITORY
 from distributed import KilledWorker
+from numpy._core._multiarray_umath import __cpu_dispatch__
 
 from cfnsr import cluster
 from cfnsr.errors import InputError
@@ -112,6 +114,19 @@ def test_a_worker_has_one_thread_and_its_environment_before_any_library_is_loade
         assert set(client.nthreads().values()) == {1}
         for name, value in cluster.environment(same_bits=True).items():
             assert set(client.run(environment, name).values()) == {value}
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="not an x86-64 processor")
+def test_every_kernel_that_numpy_has_beyond_avx2_is_switched_off():
+    """Under its own name: a version of NumPy that calls it otherwise would use it again."""
+    switched_off = set(cluster.SAME_BITS["NPY_DISABLE_CPU_FEATURES"].split())
+    assert switched_off == set(__cpu_dispatch__) - {"X86_V3"}
+    code = (
+        "from numpy._core._multiarray_umath import __cpu_features__ as found;"
+        f"print(any(found[name] for name in {sorted(switched_off)}))"
+    )
+    environment = os.environ | cluster.SAME_BITS
+    assert subprocess.check_output([sys.executable, "-c", code], env=environment) == b"False\n"
 
 
 def test_a_worker_that_has_imported_older_code_is_started_anew(connected, monkeypatch):

@@ -46,25 +46,6 @@ def test_in_short_three_rows_learn_the_same_bits_on_an_intel_haswell():
     assert digests(*rows, processor="Haswell") == digests(*rows)
 
 
-def test_in_short_a_sound_becomes_the_same_bits_on_an_intel_haswell():
-    """Which has no AVX-512: NumPy chooses its kernels by that."""
-    code = (
-        "import hashlib, numpy as np;"
-        "from cfnsr.data.preprocess import sound_arrays; from cfnsr.params import Preprocess;"
-        "settings = Preprocess();"
-        "n = round(settings.duration_s * settings.sample_rate_hz);"
-        "window = np.random.default_rng(0).uniform(-0.5, 0.5, n).astype(np.float32);"
-        "found = sound_arrays(window, settings);"
-        "print({name: hashlib.sha256(array).hexdigest() for name, array in found.items()})"
-    )
-    command = [sys.executable, "-c", code]
-    here, there = (
-        subprocess.run(each, env=os.environ | SETTINGS, capture_output=True, check=True).stdout
-        for each in (command, [QEMU, "-cpu", "Haswell", *command])
-    )
-    assert here == there
-
-
 @pytest.mark.parametrize("processor", ["EPYC-Milan", "Haswell", "Skylake-Server"])
 def test_every_row_learns_the_same_bits_on_every_processor(here, processor):
     assert set(here) == set(TRAINED)
