@@ -7,7 +7,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cfnsr.data.media import Clip, decoding, probe
+from cfnsr.data.media import Clip, decoding, opened
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
@@ -36,11 +36,12 @@ def read_waveform(path: Path) -> tuple[np.ndarray, int]:
     Raises:
         InputError: no sound stream, or one that is cut short or cannot be decoded.
     """
-    return decode(probe(path))
+    with opened(path) as clip:
+        return decode(clip)
 
 
 def decode(clip: Clip) -> tuple[np.ndarray, int]:
-    """The sound of a clip, as `read_waveform`; silence where the stream is missing.
+    """The sound of an opened clip, as `read_waveform`; silence where the stream is missing.
 
     Raises:
         InputError: no sound stream, or one that cannot be decoded or is no sound.

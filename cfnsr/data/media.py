@@ -4,7 +4,7 @@ All times are seconds of the clip, which starts with the first frame that is sho
 """
 
 from collections.abc import Collection, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
@@ -59,7 +59,7 @@ class Clip:
     """A film or sound file: its first picture and sound stream that can be decoded.
 
     `start_s` its first frame on the file's own clock; `absent` says what is in place of a missing
-    track.
+    track; `packets` its coded frames, where they are kept in memory.
     """
 
     path: Path
@@ -68,6 +68,7 @@ class Clip:
     tracks: dict[Kind, Track]
     absent: dict[Kind, str]
     warnings: tuple[str, ...]
+    packets: list[Any] | None
 
     def need(self, kind: Kind) -> Track:
         """A track that must be there, else an `InputError` says what is in its place."""
@@ -90,8 +91,13 @@ class Clip:
         Raises:
             InputError: undecodable, or damaged so that FFmpeg invents a part.
         """
-        with _container(self.path) as container:
-            for packet in container.demux(container.streams[track.index]):
+        with nullcontext() if self.packets is not None else _container(self.path) as container:
+            packets = self.packets
+            if container is not None:
+                packets = container.demux(container.streams[track.index])
+            for packet in packets or ():
+                if packet.stream_index != track.index:
+                    continue
                 if wanted is not None and track.places is not None:
                     is_wanted = track.places.get(packet.pts) in wanted
                     packet.stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
@@ -104,14 +110,26 @@ class Clip:
                     yield frame
 
 
-def probe(path: Path) -> Clip:
-    """A clip, whose file is opened again for each look at it.
+@contextmanager
+def opened(path: Path) -> Iterator[Clip]:
+    """A short clip, read into memory: to open a film anew takes as long as to decode a tenth of it.
 
     Raises:
         InputError: undecodable or cut short.
     """
     with _container(path) as container:
-        return _survey(path, container)
+        packets = list(container.demux())
+        yield _survey(path, container, packets, packets)
+
+
+def probe(path: Path) -> Clip:
+    """A clip of any length, whose file is opened again for each look at it.
+
+    Raises:
+        InputError: undecodable or cut short.
+    """
+    with _container(path) as container:
+        return _survey(path, container, container.demux(), None)
 
 
 def pictures(clip: Clip, wanted: Iterable[int]) -> Iterator[tuple[int, np.ndarray]]:
@@ -171,7 +189,7 @@ def _container(path: Path) -> Iterator[Any]:
         yield container
 
 
-def _survey(path: Path, container: Any) -> Clip:
+def _survey(path: Path, container: Any, packets: Iterable[Any], kept: list[Any] | None) -> Clip:
     films = [stream for stream in container.streams.video if not stream.disposition & _NO_FILM]
     found: dict[Kind, list[Any]] = {"picture": films, "sound": list(container.streams.audio)}
     absent: dict[Kind, str] = {}
@@ -192,7 +210,7 @@ def _survey(path: Path, container: Any) -> Clip:
     coded: dict[Kind, list[tuple[int | None, int | None, int]]] = {kind: [] for kind in streams}
     kinds = {stream.index: kind for kind, stream in streams.items()}
     last_s = 0.0
-    for packet in container.demux():
+    for packet in packets:
         if not packet.size:
             continue
         stamp = packet.dts if packet.pts is None else packet.pts
@@ -222,7 +240,7 @@ def _survey(path: Path, container: Any) -> Clip:
         places = {each: i for i, each in enumerate(pts)} if len(pts) == len(starts) else None
         index = streams[kind].index
         tracks[kind] = Track(index, starts - start_s, ends - start_s, gaps, places)
-    return Clip(path, start_s, duration_s, tracks, absent, tuple(warnings))
+    return Clip(path, start_s, duration_s, tracks, absent, tuple(warnings), kept)
 
 
 def _spans(

@@ -36,7 +36,7 @@ from cfnsr.data import audio, landmark_detection, motion, segments, summary, vid
 from cfnsr.data.corpora import Corpus, Take, recorded
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
-from cfnsr.data.media import Clip, Kind, pictures, probe
+from cfnsr.data.media import Clip, Kind, opened, pictures
 from cfnsr.errors import InputError, writing
 from cfnsr.params import Params, Preprocess
 
@@ -81,28 +81,30 @@ def preprocess_clip(
     """
     arrays: dict[str, np.ndarray] = {}
     tracked = None if landmarks is None else read_landmarks(landmarks)
-    clip = probe(media)
-    waveform, rate_hz = audio.decode(clip)
-    duration_s = len(waveform) / rate_hz
-    window = audio.cut_window(media.name, waveform, rate_hz, settings)
-    if draws_landmarks and tracked is not None:
-        check_duration(tracked, duration_s)
-    kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
-    if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
-        raise InputError(f"{media.name} lacks most of its {missing[0]}; fetch or export it again")
-    if tracked is None:
-        n_frames = len(clip.need("picture").starts_s)
-        found = landmark_detection.find_landmarks(partial(pictures, clip), n_frames)
-        arrays["face_looks"] = np.array([found.n_looks, found.n_seen])
-    points = found.points if tracked is None else tracked.points
-    arrays |= sound_arrays(window, settings)
-    shown_s = video.landmark_times(len(points), duration_s, clip.picture)
-    arrays |= track_arrays(points, shown_s, settings)
-    if draws_landmarks:
-        chosen = video.choose_shown(clip.picture, 0, len(points), settings, duration_s)
-        arrays["frames"] = drawn(points[chosen], settings)
-    else:
-        arrays["frames"] = video.crop_faces(clip, points, settings, duration_s)
+    with opened(media) as clip:
+        waveform, rate_hz = audio.decode(clip)
+        duration_s = len(waveform) / rate_hz
+        window = audio.cut_window(media.name, waveform, rate_hz, settings)
+        if draws_landmarks and tracked is not None:
+            check_duration(tracked, duration_s)
+        kinds: list[Kind] = ["sound"] if draws_landmarks else ["picture", "sound"]
+        if missing := mostly_missing(clip, kinds, 0.0, clip.duration_s, settings):
+            raise InputError(
+                f"{media.name} lacks most of its {missing[0]}; fetch or export it again"
+            )
+        if tracked is None:
+            n_frames = len(clip.need("picture").starts_s)
+            found = landmark_detection.find_landmarks(partial(pictures, clip), n_frames)
+            arrays["face_looks"] = np.array([found.n_looks, found.n_seen])
+        points = found.points if tracked is None else tracked.points
+        arrays |= sound_arrays(window, settings)
+        shown_s = video.landmark_times(len(points), duration_s, clip.picture)
+        arrays |= track_arrays(points, shown_s, settings)
+        if draws_landmarks:
+            chosen = video.choose_shown(clip.picture, 0, len(points), settings, duration_s)
+            arrays["frames"] = drawn(points[chosen], settings)
+        else:
+            arrays["frames"] = video.crop_faces(clip, points, settings, duration_s)
     check_finite(media.name, arrays)
     return arrays
 

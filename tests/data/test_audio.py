@@ -1,5 +1,6 @@
 import math
 import struct
+from contextlib import nullcontext
 
 import av
 import librosa
@@ -10,7 +11,8 @@ from conftest import cut, remux
 from hypothesis import given
 from hypothesis import strategies as st
 
-from cfnsr.data.audio import log_mel, mfcc, n_mfcc_frames, read_waveform, read_window
+from cfnsr.data.audio import decode, log_mel, mfcc, n_mfcc_frames, read_waveform, read_window
+from cfnsr.data.media import opened, probe
 from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
@@ -175,16 +177,17 @@ def test_many_channels_are_one_waveform(wav, n_channels):
     np.testing.assert_allclose(read_waveform(path)[0], expected.mean(axis=1), atol=1e-6)
 
 
+@pytest.mark.parametrize("open_clip", [opened, lambda path: nullcontext(probe(path))])
 @pytest.mark.parametrize(
     ("n_channels", "expected"), [(449, "cannot be decoded"), (37_889, "has sound that is at no")]
 )
-def test_channels_that_ffmpeg_cannot_mix_are_one_line(wav, n_channels, expected):
+def test_channels_that_ffmpeg_cannot_mix_are_one_line(wav, open_clip, n_channels, expected):
     path = wav(voice(3))
     content = bytearray(path.read_bytes())
     content[22:24] = struct.pack("<H", n_channels)
     path.write_bytes(content)
-    with pytest.raises(InputError, match=rf"^{NAME} {expected}"):
-        read_waveform(path)
+    with pytest.raises(InputError, match=rf"^{NAME} {expected}"), open_clip(path) as clip:
+        decode(clip)
 
 
 def test_eight_channels_in_planes_are_one_waveform(tmp_path):

@@ -9,7 +9,7 @@ import pytest
 from conftest import cut, remux, write_film
 
 from cfnsr.data import audio
-from cfnsr.data.media import pictures, probe
+from cfnsr.data.media import opened, pictures, probe
 from cfnsr.errors import InputError
 
 RATE_HZ = 16_000
@@ -212,7 +212,8 @@ def test_a_clip_whose_only_sound_has_an_unknown_codec_is_refused(plain, tmp_path
 def test_a_name_that_ffmpeg_would_read_as_an_address_is_just_a_name(plain, tmp_path, name):
     path = tmp_path / name
     path.write_bytes(plain.read_bytes())
-    assert set(probe(path).tracks) == {"picture", "sound"}
+    with opened(path) as clip:
+        assert set(clip.tracks) == {"picture", "sound"}
 
 
 def test_a_relative_name_is_one_too(plain, tmp_path, monkeypatch):
