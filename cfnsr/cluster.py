@@ -15,6 +15,7 @@ import sys
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -57,6 +58,10 @@ SAME_BITS = {
 #: How long a scheduler may take to answer.
 ANSWER_S = 20.0
 NO_WORKERS = "the cluster was left without workers; what is done is kept, so start this again"
+NO_SCHEDULER = (
+    "the cluster's scheduler does not answer any more, as on a machine that has far too much to do; "
+    "what is done is kept, so start this again"
+)
 #: Of Dask. A worker that dies may take others' tasks with it, and these are tried again.
 SETTINGS = {
     "distributed.worker.daemon": True,
@@ -225,7 +230,7 @@ def finished(
         alone: do all in this process, in order; what `work` raises is raised.
 
     Raises:
-        InputError: the cluster was left without workers.
+        InputError: the cluster was left without workers, or its scheduler does not answer.
     """
     if alone or not jobs:
         yield from enumerate(map(work, jobs))
@@ -252,6 +257,8 @@ def _outcome(future: "Future[Result]") -> Result | Exception:
         return future.result()
     except NoWorkerError:
         raise InputError(NO_WORKERS) from None
+    except CancelledError:  # no fault of the job
+        raise InputError(NO_SCHEDULER) from None
     except Exception as error:
         return error
 

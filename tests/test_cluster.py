@@ -155,6 +155,16 @@ def test_a_cluster_that_is_left_without_workers_is_one_line(monkeypatch):
             list(found)
 
 
+def test_a_scheduler_that_is_gone_is_one_line_and_no_fault_of_a_job(monkeypatch):
+    with cluster.local_cluster(True, gpus=[], n_workers=1) as started:
+        monkeypatch.setenv(cluster.ADDRESS, started.scheduler_address)
+        found = cluster.finished(process_id, range(100))
+        next(found)
+        started.close()
+        with pytest.raises(InputError, match="scheduler does not answer any more"):
+            list(found)
+
+
 def test_each_of_eight_gpus_has_a_worker_that_sees_no_other():
     gpus = [str(i) for i in range(8)]
     with cluster.local_cluster(False, gpus) as started, started.get_client() as client:

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
+from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -192,6 +193,8 @@ def _train_on(client: Client, todo: Sequence[Task], n_wanted: int) -> None:
         ) from None
     except NoWorkerError:
         raise InputError(cluster.NO_WORKERS) from None
+    except CancelledError:
+        raise InputError(cluster.NO_SCHEDULER) from None
     finally:
         client.unsubscribe_topic(TOPIC)
         client.cancel(list(futures.values()))
