@@ -59,7 +59,7 @@ SAME_BITS = {
 ANSWER_S = 20.0
 NO_WORKERS = "the cluster was left without workers; what is done is kept, so start this again"
 NO_SCHEDULER = (
-    "the cluster's scheduler does not answer any more, as on a machine that has far too much to do; "
+    "the scheduler does not answer any more, as on a machine that has far too much to do; "
     "what is done is kept, so start this again"
 )
 #: Of Dask. A worker that dies may take others' tasks with it, and these are tried again.
