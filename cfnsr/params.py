@@ -24,17 +24,6 @@ from cfnsr.data import corpora
 from cfnsr.data.corpora import Corpus, Protocol
 from cfnsr.errors import InputError
 
-Source = Literal[
-    "synthetic",
-    "pointing",
-    "mixture",
-    "ravdess",
-    "ravdess_landmarks",
-    "cremad",
-    "enterface05",
-    "rml",
-    "baum1s",
-]
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]
 Seed = Annotated[int, Field(ge=1)]  # 0 stands for a run of several, see `cfnsr.models.registry`
@@ -59,11 +48,22 @@ class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def _known(corpus: str) -> str:
-    if corpus not in corpora.CORPORA:
-        context = {"names": ", ".join(corpora.CORPORA)}
-        raise PydanticCustomError("corpus", "expected one of {names}", context)
-    return corpus
+def _known(name: str, others: Iterable[str] = ()) -> str:
+    known = (*others, *corpora.CORPORA)
+    if name not in known:
+        raise PydanticCustomError("name", "expected one of {names}", {"names": ", ".join(known)})
+    return name
+
+
+def _section_of(name: str) -> str:
+    if name not in corpora.CORPORA:
+        raise PydanticCustomError("extra_forbidden", "no corpus")
+    return name
+
+
+#: What `data` may name: one of these, or a corpus.
+_SOURCES = ("synthetic", "pointing", "mixture", "ravdess_landmarks")
+Source = Annotated[str, AfterValidator(lambda name: _known(name, _SOURCES))]
 
 
 class DrawnClips(_Section):
@@ -240,22 +240,21 @@ class PointingParams(SourceParams):
 
 
 class Params(_Section):
-    """All of params.yaml."""
+    """All of params.yaml. Each corpus may have a section, which is the paper's setting without."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[Annotated[str, AfterValidator(_section_of)], SourceParams]
 
     data: Source = "synthetic"
     protocol: Protocol = "paper"
     fold: Literal["all"] | int = "all"
+    fold_stages: tuple[Count, ...] = (1, 2, 3, 4, 5, 6)
     row: str = "all"
     seeds: Annotated[tuple[Seed, ...], Field(min_length=1)] = (1234,)
     synthetic: SyntheticParams = SyntheticParams()
     pointing: PointingParams = PointingParams()
     mixture: PointingParams = PointingParams()
-    ravdess: SourceParams = SourceParams()
     ravdess_landmarks: SourceParams = SourceParams()
-    cremad: SourceParams = SourceParams()
-    enterface05: SourceParams = SourceParams()
-    rml: SourceParams = SourceParams()
-    baum1s: SourceParams = SourceParams()
 
     @field_validator("seeds")
     @classmethod
@@ -266,7 +265,7 @@ class Params(_Section):
 
     @property
     def source(self) -> SourceParams:
-        section: SourceParams = getattr(self, self.data)
+        section: SourceParams = getattr(self, self.data, SourceParams())
         return section
 
     @property
@@ -293,19 +292,25 @@ class Params(_Section):
         """The folds to run.
 
         Raises:
-            InputError: the protocol does not have the fold that was asked for.
+            InputError: the protocol does not have the fold that was asked for, or the pipeline
+                has no stage for one.
         """
         available = self.corpus.folds(self.protocol)
-        if self.fold == "all":
-            return available
-        if self.fold not in available:
+        if self.fold != "all" and self.fold not in available:
             nested = self.corpus.folds("nested")
             hint = f" (protocol nested has fold {self.fold})" if self.fold in nested else ""
             raise InputError(
                 f"fold: expected all or {available[0]} to {available[-1]} under protocol "
                 f"{self.protocol}, found {self.fold}{hint}"
             )
-        return (self.fold,)
+        asked = available if self.fold == "all" else (self.fold,)
+        if not set(asked) <= set(self.fold_stages):
+            every = ",".join(map(str, available))
+            raise InputError(
+                f"fold_stages: {self.corpus.name} has folds {available[0]} to {available[-1]}, "
+                f"and dvc.yaml has no stages for some; add -S 'fold_stages=[{every}]'"
+            )
+        return asked
 
     def checkpoint(self, schedule: str) -> Path | None:
         """What the network that follows a schedule starts from; relative to the user's checkout.

@@ -12,8 +12,8 @@ build/<data>/arrays/
     motion.npy     float32 (clip, track, moment), see `cfnsr.data.motion`
     segment_mel.npy   float16 (clip, channel * band, segment, moment), where frames are those of
                    segments, see `cfnsr.data.segments`
-    face_looks.npy, faces.csv   where landmarks were looked for: int64 (clip, 2), in how many frames
-                   a face was looked for and seen; and the same by actor
+    faces.csv      of the clips whose landmarks were looked for, by actor: in how many frames a face
+                   was looked for and seen
 """
 
 import hashlib
@@ -42,6 +42,8 @@ from cfnsr.params import Params, Preprocess
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
 VERSION = 4
+#: Of a finished clip whose landmarks were looked for: in how many frames, and seen in how many.
+_LOOKS = "face_looks"
 INDEX_COLUMNS = (
     "clip",
     "actor",
@@ -95,7 +97,7 @@ def preprocess_clip(
         if tracked is None:
             n_frames = len(clip.need("picture").starts_s)
             found = landmark_detection.find_landmarks(partial(pictures, clip), n_frames)
-            arrays["face_looks"] = np.array([found.n_looks, found.n_seen])
+            arrays[_LOOKS] = np.array([found.n_looks, found.n_seen])
         points = found.points if tracked is None else tracked.points
         arrays |= sound_arrays(window, settings)
         shown_s = video.landmark_times(len(points), duration_s, clip.picture)
@@ -244,7 +246,8 @@ def preprocess(
         if kept:
             _assemble(kept, output)
             index.to_csv(output / "index.csv", index=False, lineterminator="\n")
-            _count_faces(output, index)
+            if any(job.landmarks is None for job in jobs):
+                _count_faces(kept, output, index)
         if not kept or (len(rejected) and settings.rejected == "stop"):
             raise InputError(_complaint(rejected, len(files), output))
         shutil.rmtree(own)
@@ -338,7 +341,7 @@ def _assemble(results: list[Path], output: Path) -> None:
         files: dict[str, BinaryIO] = {}
         for path in results:
             with np.load(path) as clip:
-                for name in clip.files:
+                for name in set(clip.files) - {_LOOKS}:
                     array = clip[name]
                     if name not in files:
                         file = stack.enter_context((output / f"{name}.npy").open("wb"))
@@ -349,12 +352,16 @@ def _assemble(results: list[Path], output: Path) -> None:
                     files[name].write(array.tobytes())
 
 
-def _count_faces(output: Path, index: pd.DataFrame) -> None:
+def _count_faces(results: list[Path], output: Path, index: pd.DataFrame) -> None:
     """By actor, where landmarks were looked for: `actor`, `n_clips`, `n_looks`, `n_seen`."""
-    if (output / "face_looks.npy").exists():
-        looks = pd.DataFrame(np.load(output / "face_looks.npy"), columns=["n_looks", "n_seen"])
-        faces = looks.assign(n_clips=1).groupby(index["actor"]).sum()
-        faces.to_csv(output / "faces.csv", lineterminator="\n")
+    looks = {}
+    for i, path in enumerate(results):
+        with np.load(path) as clip:
+            if _LOOKS in clip:
+                looks[i] = clip[_LOOKS]
+    counts = pd.DataFrame.from_dict(looks, orient="index", columns=["n_looks", "n_seen"])
+    faces = counts.assign(n_clips=1).groupby(index["actor"]).sum()
+    faces.to_csv(output / "faces.csv", lineterminator="\n")
 
 
 def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:

@@ -13,7 +13,7 @@ from matplotlib.image import AxesImage
 from cfnsr.data.audio import HOP
 from cfnsr.evaluation.tables import DATA_LABELS
 from cfnsr.evaluation.typeset import MINUS
-from cfnsr.figures.style import drawn, entitle
+from cfnsr.figures.style import BLUE, drawn, entitle
 from cfnsr.params import Preprocess, Source
 
 #: Standardised MFCCs beyond this have the colour of the end, and the ticks of their bar say so.
@@ -64,6 +64,23 @@ def sound(
     mark_z(bar)
     bar.set_label("standard deviations\nfrom the mean of all clips")
     entitle(figure, f"MFCCs, {DATA_LABELS[data]}")
+    return figure
+
+
+@drawn
+def found_faces(faces: pd.DataFrame, data: Source) -> Figure:
+    """In how many of the frames that it looked at the tracker found a face, by person.
+
+    Args:
+        faces: `actor`, `n_looks` and `n_seen`, see `cfnsr.data.preprocess`.
+    """
+    figure, axis = plt.subplots(figsize=(8, 2.6))
+    share_pct = 100 * faces["n_seen"] / faces["n_looks"]
+    axis.bar(faces["actor"].astype(str), share_pct, color=BLUE)
+    axis.set(xlabel="actor", ylabel="frames with a face, %", ylim=(0, 100))
+    axis.tick_params(axis="x", rotation=90, labelsize=min(8, 500 / len(faces)))
+    axis.margins(x=0.01)
+    entitle(figure, f"Where the tracker found a face, {DATA_LABELS[data]}")
     return figure
 
 

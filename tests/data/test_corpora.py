@@ -1,4 +1,9 @@
 import csv
+import os
+import re
+import shutil
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -6,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import toy_corpus
-from conftest import SMALL, train_row
+from conftest import REPOSITORY, SMALL, train_row
 
 from cfnsr.data import corpora, landmark_detection, preprocess, sources
 from cfnsr.data.clips import load_clips
@@ -55,15 +60,41 @@ def imitated(tmp_path, monkeypatch):
             model=Model(audio_channels=8, n_heads=2),
             training=Training.model_validate({"audio": {"n_epochs": 2, "batch_size": 4}}),
         )
-        return root, Params(data="synthetic", protocol="nested", seeds=(1,), synthetic=section)
+        asked = {"protocol": "nested", "fold_stages": found.folds("nested"), "seeds": (1,)}
+        return root, Params(synthetic=section, **asked)
 
     return imitate
+
+
+def test_a_made_up_corpus_takes_one_file_and_no_line_elsewhere(tmp_path):
+    shutil.copytree(REPOSITORY / "cfnsr", tmp_path / "cfnsr")
+    shutil.copy(toy_corpus.__file__, tmp_path / "cfnsr/data/corpora/toy.py")
+    film = tmp_path / "films/anna/joy.mp4"
+    film.parent.mkdir(parents=True)
+    film.touch()
+    (tmp_path / "params.yaml").write_text("data: toy\ntoy: {root: films}")
+    subprocess.run(
+        [sys.executable, "-m", "cfnsr", "dataset"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        check=True,
+    )
+    with (tmp_path / "build/toy/manifest.csv").open() as file:
+        (line,) = csv.DictReader(file)
+    assert (line["media"], line["landmarks"]) == ("anna/joy.mp4", "landmarks/anna-joy.csv")
+
+
+def test_no_other_code_names_a_corpus_but_the_papers():
+    names = re.compile(r"crema|enterface|\brml|baum", re.IGNORECASE)
+    for path in (REPOSITORY / "cfnsr").rglob("*.py"):
+        if "corpora" not in path.parts:
+            assert not names.search(path.read_text()), path
 
 
 @pytest.mark.parametrize("name", [*OTHERS, "toy"])
 def test_a_corpus_is_one_file_of_at_most_80_lines(name):
     source = toy_corpus.__file__ if name == "toy" else f"cfnsr/data/corpora/{name}.py"
-    path = Path(__file__).parents[2] / source
+    path = REPOSITORY / source
     assert len(path.read_text().splitlines()) <= 80
 
 
@@ -164,7 +195,7 @@ def test_the_emotions_of_baum_are_those_of_its_table(tmp_path):
 
 @pytest.mark.parametrize("name", OTHERS)
 def test_a_corpus_that_is_not_there_says_where_to_ask_for_it(name, tmp_path):
-    params = load(Path(__file__).parents[2] / "params.yaml").model_copy(update={"data": name})
+    params = load(REPOSITORY / "params.yaml").model_copy(update={"data": name})
     with pytest.raises(InputError, match=f"ask for it .*point {name}.root of params.yaml at"):
         sources.provide(params, tmp_path)
 
@@ -207,13 +238,13 @@ def test_landmarks_are_looked_for_where_no_table_comes_with_a_film(imitated, tmp
     path = root / manifest["landmarks"][0]
     points = read_landmarks(path).points
     expected = preprocess.preprocess_clip(root / manifest["media"][0], path, SMALL, False)
-    path.unlink()
+    path.unlink()  # of one clip alone: the others keep theirs
     manifest = sources.manifest(root, params)
     assert manifest["landmarks_sha256"][0] == ""
 
     def make():
         return preprocess.preprocess(
-            manifest[:1], root, tmp_path / "arrays", params, SMALL, tmp_path / "scratch", alone=True
+            manifest[:2], root, tmp_path / "arrays", params, SMALL, tmp_path / "scratch", alone=True
         )
 
     monkeypatch.setattr(landmark_detection, "is_installed", lambda: False)
@@ -224,6 +255,7 @@ def test_landmarks_are_looked_for_where_no_table_comes_with_a_film(imitated, tmp
     monkeypatch.setattr(landmark_detection, "find_landmarks", lambda pictures, n: found)
     make()
     clips = load_clips(tmp_path / "arrays")
+    assert len(clips.frames) == 2
     np.testing.assert_array_equal(clips.frames[0], expected["frames"])
     np.testing.assert_array_equal(clips.motion[0], expected["motion"])
     with (tmp_path / "arrays" / "faces.csv").open() as file:
@@ -236,6 +268,6 @@ def test_what_is_recorded_of_a_corpus_is_found_again_and_nothing_is_of_the_paper
     assert corpora.recorded(corpora.DEFAULT) == {}
     for name, each in CORPORA.items():
         assert corpora.of({"data": "x"} | corpora.recorded(name)) is each
-    with pytest.raises(InputError, match="expected one of ravdess, cremad"):
+    with pytest.raises(InputError, match="expected one of baum1s, cremad"):
         corpora.find("iemocap")
     assert pd.Series(Clips().model_dump())["corpus"] == corpora.DEFAULT

@@ -211,6 +211,17 @@ def test_wins_are_signs_and_colours_and_words():
     assert legend == ["\N{MINUS SIGN} the line's system loses", "tie", "+ the line's system wins"]
 
 
+def test_faces_found_are_shown_by_person():
+    people = range(1001, 1092)
+    faces = pd.DataFrame({"actor": people, "n_looks": 20, "n_seen": np.arange(91) % 21})
+    figure = examples.found_faces(faces, "cremad")
+    (axis,) = figure.axes
+    assert [bar.get_height() for bar in axis.patches] == [5 * (i % 21) for i in range(91)]
+    assert [label.get_text() for label in axis.get_xticklabels()] == list(map(str, people))
+    assert figure.get_suptitle() == "Where the tracker found a face, CREMA-D"
+    assert not is_cut(figure)
+
+
 @pytest.mark.parametrize("channels", [1, 3])
 def test_faces_and_sound_show_the_same_clips_in_seconds_of_the_clip(channels):
     frames = np.zeros((192, 30, 8, 8, channels), np.uint8)

@@ -1,9 +1,10 @@
 """What is known of each corpus: file names, emotions, people and folds. One file each."""
 
 from collections.abc import Mapping
+from importlib import import_module
+from pkgutil import iter_modules
 from typing import Any
 
-from cfnsr.data.corpora import baum1s, cremad, enterface05, ravdess, rml
 from cfnsr.data.corpora.base import Corpus as Corpus
 from cfnsr.data.corpora.base import Protocol as Protocol
 from cfnsr.data.corpora.base import Split as Split
@@ -11,12 +12,11 @@ from cfnsr.data.corpora.base import Take as Take
 from cfnsr.data.corpora.base import most_frequent_pct as most_frequent_pct
 from cfnsr.errors import InputError
 
+#: By the names of the modules beside this one.
 CORPORA: dict[str, Corpus] = {
-    "ravdess": ravdess.CORPUS,
-    "cremad": cremad.CORPUS,
-    "enterface05": enterface05.CORPUS,
-    "rml": rml.CORPUS,
-    "baum1s": baum1s.CORPUS,
+    module.name: import_module(f"{__name__}.{module.name}").CORPUS
+    for module in iter_modules(__path__)
+    if module.name != "base"
 }
 #: The paper's, of which records say nothing: git keeps some that are older than the others.
 DEFAULT = "ravdess"
