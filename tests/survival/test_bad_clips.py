@@ -11,8 +11,10 @@ from conftest import SMALL, cut, remux
 from cfnsr import cluster
 from cfnsr.data import preprocess, sources
 from cfnsr.errors import InputError
+from cfnsr.params import Params
 
 pytestmark = pytest.mark.slow
+CONTROL = Params(data="synthetic")
 
 
 def of_no_size(media, landmarks):
@@ -96,9 +98,9 @@ def run(root, folder):
     """Preprocess; how long it took, which results it left, and what it said."""
     started, said = time.monotonic(), ""
     try:
-        manifest = sources.manifest(root, "synthetic")
+        manifest = sources.manifest(root, CONTROL)
         scratch = folder / "scratch"
-        preprocess.preprocess(manifest, root, folder / "arrays", "synthetic", SMALL, scratch)
+        preprocess.preprocess(manifest, root, folder / "arrays", CONTROL, SMALL, scratch)
     except InputError as error:
         said = str(error)
     results = {path: path.stat().st_mtime_ns for path in folder.glob("scratch/*/*.npz")}

@@ -36,10 +36,11 @@ PREPROCESS = """
 import sys
 from pathlib import Path
 from cfnsr.data import preprocess, sources
-from cfnsr.params import Preprocess
+from cfnsr.params import Params, Preprocess
 root, folder = map(Path, sys.argv[1:3])
+control = Params(data="synthetic")
 preprocess.preprocess(
-    sources.manifest(root, "synthetic"), root, folder / "arrays", "synthetic",
+    sources.manifest(root, control), root, folder / "arrays", control,
     Preprocess.model_validate_json(sys.argv[3]), folder / "scratch",
 )
 """
