@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -309,12 +310,19 @@ def test_without_runs_the_command_says_what_to_do(project, monkeypatch, capsys):
     assert len(said.splitlines()) == 1
 
 
-def derived(folder, protocol, rows, output):
-    """A table as notebook 03 writes it, from what is committed in figures/<data>."""
+@cache
+def tested(folder, protocol):
+    """What is committed in figures/<data>, and its paired tests."""
     own, others = predictions.read_comparable(folder / "predictions", protocol)
     by_protocol = tables.by_protocol(own + others)
+    return by_protocol, tables.paired_tests(by_protocol)
+
+
+def derived(folder, protocol, rows, output):
+    """A table as notebook 03 writes it, from what is committed in figures/<data>."""
+    by_protocol, tests = tested(folder, protocol)
     settings = params.load(REPOSITORY / "params.yaml").model_copy(update={"data": folder.name})
-    found, tests = tables.table(rows, by_protocol), tables.paired_tests(by_protocol)
+    found = tables.table(rows, by_protocol)
     typeset.Printed(found, tests, tables.ceilings(settings), "").write(output)
     return output.with_suffix(".csv").read_text()
 
