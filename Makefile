@@ -14,6 +14,8 @@ repro: .git $(STAMP) ## everything on synthetic clips, from mp4 files to tables
 	python -m cfnsr cluster -- dvc repro
 	@python -m cfnsr compare | tail -n 1
 
+# They start many processes: each reads what another has compiled, whatever the user's settings.
+test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## the tests
 	pytest -m "not slow and not browser" -n auto --dist loadfile
 

@@ -153,9 +153,14 @@ NO_RESULT = {"cfnsr", "cfnsr.params", "cfnsr.errors", "cfnsr.cluster", "cfnsr.no
 PICTURES = ("cfnsr.figures", "cfnsr.evaluation")
 
 
+@pytest.fixture(scope="module")
+def graph():
+    """Which module imports which."""
+    return grimp.build_graph("cfnsr", cache_dir=None, exclude_type_checking_imports=True)
+
+
 @pytest.mark.parametrize("name", STAGES)
-def test_a_stage_depends_on_all_code_that_it_runs(name):
-    graph = grimp.build_graph("cfnsr", cache_dir=None, exclude_type_checking_imports=True)
+def test_a_stage_depends_on_all_code_that_it_runs(name, graph):
     stage = STAGES[name]
     given = [Path(path) for path in stage["deps"] if path.startswith("cfnsr")]
     passed_over = PICTURES if name in ("preprocess", "train", "ablations") else ()

@@ -39,14 +39,17 @@ def corpus(request):
 
 @pytest.fixture
 def imitated(tmp_path, monkeypatch):
-    """A function that draws a take an emotion of four people of a corpus; root and parameters."""
+    """A function that draws a take an emotion of three people of a corpus; root and parameters.
+
+    Of fold 1 they test, choose the epoch and train.
+    """
 
     missing = recording._missing
 
     def imitate(name, **clips):
         found = CORPORA[name]
         drawn = Clips(corpus=name, **clips)
-        people = [group[0] for group in found.groups[:3]] + list(found.groups[-1][-1:])
+        people = [found.groups[0][0], found.groups[1][0], found.groups[-1][-1]]
         kinds = {(take.actor, take.emotion): take for take in reversed(takes(drawn))}
         few = {take for take in kinds.values() if take.actor in people}
         monkeypatch.setattr(

@@ -1,7 +1,6 @@
 import json
-import os
 import shutil
-import signal
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,8 +9,10 @@ import pandas as pd
 import pytest
 import soundfile
 from conftest import SMALL, TAKES, cut, remux, write_film
+from jobs import preprocess_or_die
 from test_cluster import kill_at_work
 
+from cfnsr import cluster
 from cfnsr.data import audio, motion, preprocess, sources, summary, video
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name, stem, take
@@ -410,21 +411,11 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_bytes(
     assert contents(tmp_path) == contents(arrays)
 
 
-preprocess_work = preprocess._work
-
-
-def work_or_die(job):
-    """Stands for `_work`; one clip takes all memory."""
-    if job.media.stem == STEMS[5]:
-        os.kill(os.getpid(), signal.SIGKILL)
-    else:
-        preprocess_work(job)
-
-
 def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(
     synthetic_root, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(preprocess, "_work", work_or_die)
+    monkeypatch.setattr(preprocess, "_work", partial(preprocess_or_die, fatal=STEMS[5]))
+    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
     with pytest.raises(InputError, match=f"{STEMS[5]}.mp4 ended its worker"):
         run(synthetic_root, tmp_path, alone=False)
     assert len((tmp_path / "arrays/index.csv").read_text().splitlines()) == 8

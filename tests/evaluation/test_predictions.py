@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from scipy.special import softmax
 from test_scores import all_folds, run
 
 from cfnsr import params
+from cfnsr.__main__ import main
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores, tables, typeset
 from cfnsr.evaluation.selection import RULES, with_epochs
@@ -286,42 +288,41 @@ def test_a_disk_that_takes_no_predictions_is_one_line(project, bad_disk):
         predictions.keep(params.load(project / "params.yaml"), project)
 
 
-def command(folder):
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-    return subprocess.run(
-        [sys.executable, "-m", "cfnsr", "predictions"],
-        cwd=folder,
-        env=environment,
-        text=True,
-        capture_output=True,
-    )
-
-
 def test_the_command_keeps_the_runs_and_never_imports_torch(project):
-    assert command(project).stdout == "1 runs of 1 systems kept\n"
-    (kept,) = predictions.read(project / "figures/ravdess/predictions/paper")
-    assert (kept.row, kept.fold, kept.seed) == ("audio", 2, 1)
     program = (
         "import sys; from cfnsr.__main__ import main; "
         "sys.exit(main(['predictions']) or 'torch' in sys.modules)"
     )
-    subprocess.run([sys.executable, "-c", program], cwd=project, check=True)
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    command = [sys.executable, "-c", program]
+    printed = subprocess.check_output(command, cwd=project, env=environment, text=True)
+    assert printed == "1 runs of 1 systems kept\n"
+    (kept,) = predictions.read(project / "figures/ravdess/predictions/paper")
+    assert (kept.row, kept.fold, kept.seed) == ("audio", 2, 1)
 
 
-def test_without_runs_the_command_says_what_to_do(project):
+def test_without_runs_the_command_says_what_to_do(project, monkeypatch, capsys):
     (project / "params.yaml").write_text("data: ravdess\nfold: 3\n")
-    done = command(project)
-    assert done.returncode == 1
-    assert "train them with `dvc repro`" in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+    monkeypatch.chdir(project)
+    assert main(["predictions"]) == 1
+    said = capsys.readouterr().err
+    assert "train them with `dvc repro`" in said
+    assert len(said.splitlines()) == 1
+
+
+@cache
+def tested(folder, protocol):
+    """What is committed in figures/<data>, and its paired tests."""
+    own, others = predictions.read_comparable(folder / "predictions", protocol)
+    by_protocol = tables.by_protocol(own + others)
+    return by_protocol, tables.paired_tests(by_protocol)
 
 
 def derived(folder, protocol, rows, output):
     """A table as notebook 03 writes it, from what is committed in figures/<data>."""
-    own, others = predictions.read_comparable(folder / "predictions", protocol)
-    by_protocol = tables.by_protocol(own + others)
+    by_protocol, tests = tested(folder, protocol)
     settings = params.load(REPOSITORY / "params.yaml").model_copy(update={"data": folder.name})
-    found, tests = tables.table(rows, by_protocol), tables.paired_tests(by_protocol)
+    found = tables.table(rows, by_protocol)
     typeset.Printed(found, tests, tables.ceilings(settings), "").write(output)
     return output.with_suffix(".csv").read_text()
 

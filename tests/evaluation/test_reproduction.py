@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from test_predictions import COMMITTED, paper, trained
 
+from cfnsr.__main__ import main
 from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, reproduction
@@ -235,20 +236,12 @@ def project(tmp_path):
     return tmp_path
 
 
-def command(folder, *arguments):
-    return subprocess.run(
-        [sys.executable, "-m", "cfnsr", "compare", *arguments],
-        cwd=folder,
-        env=os.environ | {"PYTHONPATH": str(REPOSITORY)},
-        text=True,
-        capture_output=True,
-    )
-
-
-def test_the_command_compares_with_a_revision_and_its_status_says_whether_it_agrees(project):
-    same = command(project)
-    assert same.returncode == 0, same.stderr
-    assert same.stdout.splitlines()[-1] == (
+def test_the_command_compares_with_a_revision_and_its_status_says_whether_it_agrees(
+    project, monkeypatch, capsys
+):
+    monkeypatch.chdir(project)
+    assert main(["compare"]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == (
         "figures/synthetic, paper, against HEAD: 2 of 2 rows same bits"
     )
     broken = [with_decisions(run, 0 * run.test.predicted) for run in paper()]
@@ -257,9 +250,8 @@ def test_the_command_compares_with_a_revision_and_its_status_says_whether_it_agr
         for run, old in zip(broken, paper(), strict=True)
     ]
     predictions.write(kept, project / "figures/synthetic/predictions/paper")
-    found = command(project, "--json")
-    assert found.returncode == 3, found.stderr
-    told = json.loads(found.stdout)
+    assert main(["compare", "--json"]) == 3
+    told = json.loads(capsys.readouterr().out)
     assert not told["reproduced"]
     assert NOT_REPRODUCED in {line["verdict"] for line in told["lines"]}
 
@@ -283,18 +275,22 @@ def test_the_command_compares_with_a_folder_and_never_imports_torch(project):
         (["--data", "ravdess"], "--data or --protocol"),
     ],
 )
-def test_what_is_not_there_is_one_line_that_says_what_to_do(project, arguments, remedy):
-    done = command(project, *arguments)
-    assert done.returncode == 1
-    assert done.stderr.startswith("error: ")
-    assert remedy in done.stderr
-    assert len(done.stderr.splitlines()) == 1
+def test_what_is_not_there_is_one_line_that_says_what_to_do(
+    project, arguments, remedy, monkeypatch, capfd
+):
+    monkeypatch.chdir(project)
+    assert main(["compare", *arguments]) == 1
+    said = capfd.readouterr().err
+    assert said.startswith("error: ")
+    assert remedy in said
+    assert len(said.splitlines()) == 1
 
 
-def test_a_revision_without_predictions_is_one_line_too(project):
+def test_a_revision_without_predictions_is_one_line_too(project, monkeypatch, capfd):
+    monkeypatch.chdir(project)
     (project / "figures/synthetic/predictions/paper").rename(
         project / "figures/synthetic/predictions/nested"
     )
-    done = command(project, "--protocol", "nested")
-    assert done.returncode == 1
-    assert "git log --oneline -- figures/synthetic/predictions/nested" in done.stderr
+    assert main(["compare", "--protocol", "nested"]) == 1
+    said = capfd.readouterr().err
+    assert "git log --oneline -- figures/synthetic/predictions/nested" in said

@@ -428,8 +428,12 @@ def test_an_empty_table_has_its_header(tmp_path, params):
 
 
 def test_equal_runs_give_equal_bytes(tmp_path):
-    first = written(tmp_path / "first", every_row(), CONTROL)
-    assert first == written(tmp_path / "second", every_row(), CONTROL)
+    names = ["video", "audio", "averaging", "erann", "cfn_sr"]
+    first, second = (
+        written(tmp_path / of, {name: every_row()[name] for name in names}, CONTROL)
+        for of in ("first", "second")
+    )
+    assert first == second
 
 
 def test_tables_and_figures_never_import_torch():

@@ -96,7 +96,7 @@ def test_runs_are_asked_about_the_people_that_they_do_not_know(imitated, tmp_pat
         "n_clips n_actors n_runs"
     )
     assert line["emotions"] == "angry disgust fearful happy sad"
-    assert (line["n_clips"], line["n_actors"], line["n_runs"]) == (20, 4, 1)
+    assert (line["n_clips"], line["n_actors"], line["n_runs"]) == (15, 3, 1)
     assert line["chance_pct"] == 20
     (own,) = transfer(asked, "cremad", tmp_path).to_dict("records")
     assert (own["n_clips"], own["n_actors"]) == (6, 1)

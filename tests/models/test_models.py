@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from cfnsr.__main__ import main
 from cfnsr.data.audio import N_MELS
 from cfnsr.data.motion import N_TRACKS
 from cfnsr.errors import InputError
@@ -143,6 +144,17 @@ def test_an_unknown_row_is_an_error_that_lists_all():
     with pytest.raises(InputError, match=r"video, audio, .*cfn_sr_released, .*; found cfnsr"):
         registry.find("cfnsr")
     assert registry.find("cfn_sr") is ROWS["cfn_sr"]
+
+
+@pytest.mark.parametrize("form", [[], ["--csv"]])
+def test_the_command_lists_every_row(form, monkeypatch, capsys):
+    monkeypatch.setattr(registry.Row, "n_parameters", lambda row, sizes: len(row.label))
+    assert main(["rows", *form]) == 0
+    _, *lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == len(ROWS)
+    for line, (name, row) in zip(lines, ROWS.items(), strict=True):
+        assert line.startswith(name)
+        assert row.label in line
 
 
 def test_the_registry_is_read_without_torch():

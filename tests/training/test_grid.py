@@ -46,7 +46,8 @@ def trained(repository):
 
 
 def brief(row, **changes):
-    return settings(**changes).model_copy(update={"row": row})
+    one = dict.fromkeys(("video", "audio", "fusion"), Schedule(n_epochs=1, batch_size=32))
+    return settings(**one | changes).model_copy(update={"row": row})
 
 
 def test_one_row_brings_its_encoders_and_is_there_the_next_time(repository, monkeypatch, capsys):
@@ -65,9 +66,12 @@ def test_one_row_brings_its_encoders_and_is_there_the_next_time(repository, monk
     assert capsys.readouterr().err == ""
 
 
-def test_what_is_missing_is_one_error_and_no_worker_prints_its_own(tmp_path, capfd):
-    with pytest.raises(InputError, match="holds no preprocessed clips"):
-        grid.train_group("systems", [1], brief("audio"), tmp_path)
+def test_what_is_missing_is_one_error_and_no_worker_prints_its_own(tmp_path, monkeypatch, capfd):
+    # A worker of its own, whose output is caught.
+    with cluster.local_cluster(True, gpus=[], n_workers=1) as started:
+        monkeypatch.setenv(cluster.ADDRESS, started.scheduler_address)
+        with pytest.raises(InputError, match="holds no preprocessed clips"):
+            grid.train_group("systems", [1], brief("audio"), tmp_path)
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -130,7 +134,7 @@ def kill_worker_of(run, client):
 def test_a_killed_worker_s_training_is_taken_over_and_ends_as_if_undisturbed(
     repository, workers, tmp_path
 ):
-    longer = Schedule(n_epochs=60, batch_size=32)
+    longer = Schedule(n_epochs=20, batch_size=32)
     params = brief("audio", audio=longer)
     undisturbed = tmp_path / "undisturbed"
     shutil.copytree(repository / "build", undisturbed / "build")

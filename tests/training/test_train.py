@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import warnings
@@ -46,6 +47,20 @@ def clips(random_arrays):
 
 def run(clips, folder: Path, row="audio", fold=1, params=None):
     return train_row(row, fold, params or settings(), clips, folder)[0]
+
+
+@pytest.fixture(scope="module")
+def encoders(clips, tmp_path_factory):
+    """Trained encoders of fold 1. Read only; what is trained beside a copy of them finds them."""
+    folder = tmp_path_factory.mktemp("encoders")
+    for row in ("video", "audio"):
+        run(clips, folder, row)
+    return folder
+
+
+@pytest.fixture
+def beside_encoders(encoders, tmp_path):
+    return shutil.copytree(encoders, tmp_path / "beside_encoders")
 
 
 def without_actors(clips, *actors):
@@ -112,13 +127,11 @@ def test_auto_precision_is_bfloat16_where_it_is_native_and_pays(
     assert fixed.precision == "16-mixed"
 
 
-def test_bfloat16_and_float32_train_to_nearly_the_same_loss(clips, tmp_path):
-    losses = [
-        run(clips, tmp_path / precision, "video", params=settings(precision=precision)).epochs[
-            "train_loss"
-        ]
-        for precision in ("32-true", "bf16-mixed")
-    ]
+def test_bfloat16_and_float32_train_to_nearly_the_same_loss(clips, encoders, tmp_path):
+    float32 = read_run(run_folder(encoders, "video", 1, 1))
+    bfloat16 = run(clips, tmp_path, "video", params=settings(precision="bf16-mixed"))
+    losses = [of.epochs["train_loss"] for of in (float32, bfloat16)]
+    assert float32.info["training"]["precision"] == "32-true"
     assert not losses[0].equals(losses[1])
     np.testing.assert_allclose(losses[0], losses[1], rtol=0.05)
 
@@ -130,15 +143,17 @@ def test_a_row_that_changes_its_settings_tells_them_and_trains_with_them(clips, 
     assert set(unscaled.info["scaling"]["mfcc"]["sd"]) == {1.0}
 
 
-def test_late_fusion_joins_the_kept_decisions_of_its_fold_and_trains_nothing(clips, tmp_path):
-    parts = [run(clips, tmp_path, row).test.logits[-1] for row in ("video", "audio")]
+def test_late_fusion_joins_the_kept_decisions_of_its_fold_and_trains_nothing(
+    clips, beside_encoders
+):
+    parts = [run(clips, beside_encoders, row).test.logits[-1] for row in ("video", "audio")]
     probabilities = np.stack([softmax(logits.astype(float), axis=1) for logits in parts])
     product = probabilities.prod(axis=0)
     for row, expected in {
         "averaging": probabilities.mean(axis=0),
         "multiplication": product / product.sum(axis=1, keepdims=True),
     }.items():
-        found = run(clips, tmp_path, row)
+        found = run(clips, beside_encoders, row)
         np.testing.assert_allclose(softmax(found.test.logits[0], axis=1), expected, atol=1e-3)
         np.testing.assert_array_equal(found.test.predicted[0], expected.argmax(axis=1))
         assert found.epochs["train_loss"].isna().all()
@@ -159,10 +174,11 @@ def test_a_run_that_is_there_as_asked_for_is_not_trained_again(clips, tmp_path, 
         run(clips, tmp_path)
 
 
-def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, tmp_path):
-    first = run(clips, tmp_path / "first", "video")
-    path = run_folder(tmp_path / "first", "video", 1, 1) / "weights.pt"
-    again = run(clips, tmp_path / "again", "video", params=settings(pretrained=path))
+def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, encoders, tmp_path):
+    folder = run_folder(encoders, "video", 1, 1)
+    first = read_run(folder)
+    path = folder / "weights.pt"
+    again = run(clips, tmp_path, "video", params=settings(pretrained=path))
     assert again.epochs["train_loss"].iloc[0] < first.epochs["train_loss"].iloc[0]
 
 
@@ -177,34 +193,39 @@ def test_the_averaged_row_is_the_mean_probability_of_its_members(clips, tmp_path
     assert averaged.n_epochs == 1
 
 
-def test_equal_trainings_leave_equal_bytes(clips, tmp_path):
-    for name in ("one", "two"):
-        run(clips, tmp_path / name, row="video")
-    one, two = (contents(run_folder(tmp_path / name, "video", 1, 1)) for name in ("one", "two"))
+def test_equal_trainings_leave_equal_bytes(clips, encoders, tmp_path):
+    run(clips, tmp_path, row="video")
+    one, two = (contents(run_folder(folder, "video", 1, 1)) for folder in (encoders, tmp_path))
     assert one == two
 
 
-def one_epoch(arrays, output, n_cores=None, **environment):
-    """The files of two rows that a process of its own trains, but for their seconds and dates."""
-    cores = sorted(os.sched_getaffinity(0))[:n_cores]
-    subprocess.run(
-        [sys.executable, Path(__file__).with_name("one_epoch.py"), arrays, output],
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), **environment},
-        preexec_fn=partial(os.sched_setaffinity, 0, cores),
-        check=True,
-    )
-    files = [path for path in output.rglob("*") if path.is_file() and path.name != "timing.json"]
-    return {path.relative_to(output): path.read_bytes() for path in files}
+def one_epoch(arrays, output):
+    """Train two rows briefly, in one_epoch.py too."""
+    brief = Schedule(n_epochs=1, batch_size=32)
+    for row in ("audio", "video"):
+        run(load_clips(arrays), output, row, params=settings(video=brief, audio=brief))
 
 
 def test_no_byte_depends_on_the_surroundings(random_arrays, tmp_path):
-    plain = {"PYTHONHASHSEED": "0", "OMP_NUM_THREADS": "1"}
     odd = {"PYTHONHASHSEED": "1", "OMP_NUM_THREADS": "2", "TZ": "Asia/Kolkata"}
     odd |= {"LC_ALL": "POSIX", "PYTHONUTF8": "0"}
-    one = one_epoch(random_arrays, tmp_path / "plain", **plain)
-    two = one_epoch(random_arrays, tmp_path / "odd", n_cores=1, **odd)
-    assert {path.parts[2] for path in one} == {"audio", "video"}
-    assert one == two
+    one_epoch(random_arrays, tmp_path / "plain")
+    subprocess.run(
+        [sys.executable, Path(__file__).with_name("one_epoch.py"), random_arrays, tmp_path / "odd"],
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), **odd},
+        preexec_fn=partial(os.sched_setaffinity, 0, sorted(os.sched_getaffinity(0))[:1]),
+        check=True,
+    )
+    plain, odd = (
+        {
+            path.relative_to(folder): path.read_bytes()
+            for path in folder.rglob("*")
+            if path.is_file() and path.name != "timing.json"
+        }
+        for folder in (tmp_path / "plain", tmp_path / "odd")
+    )
+    assert {path.parts[2] for path in plain} == {"audio", "video"}
+    assert plain == odd
 
 
 def test_another_seed_gives_other_logits(clips, tmp_path):
@@ -215,11 +236,11 @@ def test_another_seed_gives_other_logits(clips, tmp_path):
 
 @pytest.mark.parametrize("row", ["audio", "cfn_sr"])
 def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
-    clips, tmp_path, monkeypatch, row
+    clips, encoders, tmp_path, monkeypatch, row
 ):
     for name in ("whole", "killed"):
-        for encoder in {"video", "audio"} - {row}:
-            run(clips, tmp_path / name, row=encoder)
+        if row == "cfn_sr":
+            shutil.copytree(encoders, tmp_path / name)
     run(clips, tmp_path / "whole", row=row)
 
     monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
@@ -285,10 +306,10 @@ def test_an_annealed_rate_falls_from_the_whole_over_the_half_towards_nothing():
     assert train.learning_rate(constant, 69) == 0.01
 
 
-def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):
-    trained = run(clips, tmp_path, row="video")
+def test_saved_weights_reproduce_the_last_logits(clips, encoders):
+    trained = read_run(run_folder(encoders, "video", 1, 1))
     model = find("video").build(Sizes.of(settings().source, corpora.find()))
-    weights = run_folder(tmp_path, "video", 1, 1) / "weights.pt"
+    weights = run_folder(encoders, "video", 1, 1) / "weights.pt"
     model.load_state_dict(torch.load(weights, weights_only=True))
     loader = Loader(
         {"frames": clips.frames}, clips.emotion, torch.nn.Identity(), torch.device("cpu")
@@ -297,13 +318,11 @@ def test_saved_weights_reproduce_the_last_logits(clips, tmp_path):
     np.testing.assert_array_equal(logits.astype(np.float32), trained.test.logits[-1])
 
 
-def test_fusion_starts_from_the_encoders_of_its_fold(clips, tmp_path):
-    for encoder in ("video", "audio"):
-        run(clips, tmp_path, row=encoder)
+def test_fusion_starts_from_the_encoders_of_its_fold(clips, beside_encoders):
     frozen = settings(fusion=Schedule(n_epochs=1, batch_size=32, learning_rate=1e-12))
-    run(clips, tmp_path, row="cfn_sr", params=frozen)
+    run(clips, beside_encoders, row="cfn_sr", params=frozen)
     weights = {
-        row: torch.load(run_folder(tmp_path, row, 1, 1) / "weights.pt", weights_only=True)
+        row: torch.load(run_folder(beside_encoders, row, 1, 1) / "weights.pt", weights_only=True)
         for row in ("video", "audio", "cfn_sr")
     }
     for key in ("video.layer4.0.conv2.weight", "audio.conv3.weight"):
