@@ -24,7 +24,7 @@ GAP_S = 0.5
 LONGEST_GAP_S = 3600.0
 #: By how much a whole file may be shorter than it says: encoders pad, writers miscount headers.
 TOLERANCE_S = 0.1
-RIFF_TOLERANCE_BYTES = 1024
+TOLERANCE_BYTES = 1024
 #: Programs that write a wav into a pipe announce 2 or 4 GB, or a few bytes less.
 RIFF_UNKNOWN_BYTES = 0x7FFF_0000
 #: FFmpeg's names of formats whose header says how long they are. Of most others it estimates the
@@ -262,6 +262,8 @@ def _spans(
         starts = np.maximum(starts, stream.start_time * unit_s)  # before it a decoder warms up
     # A container may let a frame last until the next one, wherever that is.
     step_s = np.median(np.diff(starts)) if len(starts) > 1 else lengths[0]
+    if stream.type == "audio" and lengths[0] > 1.5 * step_s > lengths[1:].max(initial=0):
+        starts[0] = starts[1] - step_s  # FFmpeg stretches the first, where it writes fragments
     return starts, starts + np.where((lengths > 0) & (lengths < step_s), lengths, step_s)
 
 
@@ -284,12 +286,30 @@ def _is_cut(path: Path, container: Any, last_s: float) -> bool:
         header = file.read(8)
         if header[:4] == b"RIFF":  # a wav or avi, which FFmpeg reads as far as it goes
             n_announced = int.from_bytes(header[4:], "little")
-            return n_bytes + RIFF_TOLERANCE_BYTES < n_announced < RIFF_UNKNOWN_BYTES
+            return n_bytes + TOLERANCE_BYTES < n_announced < RIFF_UNKNOWN_BYTES
+        if name == "mp3":
+            return n_bytes + TOLERANCE_BYTES < _end_of_mp3(file)
         if name.startswith("mov") and _ends_in_a_box(file, n_bytes):
             return True
     # An index that comes first says where each frame lies.
     entries = (entry for stream in container.streams for entry in stream.index_entries)
     return any(entry.pos + entry.size > n_bytes for entry in entries)
+
+
+def _end_of_mp3(file: BinaryIO) -> int:
+    """At which byte an mp3 ends by the Xing or Info header in its first frame; 0 without one."""
+    file.seek(0)
+    tag = file.read(10)
+    # Before the frames there may be an ID3 tag, whose size has seven bits per byte.
+    start = 10 + sum(tag[6 + i] << (21 - 7 * i) for i in range(4)) if tag[:3] == b"ID3" else 0
+    file.seek(start)
+    frame = file.read(64)
+    at = max(frame.find(b"Xing"), frame.find(b"Info"))
+    said = int.from_bytes(frame[at + 4 : at + 8])
+    if at < 0 or not said & 2:
+        return 0
+    at += 12 if said & 1 else 8  # the number of frames comes first
+    return start + int.from_bytes(frame[at : at + 4])
 
 
 def _ends_in_a_box(file: BinaryIO, n_bytes: int) -> bool:

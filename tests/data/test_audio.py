@@ -197,9 +197,9 @@ def test_eight_channels_in_planes_are_one_waveform(tmp_path):
     np.testing.assert_allclose(read_waveform(path)[0], expected.mean(axis=1), atol=1e-3)
 
 
-def coded(path, samples, rate, layout="mono", form=None):
-    """Write sound as mp3 or AAC without a header that would say how long it is."""
-    options = {} if form else {"write_xing": "0", "id3v2_version": "0"}
+def coded(path, samples, rate, layout="mono", form=None, says_length=False):
+    """Write sound as mp3 or AAC, without a header that says how long it is or, an mp3, with one."""
+    options = {} if form or says_length else {"write_xing": "0", "id3v2_version": "0"}
     with av.open(path, "w", format=form, options=options) as container:
         stream = container.add_stream("aac" if form else "libmp3lame", rate=rate, layout=layout)
         n_channels = stream.layout.nb_channels
@@ -221,6 +221,25 @@ def test_an_estimated_duration_announces_nothing(tmp_path, name, form):
     coded(tmp_path / name, np.concatenate([np.zeros(2 * 44_100), noise]), 44_100, form=form)
     waveform, rate = read_waveform(tmp_path / name)
     assert len(waveform) / rate == pytest.approx(4, abs=0.1)
+
+
+@pytest.mark.parametrize(
+    ("rate", "layout"), [(44_100, "mono"), (44_100, "stereo"), (22_050, "mono")]
+)
+def test_an_mp3_is_whole_or_refused_by_its_xing_header(tmp_path, rate, layout):
+    path = tmp_path / "voice.mp3"
+    whole = coded(path, voice(3, rate)[:, 0], rate, layout, says_length=True)
+    assert whole.startswith(b"ID3")
+    bare = whole[whole.index(b"\xff") :]
+    for content, duration_s in ((whole, 3), (bare, 3), (whole + bare, 6)):
+        path.write_bytes(content)
+        waveform, found_hz = read_waveform(path)
+        assert len(waveform) / found_hz == pytest.approx(duration_s, abs=0.2)
+    for share in (0.3, 0.6, 0.9):
+        path.write_bytes(whole)
+        cut(path, share)
+        with pytest.raises(InputError, match=r"^voice\.mp3 is cut short"):
+            read_waveform(path)
 
 
 @pytest.mark.parametrize(("rate", "layout"), [(44_100, "stereo"), (22_050, "mono")])

@@ -60,6 +60,18 @@ def test_a_copy_in_another_container_has_the_same_clock(plain, tmp_path, name, f
         assert heard_at(copy, time_s) == pytest.approx(heard_at(plain, time_s), abs=0.12)
 
 
+def test_a_fragmented_copy_has_no_hole_after_its_first_block_of_sound(tmp_path):
+    plain, whole, fragmented = (tmp_path / name for name in ("a.mp4", "a.mkv", "fragments.mp4"))
+    noise = np.random.default_rng(0).normal(0, 0.1, 48_000)
+    write_film(plain, FILM[:30], SHOWN_S[:30], [(0, noise)], rate_hz=48_000)
+    remux(plain, whole, form="matroska", flags={})
+    remux(plain, fragmented, flags={"movflags": "frag_keyframe+empty_moov"})
+    expected, _ = audio.read_waveform(whole)
+    found, _ = audio.read_waveform(fragmented)
+    np.testing.assert_array_equal(found[:40_000], expected[:40_000])
+    assert probe(fragmented).duration_s == pytest.approx(probe(whole).duration_s, abs=0.03)
+
+
 @pytest.mark.parametrize("suffix", ["mp4", "mkv"])
 @pytest.mark.parametrize(
     ("film", "sound", "gaps"),
