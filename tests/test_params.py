@@ -129,7 +129,7 @@ def test_what_is_found_is_shown_in_brief(written):
 
 def test_all_mistakes_are_reported_at_once(written):
     with pytest.raises(
-        InputError, match=r"ravdess\.preprocess\.n_frames: .*; unknown parameter colour"
+        InputError, match=r"unknown parameter colour; .*; ravdess\.preprocess\.n_frames: "
     ):
         params.load(written("colour: red\nravdess: {preprocess: {n_frames: many}}"))
 

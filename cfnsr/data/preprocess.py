@@ -359,9 +359,10 @@ def _count_faces(results: list[Path], output: Path, index: pd.DataFrame) -> None
         with np.load(path) as clip:
             if _LOOKS in clip:
                 looks[i] = clip[_LOOKS]
-    counts = pd.DataFrame.from_dict(looks, orient="index", columns=["n_looks", "n_seen"])
-    faces = counts.assign(n_clips=1).groupby(index["actor"]).sum()
-    faces.to_csv(output / "faces.csv", lineterminator="\n")
+    if looks:
+        counts = pd.DataFrame.from_dict(looks, orient="index", columns=["n_looks", "n_seen"])
+        faces = counts.assign(n_clips=1).groupby(index["actor"]).sum()
+        faces.to_csv(output / "faces.csv", lineterminator="\n")
 
 
 def _complaint(rejected: pd.DataFrame, n_files: int, output: Path) -> str:
