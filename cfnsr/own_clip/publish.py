@@ -83,7 +83,7 @@ def publish(params: Params, repository: Path) -> Path:
             f"figures/{DATA} has no predictions of {ROW} under protocol {PROTOCOL}, so its "
             "accuracy on unseen actors is not known; take them from git"
         )
-    params = params.model_copy(update={"data": DATA, "seeds": SEEDS})
+    params = params.model_copy(update={"data": DATA, "protocol": PROTOCOL, "seeds": SEEDS})
     _preprocess(params, repository)
     for row in asked_for(ROW, SEEDS):
         jobs = [_Job(row, seed, params, repository) for seed in find(row).seeds(SEEDS)]
