@@ -7,7 +7,7 @@ export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: help repro test test-browser test-survival check slow lab site experiments env landmarks lock clean
 
-help: ## this list
+help: ## this list; every command makes .venv first if it is missing
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14
 
 repro: .git $(STAMP) ## everything on synthetic clips, from mp4 files to tables
@@ -19,7 +19,7 @@ test: export PYTHONDONTWRITEBYTECODE :=
 test: $(STAMP) ## the tests
 	pytest -m "not slow and not browser" -n auto --dist loadfile
 
-check: $(STAMP) ## linters, types, imports
+check: $(STAMP) ## linters, types, imports: what a change must pass beside the tests
 	ruff format --check .
 	ruff check .
 	mypy
@@ -31,13 +31,13 @@ slow: .git $(STAMP) ## the longest tests: whole pipelines
 # Into a folder of its own: the environment stays as it is locked.
 test-browser: .git $(STAMP) ## JupyterLab and the gallery in Chromium
 	uv pip install --quiet --python $(BIN)/python --target build/browser --group browser
-	PYTHONPATH=build/browser pytest -m browser
+	PYTHONPATH=build/browser pytest -m browser tests/browser
 
 test-survival: .git $(STAMP) ## kills, damaged files, full disks and hostile input, counted
 	pytest -m slow tests/survival
 
 # Options go along: make lab LAB='--no-browser --allow-root'
-lab: $(STAMP) ## JupyterLab
+lab: $(STAMP) ## JupyterLab, for the notebooks
 	jupyter lab $(LAB)
 
 site: $(STAMP) ## the gallery of all figures: build/site/index.html
@@ -46,10 +46,10 @@ site: $(STAMP) ## the gallery of all figures: build/site/index.html
 experiments: $(STAMP) ## what `dvc exp run` has tried: parameters that differ, and results
 	dvc exp show --only-changed --drop '^(build|cfnsr|notebooks|runs|figures|README|CITATION|params.yaml$$)'
 
-env: $(STAMP) ## the environment, in .venv
+env: $(STAMP) ## .venv alone
 
 # What finds the 68 points in a video: 100 MB, whose weights are not for commercial use.
-landmarks: $(STAMP) ## what finds the 68 points in a video, for predict
+landmarks: $(STAMP) ## what finds the 68 points of a face, for clips of your own
 	$(BIN)/uv pip install --quiet --python $(BIN)/python --editable '.[landmarks]'
 
 # uv installs faster than pip and checks every hash; it is itself pinned in the lock.
@@ -65,11 +65,11 @@ $(STAMP): requirements.lock pyproject.toml
 	touch $@
 
 # One version of each library for every supported Python (librosa 0.11 and 1.0 differ).
-lock: $(STAMP) ## newer versions of everything
+lock: $(STAMP) ## requirements.lock anew, with the newest version of every package
 	uv pip compile pyproject.toml --group dev --extra slurm --universal --python-version 3.11 --fork-strategy fewest \
 		--generate-hashes --no-header --no-annotate --upgrade --output-file requirements.lock
 
-clean: ## forget what was trained
+clean: ## delete build/ and runs/, so all that was trained
 	rm -rf build runs
 
 .git:
