@@ -77,7 +77,8 @@ def _whole_network(axis: Axes, network: "Network") -> float:
 
     frames, mfccs = network[_STEM[0]].input_shape, network[_SOUND[0][0]].input_shape
     n_colours, n_frames, *size = frames
-    picture.box("face", f"{n_frames} frames of {_text(size)}, {n_colours} colours", GREY)
+    colours = "in grey" if n_colours == 1 else f"{n_colours} colours"
+    picture.box("face", f"{n_frames} frames of {_text(size)}, {colours}", GREY)
     picture.arrow(frames)
     picture.modules(network, "stem", _STEM, BLUE)
     for i, stage in enumerate(_STAGES, start=1):

@@ -39,6 +39,13 @@ _KINDS = (
     "cross-modal, voice",
     "Grad-CAM, voice",
 )
+#: `cfnsr.attention.reliance`'s conditions, where their names say little.
+_CONDITIONS = {
+    "video silenced": "no face",
+    "video swapped": "another clip's face",
+    "audio silenced": "no voice",
+    "audio swapped": "another clip's voice",
+}
 
 
 @drawn
@@ -115,21 +122,19 @@ def deletion(study: "Study", row: str, effect: "Effect", title: str) -> Figure:
     last.axvline(0, linestyle=":", color=GREY)
     last.set_yticks(range(len(names)), names)
     last.set_ylim(len(names) - 0.5, -0.5)
-    last.set(xlabel="area to random\n(95 % interval by actor)", title="more than chance?")
+    last.set(
+        xlabel="area between curve and random\n(95 % interval by actor)", title="more than chance?"
+    )
     entitle(figure, f"{title}; {study.extent}")
     return figure
 
 
 @drawn
 def localisation(study: "Study", survey: "Survey", title: str) -> Figure:
-    """Each system's maps against the cue that the generator put in, with intervals by actor."""
+    """Each system's maps against the cue that drawn clips have, with intervals by actor."""
     table, title = survey.localisation, f"{title}\n{setting(study.settings)}"
     if table.empty:
-        sentence = (
-            "Where the cue is, only the control's generator knows."
-            if study.settings.drawn is None
-            else "No row with a map that says where was trained: params.yaml leaves them out."
-        )
+        sentence = "No row with a map that says where was trained: params.yaml leaves them out."
         return nothing(sentence, title)
     kinds = [kind for kind in _KINDS if kind in set(table["map"])]
     labels = list(dict.fromkeys(table["label"]))
@@ -252,10 +257,12 @@ def _accuracy_cells(axis: Axes, cells: pd.DataFrame) -> None:
     )
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
-    axis.set_xlabel("accuracy, % of clips; empty where the system has no such modality")
+    axis.set_xlabel("accuracy, % of clips; empty where the system is given no such input")
 
 
 def _condition(condition: str, level: float) -> str:
     if condition == "audio noise":
         return f"noise, {level:.0f} dB".replace("-", MINUS)
-    return f"{level:.0f} % of frames lost" if condition == "frames dropped" else condition
+    if condition == "frames dropped":
+        return f"{level:.0f} % of frames lost"
+    return _CONDITIONS.get(condition, condition)

@@ -126,7 +126,7 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
 
 @drawn
 def heads(study: Study, look: Look, title: str) -> Figure:
-    """Every layer's and head's whole map, mean over clips: who asks (down), who is asked (across).
+    """Every layer's and head's whole map, mean over clips: from which moment (down) to which.
 
     A token asks itself and those before it; uniform is one over their number.
     """
@@ -142,7 +142,7 @@ def heads(study: Study, look: Look, title: str) -> Figure:
     figure, axes = plt.subplots(
         n_layers,
         n_heads,
-        figsize=(1.05 * n_heads + 1.4, 1.15 * n_layers + 1.2),
+        figsize=(1.05 * n_heads + 1.4, 1.0 * n_layers + 1.1),
         squeeze=False,
         sharex=True,
         sharey=True,
@@ -160,8 +160,8 @@ def heads(study: Study, look: Look, title: str) -> Figure:
                 extent=(low, high, high, low),
             )
             axes[0, head].set_title(f"head {head + 1}")
-        axes[layer, 0].set_ylabel(f"layer {layer + 1}\nasking, s")
-    figure.supxlabel("asked, s in the clip", fontsize=9)
+        axes[layer, 0].set_ylabel(f"layer {layer + 1}\nfrom, s")
+    figure.supxlabel("to, s in the clip", fontsize=9)
     _strength_bar(figure, axes, norm, pad=0.01)
     entitle(figure, f"{title}; {n_clips} clips")
     return figure

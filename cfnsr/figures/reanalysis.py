@@ -90,7 +90,7 @@ def selection_rules(
         0.5,
         left=low,
         color=LIGHT_GREY,
-        label="95 % of logs with equally good epochs",
+        label="95 % of simulated logs, all epochs equally good",
     )
     axis.axvline(mean_pct, color=GREY, linestyle=":", label="mean of all epochs")
     printed = find(REFERENCE).paper_accuracy_pct
@@ -107,7 +107,7 @@ def selection_rules(
         markersize=8,
         color=COLOURS["chosen on other folds"],
         markerfacecolor="none",
-        label="tie decided for the earlier epoch",
+        label="if a tie goes to the earlier epoch",
     )
     axis.set_yticks(height, labels)
     axis.set_ylim(len(rules) - 0.5, -0.5)
@@ -183,7 +183,7 @@ def resolution(table: pd.DataFrame, found_points: float) -> Figure:
         own,
         color=LIGHT_GREY,
         linewidth=0,
-        label="true differences found in less than 80 % of samples",
+        label="differences too small to be found in 80 % of tests",
     )
     for lines, shape, colour, label in (
         (resolved, "o", BLUE, "differs from CFN-SR, p < 0.05"),

@@ -19,7 +19,13 @@ from matplotlib.ticker import EngFormatter, NullFormatter
 from cfnsr.evaluation import scores
 from cfnsr.evaluation.scores import per_epoch
 from cfnsr.evaluation.selection import RULES, Rule, best_epoch, with_epochs
-from cfnsr.evaluation.tables import PAPER_RULE, TEST_RULE, reduced_size, row_ceilings
+from cfnsr.evaluation.tables import (
+    PAPER_RULE,
+    PROTOCOL_LABELS,
+    TEST_RULE,
+    reduced_size,
+    row_ceilings,
+)
 from cfnsr.evaluation.typeset import MINUS
 from cfnsr.figures.style import (
     BLUE,
@@ -48,14 +54,15 @@ _SIZES = {
 _STAGES = {"-": ("o", GREY), "Early": ("s", GREEN), "Late": ("^", PURPLE), "Model": ("D", BLUE)}
 #: Of `evaluation.win_matrix`: sign, colour and words.
 _OUTCOMES = {
-    -1: (MINUS, ORANGE, "the line's system loses"),
-    0: ("", "#F2F2F2", "tie"),
-    1: ("+", "#56B4E9", "the line's system wins"),
+    -1: (MINUS, ORANGE, "left is worse"),
+    0: ("", "#F2F2F2", "no difference found"),
+    1: ("+", "#56B4E9", "left is better"),
 }
 #: Of a reliability diagram's points, in square printer's points.
 _SMALLEST_POINT, _LARGEST_POINT = 3.0, 90.0
 _N_PANELS_A_LINE = 4
 _CHARACTERS_A_PANEL = 24
+_CHARACTERS_A_LABEL = 30
 
 
 def with_seeds(name: str, n_seeds: int) -> str:
@@ -268,7 +275,7 @@ def wins(matrix: pd.DataFrame, title: str) -> Figure:
         for sign, colour, word in _OUTCOMES.values()
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=3)
-    axis.set(xlabel="against", ylabel="")
+    axis.set(xlabel="compared with", ylabel="")
     axis.tick_params(which="both", length=0)
     entitle(figure, title)
     return figure
@@ -369,7 +376,7 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
         position - 0.35,
         position + 0.35,
         color=GREY,
-        label="best possible by adding up",
+        label="best possible by adding up face and voice",
     )
     for which, text, colour, offset in (
         ("without", "without cross-modal blocks", ORANGE, -0.14),
@@ -386,9 +393,13 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
             label=text,
         )
     left.set(xlabel="accuracy, % of clips", xlim=(0, 100))
-    left.set_yticks(position, [fill(label, 22) for label in table["label"]])
-    left.invert_yaxis()
-    figure.legend(loc="outside lower center", ncols=4, fontsize=8, frameon=False)
+    labels = [
+        fill(f"{label}, {PROTOCOL_LABELS[protocol]}", _CHARACTERS_A_LABEL)
+        for label, protocol in zip(table["label"], table["protocol"], strict=True)
+    ]
+    left.set_yticks(position, labels)
+    left.set_ylim(len(table) - 0.5, -0.5)
+    figure.legend(loc="outside lower center", ncols=4)
     gain, ends = table["difference_pct"], to_ends(table, "difference_pct")
     right.errorbar(gain, position, xerr=ends, fmt="D", color=BLUE, markersize=5)
     right.axvline(0, color=GREY, linestyle=":")

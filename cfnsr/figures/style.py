@@ -73,10 +73,25 @@ def drawn(function: Callable[P, Figure]) -> Callable[P, Figure]:
 
 
 def entitle(figure: Figure, title: str) -> None:
-    """Set the figure's title, each of its lines broken where the figure ends."""
+    """Set the figure's title; each of its lines that is longer than the figure is broken evenly."""
     width = int(_CHARACTERS_PER_INCH * figure.get_figwidth())
-    filled = "\n".join(textwrap.fill(line, width) for line in title.splitlines())
-    figure.suptitle(filled, parse_math=False)  # a file's name may hold a $
+    lines = [part for line in title.splitlines() for part in _broken(line, width)]
+    figure.suptitle("\n".join(lines), parse_math=False)  # a file's name may hold a $
+
+
+def _broken(line: str, width: int) -> list[str]:
+    """As few parts as the width allows, the longest as short as can be: no word stands alone.
+
+    >>> _broken("neutral, actor 1, taken for calm", 30)
+    ['neutral, actor 1,', 'taken for calm']
+    """
+    parts = textwrap.wrap(line, width, break_on_hyphens=False)
+    for narrower in range(width - 1, 0, -1):
+        tried = textwrap.wrap(line, narrower, break_long_words=False, break_on_hyphens=False)
+        if len(tried) > len(parts) or max(map(len, tried), default=0) > narrower:
+            return parts
+        parts = tried
+    return parts
 
 
 @drawn

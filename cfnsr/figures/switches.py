@@ -24,15 +24,13 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
     seed = effects[effects["switch"] == "another_seed"]
     if len(seed):
         band = seed[["ci_low_pct", "ci_high_pct"]].iloc[0]
-        axis.axvspan(*band, color=LIGHT_GREY, label="interval of another seed", zorder=0)
+        axis.axvspan(*band, color=LIGHT_GREY, label="another seed alone", zorder=0)
     axis.axvline(0, color=GREY, linewidth=1)
     axis.errorbar(value, height, xerr=ends, fmt="o", color=BLUE, capsize=3)
     axis.set_yticks(height, effects["label"])
     axis.set_ylim(len(effects) - 0.5, -0.5)
     axis.tick_params(axis="y", length=0)
-    axis.set_xlabel(
-        f"change of accuracy, percentage points (without a switch: {unswitched_pct:.1f} %)"
-    )
+    axis.set_xlabel(f"change of accuracy, percentage points (unchanged: {unswitched_pct:.1f} %)")
     right = axis.secondary_yaxis("right")
     right.set_yticks(
         height,

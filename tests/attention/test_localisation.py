@@ -316,10 +316,9 @@ def test_every_figure_of_all_runs_names_its_setting_and_cuts_no_text(rows, names
         ),
     ]
     for k, figure in enumerate(drawn):
-        assert ("40 of 300 test clips" in " ".join(figure.get_suptitle().split())) == (
-            k in (0, 1, 3)
-        )
-        assert "synthetic control, the paper's split, fold 1" in figure.get_suptitle()
+        title = " ".join(figure.get_suptitle().split())
+        assert ("40 of 300 test clips" in title) == (k in (0, 1, 3))
+        assert "synthetic control, the paper's split, fold 1" in title
         assert not is_cut(figure)
 
 

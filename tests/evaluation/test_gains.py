@@ -48,8 +48,8 @@ def test_the_figure_shows_both_and_cuts_no_text(repository):
     table = gains.block_gains(Params(), repository)
     figure = results.block_gains(table, "What the blocks add\nlast epoch")
     assert [label.get_text() for label in figure.axes[0].get_yticklabels()] == [
-        "pointing control",
-        "RAVDESS",
+        "pointing control, split with\nvalidation actors",
+        "RAVDESS, the paper's split",
     ]
     assert not is_cut(figure)
     plt.close(figure)

@@ -216,7 +216,7 @@ def test_wins_are_signs_and_colours_and_words():
         ((0, 1), "\N{MINUS SIGN}"),
     ]
     legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["\N{MINUS SIGN} the line's system loses", "tie", "+ the line's system wins"]
+    assert legend == ["\N{MINUS SIGN} left is worse", "no difference found", "+ left is better"]
 
 
 def test_faces_found_are_shown_by_person():
