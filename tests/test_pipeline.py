@@ -80,7 +80,7 @@ def test_one_row_on_one_fold_of_a_fresh_clone_makes_exactly_three_runs(clone):
     assert metrics["system"] == "mmtm"
     shown = run(clone, "dvc", "exp", "show", "--json")
     assert '"fold": 4' in shown
-    assert '"last": ' in shown
+    assert '"last_epoch": ' in shown
 
 
 @pytest.mark.slow

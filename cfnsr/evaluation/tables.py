@@ -35,13 +35,6 @@ PROTOCOL_LABELS: dict[Protocol, str] = {
     "paper": "the paper's split",
     "nested": "split with validation actors",
 }
-#: What a rule is called where a column must be narrow.
-SHORT_RULES: dict[Rule, str] = {
-    "best test epoch": "best",
-    "last epoch": "last",
-    "chosen on other folds": "others",
-    "chosen on validation actors": "validation",
-}
 COLUMNS = (
     "row",
     "label",
@@ -197,13 +190,13 @@ def verdict(test: Mapping[Any, Any]) -> int:
 
 
 def metrics(table: pd.DataFrame, folds: Sequence[int], asked: str) -> dict[str, Any]:
-    """What `dvc metrics show` and `dvc exp show` print, of one row: few columns with short names.
+    """What `dvc metrics show` and `dvc exp show` print, of one row.
 
     The row is the one asked for; CFN-SR, or else the first there is, where that is no row.
 
     Returns:
-        The folds and the row; its accuracy under each rule, by `SHORT_RULES`; of the last epoch the
-        interval's `low` and `high`, and the UAR. All in percent.
+        The folds and the row; its accuracy under each rule, by the rule's name; of the last epoch
+        also the interval's ends and the UAR. All in percent.
     """
     last = {line["row"]: line for line in table.to_dict("records") if line["rule"] == TEST_RULE}
     found: dict[str, Any] = {"folds": _span(folds)}
@@ -212,10 +205,14 @@ def metrics(table: pd.DataFrame, folds: Sequence[int], asked: str) -> dict[str, 
         of_rule = table[table["row"] == row]
         found["system"] = row  # params.yaml has a `row`, and `dvc exp show` shows both
         for rule, accuracy_pct in zip(of_rule["rule"], of_rule["accuracy_pct"], strict=True):
-            found[SHORT_RULES[rule]] = round(accuracy_pct, 2)
+            found[_key(rule)] = round(accuracy_pct, 2)
         for name, column in (("low", "ci_low_pct"), ("high", "ci_high_pct"), ("uar", "uar_pct")):
-            found[name] = round(last[row][column], 2)
+            found[_key(f"{TEST_RULE} {name}")] = round(last[row][column], 2)
     return found
+
+
+def _key(words: str) -> str:
+    return words.replace(" ", "_")
 
 
 def modality(row: Row) -> Modality:

@@ -1,4 +1,4 @@
-"""The network in the box: trained on all actors and kept in git, with its card.
+"""The network that comes with the package: trained on all actors and kept in git, with its card.
 
     python -m cfnsr publish
 

@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
-from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE
+from cfnsr.evaluation.tables import DATA_LABELS, PROTOCOL_LABELS, TEST_RULE
 from cfnsr.models.registry import REFERENCE, find
 from cfnsr.own_clip import PUBLISHED
 from cfnsr.params import Params
@@ -33,6 +33,17 @@ TEMPLATES = Path(__file__).parent / "templates"
 MATHJAX = ("bokeh.min.js", "bokeh-mathjax.min.js")
 #: Longer csv files are linked, not shown.
 MAX_LINES = 250
+#: What a folder of figures is called where a reader chooses.
+NAMES = {
+    **{data: label[0].upper() + label[1:] for data, label in DATA_LABELS.items()},
+    "gains": "What the blocks add",
+    "reanalysis": "The paper's own numbers",
+    "tables": "Tables and results",
+    "attention": "Attention",
+    "architecture": "Architecture",
+    "switches": "Paper against release",
+    "hybrid": "The hybrid deep model",
+}
 _SAVED = re.compile(r'output_folder / "(\w+)"')
 _CAPTION = re.compile(r"\*(?![ *])")
 
@@ -129,8 +140,9 @@ def outcome(settings: Params, repository: Path) -> str:
     about = f"{DATA_LABELS[settings.data]}, protocol {settings.protocol}, folds {found['folds']}"
     if "system" not in found:
         return f"{about}: no run"
-    label, interval = find(found["system"]).label, f"[{found['low']:.1f}, {found['high']:.1f}]"
-    return f"{about}: {label} {found['last']:.1f} % {interval}, {TEST_RULE}"
+    label, key = find(found["system"]).label, TEST_RULE.replace(" ", "_")
+    value, low, high = (found[name] for name in (key, f"{key}_low", f"{key}_high"))
+    return f"{about}: {label} {value:.1f} % [{low:.1f}, {high:.1f}], {TEST_RULE}"
 
 
 def captions(cells: list[nbformat.NotebookNode], folder: Path) -> list[Shown]:
@@ -178,8 +190,8 @@ def _page(folder: Path) -> Page:
     # The tables come before what explains them.
     below = sorted(folder.iterdir(), key=lambda path: (path.name != "tables", path.name))
     sections = [_section(path) for path in [folder, *below] if any(path.glob("*.png"))]
-    label = DATA_LABELS.get(folder.name)
-    return Page(folder, label[0].upper() + label[1:] if label else sections[0].title, sections)
+    data = folder.name in DATA_LABELS
+    return Page(folder, NAMES[folder.name] if data else sections[0].title, sections)
 
 
 def _section(folder: Path) -> Section:
@@ -187,7 +199,7 @@ def _section(folder: Path) -> Section:
         notebook = nbformat.read(path, as_version=4)
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         return Section(folder, title, path, captions(notebook.cells, folder))
-    return Section(folder, folder.name.capitalize(), None, captions([], folder))
+    return Section(folder, NAMES.get(folder.name, folder.name), None, captions([], folder))
 
 
 def _environment(pages: list[Page]) -> jinja2.Environment:
@@ -201,7 +213,8 @@ def _environment(pages: list[Page]) -> jinja2.Environment:
     environment.filters |= {"markdown": markdown, "csv_lines": csv_lines}
     environment.globals |= {
         "pages": pages,
-        "labels": DATA_LABELS,
+        "names": NAMES,
+        "protocols": PROTOCOL_LABELS,
         "reference": find(REFERENCE).label,
         "rule": TEST_RULE,
     }

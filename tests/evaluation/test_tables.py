@@ -270,15 +270,15 @@ def test_metrics_are_one_line_of_the_row_that_is_asked_for():
     assert found == {
         "folds": "4",
         "system": "cfn_sr",
-        "best": 33.33,
-        "last": 16.67,
-        "low": 16.67,
-        "high": 16.67,
-        "uar": 16.67,
+        "best_test_epoch": 33.33,
+        "last_epoch": 16.67,
+        "last_epoch_low": 16.67,
+        "last_epoch_high": 16.67,
+        "last_epoch_uar": 16.67,
     }
     json.dumps(found)
     asked = tables.metrics(table, [4], "audio")
-    assert (asked["system"], asked["last"]) == ("audio", 50.0)
+    assert (asked["system"], asked["last_epoch"]) == ("audio", 50.0)
 
 
 def test_metrics_are_of_the_first_row_where_neither_the_one_asked_for_nor_cfn_sr_is_there():

@@ -131,9 +131,19 @@ def test_every_saved_figure_of_this_repository_has_a_caption():
         assert all(each.caption for each in shown), path
 
 
+def test_every_folder_of_figures_has_a_name_that_a_reader_can_choose():
+    figures = REPOSITORY / "figures"
+    folders = {path.parent for path in figures.rglob("*.png")}
+    assert {folder.name for folder in folders} <= set(build.NAMES)
+    assert {folder.parent.name for folder in folders} - {"figures"} <= set(build.NAMES)
+
+
 def test_the_outcome_is_a_line_of_the_row_that_was_asked_for(repository):
     path = repository / "figures" / "synthetic" / "tables" / "metrics.json"
-    path.write_text('{"folds": "2", "system": "mmtm", "last": 71.2, "low": 60, "high": 80.04}')
+    path.write_text(
+        '{"folds": "2", "system": "mmtm",'
+        ' "last_epoch": 71.2, "last_epoch_low": 60, "last_epoch_high": 80.04}'
+    )
     assert build.outcome(Params(), repository) == (
         "synthetic control, protocol paper, folds 2: MMTM 71.2 % [60.0, 80.0], last epoch"
     )
