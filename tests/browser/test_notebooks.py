@@ -29,6 +29,7 @@ NEEDS = {
     "04_attention": ["build/synthetic/arrays", "runs/synthetic/paper/ablations/fold_5"],
     "06_your_own_clip": ["data/synthetic", "runs/synthetic/paper/systems/fold_1/cfn_sr"],
     "07_paper_versus_release": ["runs/synthetic/paper/switches/fold_5"],
+    "09_hybrid": ["runs/synthetic/paper/hybrid/fold_5"],
 }
 
 
@@ -67,7 +68,7 @@ def answers(port):
 def test_a_notebook_runs_to_its_end_and_shows_its_figures(name, copy, browser, lab):
     missing = [need for need in NEEDS.get(name, []) if not (copy / need).exists()]
     if missing:
-        pytest.skip(f"needs {missing[0]}, which `make repro` or row=switches leaves")
+        pytest.skip(f"needs {missing[0]}, which `make repro` or `dvc exp run -S row=…` leaves")
     path = copy / "notebooks" / f"{name}.ipynb"
     elsewhere = []
     page = browser.new_page(viewport={"width": 1400, "height": 1000})
