@@ -311,7 +311,7 @@ def test_without_runs_the_command_says_what_to_do(project, monkeypatch, capsys):
 
 
 @cache
-def tested(folder, protocol):
+def committed(folder, protocol):
     """What is committed in figures/<data>, and its paired tests."""
     own, others = predictions.read_comparable(folder / "predictions", protocol)
     by_protocol = tables.by_protocol(own + others)
@@ -320,7 +320,7 @@ def tested(folder, protocol):
 
 def derived(folder, protocol, rows, output):
     """A table as notebook 03 writes it, from what is committed in figures/<data>."""
-    by_protocol, tests = tested(folder, protocol)
+    by_protocol, tests = committed(folder, protocol)
     settings = params.load(REPOSITORY / "params.yaml").model_copy(update={"data": folder.name})
     found = tables.table(rows, by_protocol)
     typeset.Printed(found, tests, tables.ceilings(settings), "").write(output)
