@@ -123,7 +123,8 @@ def deletion(study: "Study", row: str, effect: "Effect", title: str) -> Figure:
     last.set_yticks(range(len(names)), names)
     last.set_ylim(len(names) - 0.5, -0.5)
     last.set(
-        xlabel="area between curve and random\n(95 % interval by actor)", title="more than chance?"
+        xlabel="area between the curve\nand random hiding\n(95 % interval by actor)",
+        title="more than chance?",
     )
     entitle(figure, f"{title}; {study.extent}")
     return figure

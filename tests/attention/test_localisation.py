@@ -290,6 +290,7 @@ def curves_of(names):
     [
         (["audio"], ["Grad-CAM, voice"]),
         (["video"], ["Grad-CAM, face"]),
+        (["cfn_sr"], ["cross-modal, face", "Grad-CAM, face", "rollout, voice", "Grad-CAM, voice"]),
         (["video", "audio", "mmtm", "cfn_sr"], list(attention_effects._KINDS)),
     ],
 )
