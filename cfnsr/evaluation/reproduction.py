@@ -18,7 +18,8 @@ The constants are measured between three seeds of nine rows on RAVDESS's voices 
 (folds of 60 clips per actor, and of 15 drawn from them, as the control has). They are assumptions
 for any other data; where seeds are published, the spread between those replaces two of them. The
 rate of false alarms of the whole verdict has not been measured. With 15 clips per actor a leaked
-actor is mostly missed in one row, and seen over all rows together.
+actor is mostly missed in one row, and seen over all rows together; one leaked in every fold is
+missed there, too, since actors are compared with each other.
 """
 
 import json

@@ -16,15 +16,31 @@ function order(a, b) {
   return typeof a === "number" ? a - b : a.localeCompare(b);
 }
 
+// A line such as "Not in the paper", with a name alone, stays between those above and below it.
+function divides(row) {
+  return [...row.cells].slice(1).every((cell) => !cell.textContent.trim());
+}
+
 function sort(header) {
   const table = header.closest("table");
   const sign = header.ariaSort === "ascending" ? -1 : 1;
   for (const other of table.tHead.rows[0].cells) other.ariaSort = null;
   header.ariaSort = sign === 1 ? "ascending" : "descending";
   const column = header.cellIndex;
-  const rows = [...table.tBodies[0].rows];
-  rows.sort((a, b) => sign * order(value(a, column), value(b, column)));
-  table.tBodies[0].append(...rows);
+  const sorted = [];
+  let group = [];
+  const close = () => {
+    sorted.push(...group.sort((a, b) => sign * order(value(a, column), value(b, column))));
+    group = [];
+  };
+  for (const row of table.tBodies[0].rows) {
+    if (divides(row)) {
+      close();
+      sorted.push(row);
+    } else group.push(row);
+  }
+  close();
+  table.tBodies[0].append(...sorted);
 }
 
 for (const code of document.querySelectorAll("pre")) code.tabIndex = 0; // it scrolls
