@@ -29,7 +29,11 @@ BATCH_SIZE = 32
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    trained = [name for name, row in ROWS.items() if row.schedule != "none" and row.alias is None]
+    trained = [
+        name
+        for name, row in ROWS.items()
+        if row.group in ("systems", "ablations") and row.schedule != "none" and row.alias is None
+    ]
     parser.add_argument("--rows", nargs="+", choices=trained, default=trained)
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--steps", type=int, default=5, help="of each row in each process")
