@@ -471,13 +471,15 @@ def _surer_test(changes: pd.DataFrame) -> tuple[str, float]:
 def _standing_out(changes: np.ndarray, groups: Sequence[np.ndarray]) -> np.ndarray:
     """Mean over rows of (sample, actor, row) against the median of the actor's group.
 
-    In units of the median distance, which a few leaked actors hardly move.
+    In units of the median distance, which a few leaked actors hardly move; a row that changed for
+    few actors alone says nothing.
     """
     centred = np.empty_like(changes)
     for group in groups:
         of_group = changes[:, group]
         centred[:, group] = of_group - np.median(of_group, axis=1, keepdims=True)
-    return (centred / np.median(np.abs(centred), axis=1, keepdims=True)).mean(axis=2)
+    distance = np.median(np.abs(centred), axis=1, keepdims=True)
+    return np.divide(centred, distance, out=np.zeros_like(centred), where=distance > 0).mean(axis=2)
 
 
 def _kappa(decisions: pd.DataFrame) -> tuple[float, float]:
