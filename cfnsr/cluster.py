@@ -57,11 +57,6 @@ SAME_BITS = {
 }
 #: How long a scheduler may take to answer.
 ANSWER_S = 20.0
-NO_WORKERS = "the cluster was left without workers; what is done is kept, so start this again"
-NO_SCHEDULER = (
-    "the scheduler does not answer any more, as on a machine that has far too much to do; "
-    "what is done is kept, so start this again"
-)
 #: Of Dask. A worker that dies may take others' tasks with it, and these are tried again.
 SETTINGS = {
     "distributed.worker.daemon": True,
@@ -241,24 +236,34 @@ def finished(
         position = {client.submit(work, job, pure=False): i for i, job in enumerate(jobs)}
         suspects = []
         for future in as_completed(position):
-            outcome = _outcome(future)
-            if isinstance(outcome, KilledWorker):
+            found = outcome(future)
+            if isinstance(found, KilledWorker):
                 suspects.append(position[future])
             else:
-                yield position[future], outcome
+                yield position[future], found
         for i in suspects:
-            yield i, _outcome(client.submit(work, jobs[i], pure=False))
+            yield i, outcome(client.submit(work, jobs[i], pure=False))
 
 
-def _outcome(future: "Future[Result]") -> Result | Exception:
+def outcome(future: "Future[Result]") -> Result | Exception:
+    """What a task returns, or the error that it raises.
+
+    Raises:
+        InputError: the cluster was left without workers, or its scheduler does not answer.
+    """
     from distributed.scheduler import NoWorkerError
 
     try:
         return future.result()
     except NoWorkerError:
-        raise InputError(NO_WORKERS) from None
-    except CancelledError:  # no fault of the job
-        raise InputError(NO_SCHEDULER) from None
+        raise InputError(
+            "the cluster was left without workers; what is done is kept, so start this again"
+        ) from None
+    except CancelledError:  # no fault of the task
+        raise InputError(
+            "the scheduler does not answer any more, as on a machine that has far too much to do; "
+            "what is done is kept, so start this again"
+        ) from None
     except Exception as error:
         return error
 

@@ -3,7 +3,6 @@
 import shutil
 import sys
 from collections.abc import Iterable, Sequence
-from concurrent.futures import CancelledError
 from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache
@@ -12,7 +11,6 @@ from typing import Any
 from uuid import uuid4
 
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
-from distributed.scheduler import NoWorkerError
 from tqdm import tqdm
 
 from cfnsr import cluster
@@ -185,16 +183,15 @@ def _train_on(client: Client, todo: Sequence[Task], n_wanted: int) -> None:
         )
     try:
         for future in as_completed(futures.values()):
-            future.result()
-    except KilledWorker:
-        raise InputError(
-            "a training's worker died several times, mostly for lack of memory; what is finished "
-            "is kept, so free some memory, or start fewer workers, and run this again"
-        ) from None
-    except NoWorkerError:
-        raise InputError(cluster.NO_WORKERS) from None
-    except CancelledError:
-        raise InputError(cluster.NO_SCHEDULER) from None
+            error = cluster.outcome(future)
+            if isinstance(error, KilledWorker):
+                raise InputError(
+                    "a training's worker died several times, mostly for lack of memory; what is "
+                    "finished is kept, so free some memory, or start fewer workers, and run this "
+                    "again"
+                )
+            if error is not None:
+                raise error
     finally:
         client.unsubscribe_topic(TOPIC)
         client.cancel(list(futures.values()))
