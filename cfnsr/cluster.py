@@ -13,16 +13,13 @@ import signal
 import subprocess
 import sys
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from filelock import FileLock, Timeout
-
-from cfnsr.errors import InputError, writing
+from cfnsr.errors import InputError
 
 if TYPE_CHECKING:
     from distributed import Client, Future
@@ -266,41 +263,6 @@ def outcome(future: "Future[Result]") -> Result | Exception:
         ) from None
     except Exception as error:
         return error
-
-
-@contextmanager
-def turn(folder: Path) -> Iterator[Path]:
-    """Make a folder that one process at a time works in; others say that they wait.
-
-    The lock beside it is the operating system's, so it ends with the process that holds it.
-
-    Raises:
-        InputError: the disk is full or read-only.
-    """
-    lock = FileLock(f"{folder}.lock")
-    with writing(folder):
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            held = lock.acquire(blocking=False)
-        except Timeout:
-            print(f"waiting for another process that works in {folder}", file=sys.stderr)
-            held = lock.acquire()
-    with held:
-        with writing(folder):
-            folder.mkdir(exist_ok=True)
-        yield folder
-
-
-def is_whole(path: Path) -> bool:
-    """Whether a zip file, as NumPy and torch write them, is there and all its checksums fit.
-
-    A power cut may leave one that is empty, cut or full of zeros.
-    """
-    try:
-        with zipfile.ZipFile(path) as file:
-            return file.testzip() is None
-    except Exception:  # of as many kinds as there are ways to damage a file
-        return False
 
 
 def serve(cluster: Any, command: Sequence[str]) -> int:

@@ -34,40 +34,6 @@ def test_each_job_has_its_result_or_its_own_error(connected):
     assert found == {0: 0, 1: 1, 2: 4, 4: 16, 5: 25}
 
 
-TURN = """
-import sys, time
-from pathlib import Path
-from cfnsr import cluster
-with cluster.turn(Path(sys.argv[1])) as folder:
-    print("mine", flush=True)
-    time.sleep(600)
-"""
-
-
-def test_a_second_process_waits_for_the_first_and_says_so_and_goes_on_when_that_is_killed(tmp_path):
-    def start():
-        command = [sys.executable, "-c", TURN, tmp_path / "below" / "folder"]
-        paths = os.environ | {"PYTHONPATH": str(REPOSITORY)}
-        return subprocess.Popen(
-            command, env=paths, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-        )
-
-    first = start()
-    try:
-        assert first.stdout.readline() == "mine\n"
-        second = start()
-        said = second.stderr.readline()
-        assert said == f"waiting for another process that works in {tmp_path}/below/folder\n"
-        first.kill()
-        assert second.stdout.readline() == "mine\n"
-    finally:
-        for process in (first, second):
-            process.kill()
-            process.communicate()
-    with cluster.turn(tmp_path / "below" / "folder"):  # what was killed holds nothing
-        pass
-
-
 def test_alone_jobs_are_done_here_and_in_order():
     assert list(cluster.finished(process_id, range(2), alone=True)) == [
         (0, os.getpid()),

@@ -30,6 +30,7 @@ from urllib3.util import Retry
 
 from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, CORPUS, stem
 from cfnsr.errors import InputError, writing
+from cfnsr.files import replacing
 
 ZENODO = "https://zenodo.org"
 CLIPS_RECORD = 1188976
@@ -184,14 +185,12 @@ def unpack(archive: Archive, path: Path, root: Path) -> None:
                 if _size(root / file) != by_name[name].file_size
             }
             for info, target in tqdm(todo.items(), f"unpacking {archive.name}", leave=False):
-                target.parent.mkdir(parents=True, exist_ok=True)
-                unfinished = target.with_name(f"{target.name}.part")
-                try:
-                    with members.open(info) as packed, unfinished.open("wb") as file:
-                        shutil.copyfileobj(packed, file)
-                    unfinished.replace(target)
-                finally:  # what is damaged or too large would stay on the disk
-                    unfinished.unlink(missing_ok=True)
+                with (
+                    replacing(target, info.file_size) as unfinished,
+                    members.open(info) as packed,
+                    unfinished.open("wb") as file,
+                ):
+                    shutil.copyfileobj(packed, file)
     # RuntimeError: encrypted; NotImplementedError: a compression that RAVDESS does not use.
     except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
         raise InputError(

@@ -18,7 +18,6 @@ build/<data>/arrays/
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Collection
 from contextlib import ExitStack
@@ -38,6 +37,7 @@ from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, opened, pictures
 from cfnsr.errors import InputError, writing
+from cfnsr.files import is_whole, replacing, turn
 from cfnsr.params import Params, Preprocess
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.
@@ -204,7 +204,7 @@ def preprocess(
     """
     made_with = _made_with(params, settings)
     name = hashlib.sha256(json.dumps(made_with, sort_keys=True).encode()).hexdigest()[:32]
-    with cluster.turn(scratch / name) as own, writing(output):
+    with turn(scratch / name) as own, writing(output):
         output.mkdir(parents=True, exist_ok=True)
         files: list[Any] = list(manifest.itertuples())
         has_landmarks = params.corpus.has_landmarks
@@ -274,7 +274,7 @@ def _made_with(params: Params, settings: Preprocess) -> dict[str, Any]:
 
 def _run(jobs: dict[int, Job], alone: bool) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
-    todo = [i for i, job in jobs.items() if not cluster.is_whole(job.result)]
+    todo = [i for i, job in jobs.items() if not is_whole(job.result)]
     finished = cluster.finished(_work, [jobs[i] for i in todo], alone)
     problems = {}
     for n, reason in tqdm(
@@ -298,12 +298,9 @@ def _work(job: Job) -> str | None:
     except Exception as error:  # of whatever kind, it is this clip's, and must not cost the others
         said = " ".join(f"{type(error).__name__}: {error}".split())
         return f"{job.media.name} could not be read ({said})"
-    # Of this process alone: two copies of one take have one result.
-    partial = job.result.with_suffix(f".{os.getpid()}.part")
-    with writing(job.result, sum(array.nbytes for array in arrays.values())):
-        with partial.open("wb") as file:
-            np.savez(file, allow_pickle=False, **arrays)
-        partial.replace(job.result)
+    n_bytes = sum(array.nbytes for array in arrays.values())
+    with replacing(job.result, n_bytes) as partial, partial.open("wb") as file:
+        np.savez(file, allow_pickle=False, **arrays)
     return None
 
 

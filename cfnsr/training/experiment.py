@@ -13,7 +13,7 @@ import torch
 from pooch import file_hash
 from torch import nn
 
-from cfnsr import cluster
+from cfnsr import files
 from cfnsr.data.clips import Clips
 from cfnsr.data.corpora import Split, recorded
 from cfnsr.errors import InputError
@@ -239,7 +239,7 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
                 f"sha256; train it again with {trained_by(info)}"
             )
     # torch itself does not look at them.
-    if zipfile.is_zipfile(path) and not cluster.is_whole(path):
+    if zipfile.is_zipfile(path) and not files.is_whole(path):
         raise InputError(f"{path} is damaged: its checksums do not fit; fetch it again")
     try:
         tensors = _load_tensors(path)

@@ -13,7 +13,7 @@ from uuid import uuid4
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 from tqdm import tqdm
 
-from cfnsr import cluster
+from cfnsr import cluster, files
 from cfnsr.data.clips import Clips, load_clips
 from cfnsr.errors import InputError
 from cfnsr.models.registry import Group, asked_for, find
@@ -129,7 +129,7 @@ def train_group(
     wanted = [task for fold in folds for task in tasks(rows, fold, params, repository)]
     with ExitStack() as turns:
         for scratch in sorted({task.scratch for task in wanted}):
-            turns.enter_context(cluster.turn(scratch))
+            turns.enter_context(files.turn(scratch))
         if params.row in ("all", group):
             _remove_others(wanted)
         for row in rows:

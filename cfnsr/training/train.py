@@ -18,7 +18,7 @@ import torch
 from pooch import file_hash
 from torch import nn
 
-from cfnsr import cluster
+from cfnsr import cluster, files
 from cfnsr.data.clips import Clips, Loader, Scaling, augmentation, rms
 from cfnsr.errors import InputError, writing
 from cfnsr.models.base import EmotionModel, Sizes
@@ -376,8 +376,7 @@ def fc7(model: SegmentNetwork, loader: Loader) -> np.ndarray:
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:
-    """Write the state beside the old one, then replace that: a kill leaves one of the two."""
-    partial = path.with_suffix(f".{platform.node()}-{os.getpid()}")
+    """Replace the last state: a kill leaves one of the two."""
     state = {
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
@@ -386,10 +385,9 @@ def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, histor
             name: torch.from_numpy(np.stack(logits)) for name, logits in history.logits.items()
         },
     }
-    with writing(path, 3 * _n_bytes(model)):  # Adam keeps two values for each weight
-        path.parent.mkdir(parents=True, exist_ok=True)
+    # Adam keeps two values for each weight.
+    with files.replacing(path, 3 * _n_bytes(model)) as partial:
         save_tensors(state, partial)
-        partial.replace(path)
 
 
 def _n_bytes(model: nn.Module) -> int:
@@ -399,7 +397,7 @@ def _n_bytes(model: nn.Module) -> int:
 def _resume(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer) -> History:
     if not path.exists():
         return History()
-    if not cluster.is_whole(path):
+    if not files.is_whole(path):
         print(f"{path} cannot be read, so this training starts anew", file=sys.stderr)
         return History()
     state = torch.load(path, weights_only=True, map_location="cpu")

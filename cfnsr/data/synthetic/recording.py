@@ -3,7 +3,6 @@
 import hashlib
 import io
 import json
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from functools import partial
@@ -32,7 +31,8 @@ from cfnsr.data.synthetic.voices import (
     Stretch,
     Timbre,
 )
-from cfnsr.errors import InputError, writing
+from cfnsr.errors import InputError
+from cfnsr.files import replacing
 from cfnsr.params import DrawnClips
 
 FRAME_RATE_HZ = 15
@@ -122,14 +122,8 @@ def _claim(root: Path, clips: DrawnClips) -> None:
 
 
 def _write(path: Path, content: bytes) -> None:
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    with writing(path, len(content)):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            part.write_bytes(content)
-            part.replace(path)
-        finally:
-            part.unlink(missing_ok=True)
+    with replacing(path, len(content)) as partial:
+        partial.write_bytes(content)
 
 
 def _look(actor: int, clips: DrawnClips) -> Look:
