@@ -209,7 +209,7 @@ def connect(same_bits: bool = True) -> Iterator["Client"]:
 
 
 def finished(
-    work: Callable[[Job], Result], jobs: Sequence[Job], alone: bool = False
+    work: Callable[[Job], Result], jobs: Sequence[Job]
 ) -> Iterator[tuple[int, Result | Exception]]:
     """Each job's position and what `work` returns for it, or the error that it raises.
 
@@ -219,13 +219,11 @@ def finished(
 
     Args:
         work: a function of a module, since workers find it by its name.
-        alone: do all in this process, in order; what `work` raises is raised.
 
     Raises:
         InputError: the cluster was left without workers, or its scheduler does not answer.
     """
-    if alone or not jobs:
-        yield from enumerate(map(work, jobs))
+    if not jobs:  # no cluster is needed
         return
     from distributed import KilledWorker, as_completed
 

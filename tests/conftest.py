@@ -5,13 +5,14 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
-from cfnsr.cluster import environment
+from cfnsr import cluster
 
 # As workers have it, so that equal work gives equal bytes here; before numpy is loaded.
-os.environ.update(environment(same_bits=True))
+os.environ.update(cluster.environment(same_bits=True))
 
 import av
 import numpy as np
@@ -34,6 +35,14 @@ REPRODUCED = ("runs/synthetic", "build/synthetic", "data/synthetic")
 #: Quick to make; nothing equals the paper's sizes, so that nothing can be hard-coded.
 SMALL = Preprocess(n_frames=5, frame_size=24)
 TAKES = [take for take in takes(Clips()) if take.actor in (1, 2)][::4]
+
+
+@contextmanager
+def alone():
+    """What would be spread over workers is done in this process, in order."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(cluster, "finished", lambda work, jobs: enumerate(map(work, jobs)))
+        yield
 
 
 @pytest.fixture(scope="session")

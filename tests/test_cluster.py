@@ -34,13 +34,6 @@ def test_each_job_has_its_result_or_its_own_error(connected):
     assert found == {0: 0, 1: 1, 2: 4, 4: 16, 5: 25}
 
 
-def test_alone_jobs_are_done_here_and_in_order():
-    assert list(cluster.finished(process_id, range(2), alone=True)) == [
-        (0, os.getpid()),
-        (1, os.getpid()),
-    ]
-
-
 def test_jobs_are_spread_over_all_workers(connected):
     assert len({result for _, result in cluster.finished(process_id, range(8))}) == 2
 

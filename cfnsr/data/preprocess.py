@@ -182,7 +182,6 @@ def preprocess(
     params: Params,
     settings: Preprocess,
     scratch: Path,
-    alone: bool = False,
 ) -> pd.DataFrame:
     """Preprocess every clip of a manifest and write the arrays to `output`.
 
@@ -193,7 +192,6 @@ def preprocess(
     Args:
         params: of which the data source counts.
         scratch: where finished clips are kept, in a folder of their source and settings.
-        alone: in this process, instead of on the workers of `cluster.connect`.
 
     Returns:
         The index, one line a usable clip.
@@ -231,7 +229,7 @@ def preprocess(
                 takes[i] = params.corpus.read(job.media)
             except InputError as error:
                 problems[i] = str(error)
-        problems |= _run({i: jobs[i] for i in takes}, alone)
+        problems |= _run({i: jobs[i] for i in takes})
 
         index = _index(files, takes, problems, params.corpus)
         rejected = pd.DataFrame(
@@ -272,10 +270,10 @@ def _made_with(params: Params, settings: Preprocess) -> dict[str, Any]:
     }
 
 
-def _run(jobs: dict[int, Job], alone: bool) -> dict[int, str]:
+def _run(jobs: dict[int, Job]) -> dict[int, str]:
     """Preprocess all jobs that are not done; the reasons of those that cannot be, by position."""
     todo = [i for i, job in jobs.items() if not is_whole(job.result)]
-    finished = cluster.finished(_work, [jobs[i] for i in todo], alone)
+    finished = cluster.finished(_work, [jobs[i] for i in todo])
     problems = {}
     for n, reason in tqdm(
         finished, total=len(jobs), initial=len(jobs) - len(todo), unit="clip", mininterval=2

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import toy_corpus
-from conftest import REPOSITORY, SMALL, train_row
+from conftest import REPOSITORY, SMALL, alone, train_row
 
 from cfnsr.data import corpora, landmark_detection, preprocess, sources
 from cfnsr.data.clips import load_clips
@@ -56,7 +56,8 @@ def imitated(tmp_path, monkeypatch):
             recording, "_missing", lambda *args: [take for take in missing(*args) if take in few]
         )
         root = tmp_path / name
-        recording.write_dataset(root, drawn, alone=True)
+        with alone():
+            recording.write_dataset(root, drawn)
         section = SyntheticParams(
             clips=drawn,
             preprocess=SMALL,
@@ -211,7 +212,8 @@ def test_the_pipeline_runs_on_every_corpus(name, toy, imitated, tmp_path):
     people = {found.read(root / media).actor for media in manifest["media"]}
     assert len(manifest) == len(found.emotions) * len(people)
     arrays = tmp_path / "arrays"
-    preprocess.preprocess(manifest, root, arrays, params, SMALL, tmp_path / "scratch", alone=True)
+    with alone():
+        preprocess.preprocess(manifest, root, arrays, params, SMALL, tmp_path / "scratch")
     clips = load_clips(arrays)
     assert clips.corpus is found
     runs = train_row("audio", 1, params, clips, tmp_path / "runs")
@@ -246,9 +248,10 @@ def test_landmarks_are_looked_for_where_no_table_comes_with_a_film(imitated, tmp
     assert manifest["landmarks_sha256"][0] == ""
 
     def make():
-        return preprocess.preprocess(
-            manifest[:2], root, tmp_path / "arrays", params, SMALL, tmp_path / "scratch", alone=True
-        )
+        with alone():
+            return preprocess.preprocess(
+                manifest[:2], root, tmp_path / "arrays", params, SMALL, tmp_path / "scratch"
+            )
 
     monkeypatch.setattr(landmark_detection, "is_installed", lambda: False)
     with pytest.raises(InputError, match=r"RML comes without landmarks: .*`make landmarks`"):

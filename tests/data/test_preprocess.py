@@ -1,5 +1,6 @@
 import json
 import shutil
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import SMALL, TAKES, cut, remux, write_film
+from conftest import SMALL, TAKES, alone, cut, remux, write_film
 from jobs import preprocess_or_die
 from test_cluster import kill_at_work
 
@@ -26,13 +27,14 @@ SKIPPING = SMALL.model_copy(update={"rejected": "skip"})
 STEMS = [stem(take) for take in TAKES]
 
 
-def run(root, folder, settings=SMALL, source="synthetic", alone=True):
+def run(root, folder, settings=SMALL, source="synthetic", on=alone):
     """Preprocess all clips of `root` into `folder/arrays`; the index."""
     params = Params(data=source)
     manifest = sources.manifest(root, params)
-    return preprocess.preprocess(
-        manifest, root, folder / "arrays", params, settings, folder / "scratch", alone
-    )
+    with on():
+        return preprocess.preprocess(
+            manifest, root, folder / "arrays", params, settings, folder / "scratch"
+        )
 
 
 def contents(folder):
@@ -271,10 +273,9 @@ def test_a_disk_that_takes_no_arrays_is_one_line(synthetic_root, tmp_path, bad_d
     params = Params(data="synthetic")
     manifest = sources.manifest(synthetic_root, params)
     for output, scratch in ((folder / "arrays", tmp_path), (tmp_path / "arrays", folder)):
-        with pytest.raises(InputError, match=f"^{folder}.* cannot be written: {answer}") as caught:
-            preprocess.preprocess(
-                manifest, synthetic_root, output, params, SMALL, scratch, alone=True
-            )
+        refused = pytest.raises(InputError, match=f"^{folder}.* cannot be written: {answer}")
+        with refused as caught, alone():
+            preprocess.preprocess(manifest, synthetic_root, output, params, SMALL, scratch)
         assert "\n" not in str(caught.value)
         assert not (output / "index.csv").exists()
 
@@ -285,7 +286,7 @@ def test_a_worker_whose_disk_is_full_ends_all_and_rejects_no_clip(
     full = InputError("scratch cannot be written: No space left on device")
     monkeypatch.setattr(preprocess.cluster, "finished", lambda *_: iter([(3, full)]))
     with pytest.raises(InputError, match=r"^scratch cannot be written"):
-        run(synthetic_root, tmp_path, alone=False)
+        run(synthetic_root, tmp_path, on=nullcontext)
     assert not (tmp_path / "arrays" / "rejected.csv").exists()
 
 
@@ -417,7 +418,7 @@ def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(
     monkeypatch.setattr(preprocess, "_work", partial(preprocess_or_die, fatal=STEMS[5]))
     monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
     with pytest.raises(InputError, match=f"{STEMS[5]}.mp4 ended its worker"):
-        run(synthetic_root, tmp_path, alone=False)
+        run(synthetic_root, tmp_path, on=nullcontext)
     assert len((tmp_path / "arrays/index.csv").read_text().splitlines()) == 8
 
 

@@ -7,6 +7,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import alone
 
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name, stem
 from cfnsr.data.synthetic import control, recording
@@ -243,14 +244,16 @@ def test_the_voice_changes_its_spectrum_where_the_cue_says(written):
 
 
 def test_writing_again_elsewhere_and_in_parallel_gives_the_same_bytes(tmp_path, few_takes):
-    recording.write_dataset(tmp_path / "a", CLIPS, alone=True)
+    with alone():
+        recording.write_dataset(tmp_path / "a", CLIPS)
     recording.write_dataset(tmp_path / "b", CLIPS)
     assert files(tmp_path / "a") == files(tmp_path / "b")
     assert len(files(tmp_path / "a")) == 2 * len(few_takes) + 1
 
 
 def test_clips_that_are_there_are_kept_and_missing_ones_are_made(tmp_path, few_takes, monkeypatch):
-    recording.write_dataset(tmp_path, CLIPS, alone=True)
+    with alone():
+        recording.write_dataset(tmp_path, CLIPS)
     before = files(tmp_path)
     clip_paths(tmp_path, few_takes[1])[1].unlink()
     made = []
@@ -260,15 +263,18 @@ def test_clips_that_are_there_are_kept_and_missing_ones_are_made(tmp_path, few_t
         "write_clip",
         lambda root, take, clips: made.append(take) or write_clip(root, take, clips),
     )
-    recording.write_dataset(tmp_path, CLIPS, alone=True)
+    with alone():
+        recording.write_dataset(tmp_path, CLIPS)
     assert made == [few_takes[1]]
     assert files(tmp_path) == before
 
 
 def test_clips_of_other_settings_are_replaced(tmp_path, few_takes):
-    recording.write_dataset(tmp_path, CLIPS, alone=True)
+    with alone():
+        recording.write_dataset(tmp_path, CLIPS)
     old = files(tmp_path)
-    recording.write_dataset(tmp_path, Clips(seed=8), alone=True)
+    with alone():
+        recording.write_dataset(tmp_path, Clips(seed=8))
     new = files(tmp_path)
     assert new.keys() == old.keys()
     assert all(new[name] != old[name] for name in new)

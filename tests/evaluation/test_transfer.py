@@ -3,7 +3,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import SMALL, train_row
+from conftest import SMALL, alone, train_row
 from test_corpora import imitated  # noqa: F401  a fixture
 
 from cfnsr.data import preprocess, sources
@@ -78,15 +78,10 @@ def test_only_emotions_in_common_are_asked_about():
 def test_runs_are_asked_about_the_people_that_they_do_not_know(imitated, tmp_path):  # noqa: F811
     for name in ("rml", "cremad"):
         root, params = imitated(name)
-        preprocess.preprocess(
-            sources.manifest(root, params),
-            root,
-            tmp_path / "build" / name / "arrays",
-            params,
-            SMALL,
-            tmp_path / "scratch",
-            alone=True,
-        )
+        arrays = tmp_path / "build" / name / "arrays"
+        manifest = sources.manifest(root, params)
+        with alone():
+            preprocess.preprocess(manifest, root, arrays, params, SMALL, tmp_path / "scratch")
     asked = params.model_copy(update={"row": "audio"})
     clips = load_clips(tmp_path / "build" / "cremad" / "arrays")
     train_row("audio", 1, asked, clips, tmp_path / "runs" / "synthetic" / "nested")

@@ -10,7 +10,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import REPOSITORY, cut, remux, train_row
+from conftest import REPOSITORY, alone, cut, remux, train_row
 
 from cfnsr import notebook
 from cfnsr.__main__ import main
@@ -63,9 +63,10 @@ def clips_root(tmp_path_factory):
 def trained_runs(root, folder, data, rows):
     params = Params(data=data, seeds=(1,), **{data: SOURCE})
     manifest = sources.manifest(root, Params(data="synthetic"))
-    preprocess.preprocess(
-        manifest, root, folder / "arrays", params, SOURCE.preprocess, folder / "scratch", 1
-    )
+    with alone():
+        preprocess.preprocess(
+            manifest, root, folder / "arrays", params, SOURCE.preprocess, folder / "scratch"
+        )
     clips = load_clips(folder / "arrays")
     runs = folder / "runs" / data / "paper"
     for row in rows:

@@ -5,7 +5,7 @@ import re
 
 import numpy as np
 import pytest
-from conftest import REPOSITORY, SMALL, train_row
+from conftest import REPOSITORY, SMALL, alone, train_row
 
 from cfnsr import cluster
 from cfnsr.data import preprocess, sources
@@ -38,15 +38,10 @@ def repository(tmp_path_factory):
         few = take.actor == 1 or take.emotion <= 2
         if take.actor in (1, 6, 9, 10) and take.intensity == 1 and few:
             recording.write_clip(folder / "clips", take, Clips())
-    preprocess.preprocess(
-        sources.manifest(folder / "clips", Params(data="synthetic")),
-        folder / "clips",
-        folder / "build/ravdess_landmarks/arrays",
-        PARAMS,
-        SMALL,
-        folder / "scratch",
-        alone=True,
-    )
+    manifest = sources.manifest(folder / "clips", Params(data="synthetic"))
+    arrays = folder / "build/ravdess_landmarks/arrays"
+    with alone():
+        preprocess.preprocess(manifest, folder / "clips", arrays, PARAMS, SMALL, folder / "scratch")
     return folder
 
 

@@ -63,12 +63,11 @@ def write_clip(root: Path, take: Take, clips: DrawnClips) -> None:
     _write(clip_path, _mp4(frames, waveform))
 
 
-def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
+def write_dataset(root: Path, clips: DrawnClips) -> None:
     """Write all clips that are missing, in parallel; clips of other settings are replaced.
 
     Args:
         root: gets the corpus's folders, landmarks/ and a file that says how the clips were made.
-        alone: in this process, instead of on the workers of `cluster.connect`.
 
     Raises:
         InputError: `root` holds clips that this module did not write, or cannot be written.
@@ -77,8 +76,7 @@ def write_dataset(root: Path, clips: DrawnClips, alone: bool = False) -> None:
     for name, text in corpora.find(clips.corpus).tables(takes(clips)).items():
         _write(root / name, text.encode())
     missing = _missing(root, clips)
-    write = partial(write_clip, root, clips=clips)
-    written = cluster.finished(write, missing, alone)
+    written = cluster.finished(partial(write_clip, root, clips=clips), missing)
     for _, error in tqdm(
         written, "synthetic clips", len(missing), unit="clip", disable=not missing
     ):
