@@ -6,7 +6,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 
@@ -114,23 +114,39 @@ def load_clips(folder: Path) -> Clips:
 
 @dataclass(frozen=True)
 class Scaling:
-    """Mean and standard deviation of each coefficient, band or track, over clips and time."""
+    """Mean and standard deviation of each coefficient, band or track, over clips and time.
+
+    `typical` are the smallest and the largest root mean square of these clips, once scaled.
+    """
 
     mean: np.ndarray
     sd: np.ndarray
+    typical: tuple[float, float] = (0.0, math.inf)
 
     @classmethod
-    def of(cls, array: np.ndarray) -> "Scaling":
-        """From training clips, (clip, coefficient) or (clip, coefficient, time)."""
-        array = np.asarray(array, np.float64)
-        over = (0, *range(2, array.ndim))
+    def of(cls, array: np.ndarray, standardise: bool = True) -> "Scaling":
+        """From training clips, (clip, coefficient) or (clip, coefficient, time).
+
+        Args:
+            standardise: else all is left as it is.
+        """
+        values, over = np.asarray(array, np.float64), (0, *range(2, array.ndim))
+        mean, sd = values.mean(axis=over), values.std(axis=over)
+        if not standardise:
+            mean, sd = np.zeros_like(mean), np.ones_like(sd)
         # A constant coefficient has nothing to scale.
-        return cls(array.mean(axis=over), np.maximum(array.std(axis=over), 1e-6))
+        scaling = cls(mean, np.maximum(sd, 1e-6))
+        sizes = scaling.sizes(array)
+        return replace(scaling, typical=(float(sizes.min()), float(sizes.max())))
 
     @classmethod
-    def none(cls, array: np.ndarray) -> "Scaling":
-        """Leaves all as it is."""
-        return cls(np.zeros(array.shape[1]), np.ones(array.shape[1]))
+    def from_dict(cls, said: Mapping[str, list[float]]) -> "Scaling":
+        """What `as_dict` gave, from run.json."""
+        low, high = said["rms"]
+        return cls(np.array(said["mean"]), np.array(said["sd"]), (low, high))
+
+    def as_dict(self) -> dict[str, list[float]]:
+        return {"mean": self.mean.tolist(), "sd": self.sd.tolist(), "rms": list(self.typical)}
 
     def __call__(self, array: np.ndarray) -> np.ndarray:
         """Standardise to float32."""
@@ -138,11 +154,11 @@ class Scaling:
         scaled: np.ndarray = (array - mean) / sd
         return scaled.astype(np.float32)
 
-
-def rms(array: np.ndarray) -> np.ndarray:
-    """Root mean square of each clip's values, (clip,), of (clip, ...)."""
-    mean: np.ndarray = np.square(array).mean(axis=tuple(range(1, array.ndim)), dtype=np.float64)
-    return np.sqrt(mean)
+    def sizes(self, array: np.ndarray) -> np.ndarray:
+        """Root mean square of each clip's scaled values, (clip,), of (clip, ...)."""
+        scaled = self(array)
+        mean = np.square(scaled).mean(axis=tuple(range(1, scaled.ndim)), dtype=np.float64)
+        return np.sqrt(mean)
 
 
 @dataclass(frozen=True)

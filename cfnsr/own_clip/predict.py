@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_regions
 from cfnsr.data import motion, summary
-from cfnsr.data.clips import Arrays, rms
+from cfnsr.data.clips import Arrays
 from cfnsr.errors import InputError, writing
 from cfnsr.evaluation import tables
 from cfnsr.figures.attention_maps import on_frames, on_pixels
@@ -226,8 +226,8 @@ def _unlike(trained: Trained, arrays: Arrays) -> set[str]:
     """Whether the face, the voice or both are outside the range of the training clips."""
     return {
         "face" if name in trained.row.of_face else "voice"
-        for name, (low, high) in trained.typical.items()
-        if not low <= rms(trained.scaling[name](arrays[name]))[0] <= high
+        for name, scaling in trained.scaling.items()
+        if not scaling.typical[0] <= scaling.sizes(arrays[name])[0] <= scaling.typical[1]
     }
 
 

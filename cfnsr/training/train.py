@@ -19,7 +19,7 @@ from pooch import file_hash
 from torch import nn
 
 from cfnsr import cluster, files
-from cfnsr.data.clips import Clips, Loader, Scaling, augmentation, rms
+from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
 from cfnsr.errors import InputError, writing
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.late_fusion import LateFusion
@@ -92,15 +92,7 @@ def train(
         *pictures, n_channels = shapes["frames"]
         shapes["frames"] = (n_channels, *pictures)
     info["forward_gflops"] = model.forward_gflops(*shapes.values())
-    trained_on = experiment.clips.of_actors(experiment.split.training)
-    info["scaling"] = {
-        name: {
-            "mean": each.mean.tolist(),
-            "sd": each.sd.tolist(),
-            "rms": [float(of(rms(loader.arrays[name][trained_on]))) for of in (np.min, np.max)],
-        }
-        for name, each in scaling.items()
-    }
+    info["scaling"] = {name: each.as_dict() for name, each in scaling.items()}
 
     if isinstance(model, LateFusion) and system.combines:
         runs = [path.parent for path in weights.values()]
@@ -191,8 +183,8 @@ def _loader(experiment: Experiment, device: torch.device) -> tuple[dict[str, Sca
                 positions = clips.of_actors(actors)
                 why = "mend or remove them, and preprocess again"
                 _check_finite(experiment, f"{part} {name}", positions, array[positions], why)
-            keeps = name == "mfcc" and not training.standardise_mfcc
-            scaling[name] = Scaling.none(array) if keeps else Scaling.of(array[trained_on])
+            standardise = name != "mfcc" or training.standardise_mfcc
+            scaling[name] = Scaling.of(array[trained_on], standardise)
             arrays[name] = scaling[name](array)
     augment = augmentation(clips.frame_size, training.augment_per_frame)
     return scaling, Loader(arrays, clips.emotion, augment, device)

@@ -32,8 +32,6 @@ class Trained:
         info: run.json.
         preprocess: how a clip becomes arrays.
         scaling: of each input but frames, from the run's own training actors.
-        typical: the smallest and largest root mean square of each scaled input, over the clips of
-            these actors.
         batch_size: in which its logits were computed; it matters for a row whose clips depend on
             their neighbours (`cfn_sr_released`), and for no other.
     """
@@ -43,7 +41,6 @@ class Trained:
     info: dict[str, Any]
     preprocess: Preprocess
     scaling: Mapping[str, Scaling]
-    typical: Mapping[str, tuple[float, float]]
     batch_size: int
 
     @property
@@ -191,11 +188,7 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
     try:
         row, preprocess = _row(info), Preprocess.model_validate(info["preprocess"])
         sizes = _sizes(info, preprocess)
-        scaling = {
-            name: Scaling(np.array(each["mean"]), np.array(each["sd"]))
-            for name, each in info["scaling"].items()
-        }
-        typical = {name: (each["rms"][0], each["rms"][1]) for name, each in info["scaling"].items()}
+        scaling = {name: Scaling.from_dict(each) for name, each in info["scaling"].items()}
         schedule = info["schedule"] and Schedule.model_validate(info["schedule"])
         model = row.build(sizes)
     # Of a class that is not there or takes no such options, too.
@@ -213,7 +206,7 @@ def load_trained(folder: Path, device: torch.device | str | None = None) -> Trai
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     # Fitted without epochs: so small that one batch holds all clips.
     batch_size = schedule.batch_size if schedule else 1_000_000
-    return Trained(model.eval().to(device), row, info, preprocess, scaling, typical, batch_size)
+    return Trained(model.eval().to(device), row, info, preprocess, scaling, batch_size)
 
 
 def mean_clip(values: np.ndarray) -> np.ndarray:

@@ -257,7 +257,7 @@ def test_rows_without_pictures_have_a_face_to_silence_and_hear_noise(row, real_c
     system = find(row)
     scaling = {name: Scaling.of(getattr(clips, name)) for name in system.inputs}
     model = system.build(Sizes.of(SourceParams(preprocess=SMALL), corpora.find())).eval()
-    trained = Trained(model, system, {"fold": 1}, SMALL, scaling, {}, 100)
+    trained = Trained(model, system, {"fold": 1}, SMALL, scaling, 100)
     arrays = trained.arrays(clips, np.arange(8))
     answers = _answers(
         trained.view(arrays),

@@ -59,7 +59,7 @@ def made(row, seed=0, batch_size=3):
             nn.init.normal_(module.running_mean, std=0.1)
             nn.init.uniform_(module.running_var, 0.5, 2)
     scaling = {"mfcc": Scaling(np.full(13, 2.0), np.full(13, 3.0))}
-    return Trained(model, find(row), {"seed": seed}, SETTINGS, scaling, {}, batch_size)
+    return Trained(model, find(row), {"seed": seed}, SETTINGS, scaling, batch_size)
 
 
 @pytest.fixture(scope="module")

@@ -118,6 +118,9 @@ def test_scaling_is_scikit_learns_on_the_training_clips_alone(clips):
     found = scaling(clips.mfcc)
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected, atol=1e-4)
+    rms = np.sqrt(np.square(expected[training]).mean(axis=(1, 2)))
+    assert scaling.typical == pytest.approx((rms.min(), rms.max()), rel=1e-4)
+    assert Scaling.from_dict(scaling.as_dict()).typical == scaling.typical
 
 
 def test_a_constant_coefficient_scales_to_zero_and_not_to_nan():

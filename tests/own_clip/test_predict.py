@@ -358,8 +358,8 @@ def test_a_voice_and_a_face_unlike_the_training_clips_are_told(
     runs, clip, monkeypatch, range_, told
 ):
     trained = predict.load_trained(runs["motion_voice"])
-    typical = dict.fromkeys(trained.typical, range_)
-    monkeypatch.setattr(predict, "load_trained", lambda run: replace(trained, typical=typical))
+    scaling = {name: replace(each, typical=range_) for name, each in trained.scaling.items()}
+    monkeypatch.setattr(predict, "load_trained", lambda run: replace(trained, scaling=scaling))
     warnings = predict.predict(clip[0], runs["motion_voice"], clip[1]).warnings
     unlike = {each.split()[1] for each in warnings if "unlike" in each}
     assert unlike == told

@@ -57,7 +57,7 @@ def untrained(row, n_channels=3):
     info = {name: f"the {name}" for name in export.INFO}
     info["data"] = "synthetic" if n_channels == 3 else "ravdess_landmarks"
     model = find(row).build(SIZES).eval()
-    return Trained(model, find(row), info, SOURCE.preprocess, scaling, {}, 32), arrays
+    return Trained(model, find(row), info, SOURCE.preprocess, scaling, 32), arrays
 
 
 def assert_equal_logits(trained, arrays, path):
