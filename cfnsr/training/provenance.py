@@ -1,5 +1,6 @@
 """What determines a result, and what merely accompanies it."""
 
+import ast
 import datetime
 import hashlib
 import json
@@ -9,8 +10,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from cfnsr.training import source_code
-
+PACKAGE = Path(__file__).parents[1]
+#: What every training runs besides its model.
+SHARED = (
+    "data/clips",
+    "data/corpora/base",
+    "training/experiment",
+    "training/train",
+)
+#: Modules beyond `models` whose code a model may run.
+_BELOW_MODELS = ("cfnsr.models.", "cfnsr.data.summary", "cfnsr.data.motion")
 PACKAGES = ("torch", "torchvision", "lightning-fabric", "numpy", "librosa", "av", "cfnsr")
 
 
@@ -50,8 +59,32 @@ def fingerprint(description: dict[str, Any]) -> str:
 
 
 def code_sha256(model: str) -> str:
-    """Of all files that a training of `model` runs."""
-    return _sha256(source_code.hashes(model))
+    """Of all files that a training runs.
+
+    Args:
+        model: as in the registry, such as `cross_modal.CFNSR`.
+    """
+    found: dict[str, str] = {}
+    todo = [*SHARED, f"models/{model.split('.')[0]}"]
+    while todo:
+        name = todo.pop()
+        if name in found:
+            continue
+        source = (PACKAGE / f"{name}.py").read_bytes()
+        found[name] = hashlib.sha256(source).hexdigest()
+        if name not in SHARED:
+            todo += _imports(source)
+    return _sha256(found)
+
+
+def _imports(source: bytes) -> list[str]:
+    return [
+        node.module.removeprefix("cfnsr.").replace(".", "/")
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.ImportFrom)
+        and node.module is not None
+        and node.module.startswith(_BELOW_MODELS)
+    ]
 
 
 def _sha256(what: dict[str, Any]) -> str:
