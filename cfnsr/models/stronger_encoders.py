@@ -21,7 +21,9 @@ DROPOUT = 0.4
 
 
 class _Fusion(EmotionModel):
-    """Motion and voice networks; `fuse` joins their features."""
+    """Motion and voice networks; `fuse` joins their features, here by a head on both pooled."""
+
+    head: nn.Module
 
     def __init__(self, sizes: Sizes, head: bool = False) -> None:
         super().__init__()
@@ -29,7 +31,7 @@ class _Fusion(EmotionModel):
 
     def fuse(self, motion: Tensor, voice: Tensor) -> Tensor:
         """Features (clip, channel, moment) of both, at their own rates, to logits."""
-        raise NotImplementedError
+        return self.head(torch.cat([mean_and_max(motion), mean_and_max(voice)], dim=1))
 
     def forward(self, tracks: Tensor, spectrogram: Tensor) -> Tensor:
         return self.fuse(self.motion.features(tracks), self.voice.features(spectrogram))
@@ -37,9 +39,6 @@ class _Fusion(EmotionModel):
     def loss(self, emotion: Tensor, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         logits = self(*inputs)
         return F.cross_entropy(logits, emotion, label_smoothing=LABEL_SMOOTHING), logits
-
-    def _pooled(self, motion: Tensor, voice: Tensor) -> Tensor:
-        return torch.cat([mean_and_max(motion), mean_and_max(voice)], dim=1)
 
     @property
     def _n_pooled(self) -> int:
@@ -52,9 +51,6 @@ class Spliced(_Fusion):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__(sizes)
         self.head = nn.Sequential(nn.Dropout(DROPOUT), nn.Linear(self._n_pooled, sizes.n_emotions))
-
-    def fuse(self, motion: Tensor, voice: Tensor) -> Tensor:
-        return self.head(self._pooled(motion, voice))
 
 
 class CrossModal(Spliced):
@@ -88,9 +84,6 @@ class ConcatFC(_Fusion):
             nn.ReLU(),
             nn.Linear(128, sizes.n_emotions),
         )
-
-    def fuse(self, motion: Tensor, voice: Tensor) -> Tensor:
-        return self.head(self._pooled(motion, voice))
 
 
 class MSAF(_Fusion):
