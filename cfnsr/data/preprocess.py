@@ -253,11 +253,10 @@ def preprocess(
 
 
 def is_made_with(output: Path, params: Params, settings: Preprocess) -> bool:
-    """Whether the arrays in `output` were made with these settings."""
-    try:
-        there = json.loads((output / "settings.json").read_text())
-    except FileNotFoundError:
+    """Whether there are arrays in `output` that were made with these settings."""
+    if not (output / "index.csv").exists():
         return False
+    there = json.loads((output / "settings.json").read_text())
     return bool(there == _made_with(params, settings))
 
 

@@ -97,7 +97,7 @@ def publish(params: Params, repository: Path) -> Path:
 def _preprocess(params: Params, repository: Path) -> None:
     arrays = arrays_folder(ROW, params, repository)
     settings = params.source.preprocess
-    if not (arrays / "index.csv").exists() or not preprocess.is_made_with(arrays, params, settings):
+    if not preprocess.is_made_with(arrays, params, settings):
         root = sources.provide(params, repository)
         scratch = repository / "build" / "scratch" / "preprocess"
         manifest = sources.manifest(root, params)

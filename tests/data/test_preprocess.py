@@ -280,6 +280,14 @@ def test_a_disk_that_takes_no_arrays_is_one_line(synthetic_root, tmp_path, bad_d
         assert not (output / "index.csv").exists()
 
 
+def test_arrays_of_no_clip_do_not_count_as_made(clips_root, tmp_path):
+    for path in clips_root.rglob("*.mp4"):
+        path.write_bytes(b"no film")
+    with pytest.raises(InputError, match="8 of 8 clips cannot be used"):
+        run(clips_root, tmp_path)
+    assert not preprocess.is_made_with(tmp_path / "arrays", Params(), SMALL)
+
+
 def test_a_worker_whose_disk_is_full_ends_all_and_rejects_no_clip(
     synthetic_root, tmp_path, monkeypatch
 ):
