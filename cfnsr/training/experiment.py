@@ -158,9 +158,9 @@ def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path)
         InputError: it is not there yet.
     """
     system = find(row)
-    if system.schedule in ("video", "hybrid_video", "hybrid_audio"):
-        path = params.checkpoint(system.schedule)
-        return {} if path is None else {"video" if system.of_face else "audio": path}
+    checkpoint = params.checkpoint(system.schedule)
+    if checkpoint is not None:
+        return {"video" if system.of_face else "audio": checkpoint}
     return {
         module: _weights(name, fold, before, runs, row)
         for module, (name, before) in predecessors(row, seed, params.seeds).items()

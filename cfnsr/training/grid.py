@@ -305,10 +305,8 @@ def _make_arrays(row: str, params: Params, repository: Path) -> None:
 
 
 def _clips(arrays: Path) -> Clips:
-    try:
-        return _load(arrays, (arrays / "index.csv").stat().st_mtime_ns)
-    except FileNotFoundError:
-        return load_clips(arrays)  # says what is missing
+    index = arrays / "index.csv"
+    return _load(arrays, index.stat().st_mtime_ns if index.exists() else 0)
 
 
 @lru_cache(maxsize=2)
