@@ -61,8 +61,10 @@ def _section_of(name: str) -> str:
     return name
 
 
+#: Data sources whose clips are made.
+DRAWN = ("synthetic", "pointing", "mixture")
 #: What `data` may name: one of these, or a corpus.
-_SOURCES = ("synthetic", "pointing", "mixture", "ravdess_landmarks")
+_SOURCES = (*DRAWN, "ravdess_landmarks")
 Source = Annotated[str, AfterValidator(lambda name: _known(name, _SOURCES))]
 
 

@@ -22,7 +22,7 @@ from cfnsr.evaluation.tables import (
 )
 from cfnsr.evaluation.uncertainty import LEVEL
 from cfnsr.models.registry import REFERENCE, find
-from cfnsr.params import Source
+from cfnsr.params import DRAWN, Source
 
 MINUS = "\N{MINUS SIGN}"
 #: Keeps a number and its interval on one line.
@@ -53,7 +53,7 @@ def caption(name: str, data: Source, runs: Mapping[Protocol, RunsByRow]) -> str:
     ceiling = (
         " Ceiling: the best possible accuracy from what a system sees and hears; of systems that "
         "add up what face and voice say, the best that adding up can reach."
-        if data in ("synthetic", "pointing", "mixture")
+        if data in DRAWN
         else ""
     )
     return (

@@ -25,7 +25,7 @@ from cfnsr.figures.own_clip import timeline
 from cfnsr.figures.style import save
 from cfnsr.own_clip import PUBLISHED
 from cfnsr.own_clip.reading import PATIENCE_S, Needs, OwnClip, Window, open_clip
-from cfnsr.params import draws_landmarks
+from cfnsr.params import DRAWN, draws_landmarks
 from cfnsr.training.runs import read_run
 from cfnsr.training.trained import Trained, Viewed, load_trained
 
@@ -247,9 +247,7 @@ def _overlay(window: Window, arrays: Arrays, view: Viewed, maps: Maps) -> Overla
         over = grad_cam(view, arrays, "video", maps.predicted)
         emotion = view.trained.corpus.emotions[maps.predicted[0]]
         what = f"Grad-CAM of {emotion} (this network has no cross-modal map of the face)"
-    _, n_slices, n_lines, n_columns = over.shape
-    regions = video_regions(view.trained, (n_slices, n_lines, n_columns))
-    map_ = on_pixels(normalised(over), regions)
+    map_ = on_pixels(normalised(over), video_regions(view.trained, over.shape[1:]))
     return Overlay(window, arrays["frames"][0], map_[0], what)
 
 
@@ -271,12 +269,12 @@ def _warnings(clip: Path, trained: Trained, unlike: Counter[str]) -> Iterator[st
             f"the {what} of {n_windows} windows is unlike that of any clip that this network was "
             "trained on; do not rely on what it says"
         )
-    if info["row"] == "cfn_sr_released":
+    if trained.row.options.get("batch_summed_attention"):
         yield (
             "the logits of this network depend on which clips share its batch; here each window "
             "has a batch of its own"
         )
-    if info["data"] in ("synthetic", "pointing", "mixture"):
+    if info["data"] in DRAWN:
         yield (
             f"this network was trained on the {tables.DATA_LABELS[info['data']]}: it knows only "
             "drawn faces"

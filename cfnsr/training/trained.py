@@ -33,7 +33,7 @@ class Trained:
         preprocess: how a clip becomes arrays.
         scaling: of each input but frames, from the run's own training actors.
         batch_size: in which its logits were computed; it matters for a row whose clips depend on
-            their neighbours (`cfn_sr_released`), and for no other.
+            their neighbours (`batch_summed_attention`), and for no other.
     """
 
     model: EmotionModel
