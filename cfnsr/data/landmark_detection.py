@@ -22,7 +22,6 @@ import cv2
 import numpy as np
 
 from cfnsr.data import face_detection
-from cfnsr.data.landmarks import N_LANDMARKS
 from cfnsr.errors import InputError
 
 _WEIGHTS = "models/shape_predictor_68_face_landmarks.dat"
@@ -66,7 +65,7 @@ def find_landmarks(pictures: Pictures, n_frames: int) -> Found:
         pictures: is asked twice, for a few frames a second and then for all.
 
     Raises:
-        InputError: no face is found in most frames, or a frame cannot be decoded.
+        InputError: no face is found in most frames.
     """
     looks = [(i, _find_faces(each)) for i, each in pictures(face_detection.looked_at(n_frames))]
     n_seen = sum(len(boxes) > 0 for _, boxes in looks)
@@ -76,14 +75,7 @@ def find_landmarks(pictures: Pictures, n_frames: int) -> Found:
             "camera and fills an eighth of the picture's longer side, or give --landmarks"
         )
     boxes, warnings = face_detection.follow(looks, n_frames)
-    points = np.full((n_frames, N_LANDMARKS, 2), np.nan)
-    for i, picture in pictures(range(n_frames)):
-        points[i] = _find_points(picture, boxes[i])
-    missing = np.isnan(points[:, 0, 0])
-    if missing.any():
-        raise InputError(
-            f"frame {missing.argmax() + 1} of {n_frames} cannot be decoded; export it again"
-        )
+    points = np.stack([_find_points(each, boxes[i]) for i, each in pictures(range(n_frames))])
     # The same jump is told once.
     told = tuple(dict.fromkeys((*warnings, *_doubts(points))))
     return Found(points, told, len(looks), n_seen)

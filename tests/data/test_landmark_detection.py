@@ -34,7 +34,7 @@ def dlib():
 def found(monkeypatch):
     """`find_landmarks` of a clip whose faces have these boxes (look, face, 2, 2)."""
 
-    def found(boxes, face=FACE, lost=()):
+    def found(boxes, face=FACE):
         n_frames = STEP * len(boxes)
         monkeypatch.setattr(
             landmark_detection,
@@ -50,7 +50,7 @@ def found(monkeypatch):
         )
 
         def pictures(wanted):
-            return ((i, np.array(i)) for i in wanted if i not in lost)
+            return ((i, np.array(i)) for i in wanted)
 
         return find_landmarks(pictures, n_frames)[:2]
 
@@ -103,11 +103,6 @@ def test_a_face_turned_to_a_side_is_told(found):
     profile[30] = 0.9, 0.5
     _, (warning,) = found([[BOX]] * 8, profile)
     assert warning.startswith("the face is turned away in 48 of 48 frames")
-
-
-def test_a_frame_that_cannot_be_decoded_is_named(found):
-    with pytest.raises(InputError, match=r"^frame 9 of 18 cannot be decoded; export it again$"):
-        found([[BOX]] * 3, lost=[8])
 
 
 def test_without_the_extra_the_error_says_how_to_install_it(one_clip, monkeypatch):

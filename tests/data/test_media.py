@@ -258,6 +258,13 @@ def test_pictures_that_ffmpeg_invents_are_refused(tmp_path):
         list(pictures(probe(path), range(20)))
 
 
+def test_a_frame_that_the_decoder_does_not_give_is_named(tmp_path):
+    path = tmp_path / "film.mp4"
+    write_film(path, np.zeros((20, 96, 128, 3), np.uint8), SHOWN_S[:20])
+    with pytest.raises(InputError, match=r"^film\.mp4 is damaged: frame 21 of 20 cannot be"):
+        list(pictures(probe(path), [3, 20]))
+
+
 def test_stamps_that_jump_by_hours_are_refused(tmp_path):
     path = tmp_path / "clip.mkv"
     write_film(path, sounds=[(0, TONE), (7200, TONE)])
