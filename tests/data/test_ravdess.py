@@ -91,9 +91,3 @@ def test_the_nested_protocol_tests_and_validates_each_actor_once():
 def test_the_papers_folds_never_test_the_last_four_actors():
     tested = {a for fold in CORPUS.folds("paper") for a in CORPUS.split(fold, "paper").test}
     assert tested == set(range(1, 21))
-
-
-@pytest.mark.parametrize(("fold", "protocol"), [(6, "paper"), (0, "nested"), (7, "nested")])
-def test_a_fold_that_the_protocol_lacks_is_refused(fold, protocol):
-    with pytest.raises(InputError, match=f"fold is {fold}, but protocol {protocol} has folds 1 to"):
-        CORPUS.split(fold, protocol)

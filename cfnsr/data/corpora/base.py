@@ -8,8 +8,6 @@ from operator import attrgetter
 from pathlib import Path, PurePath
 from typing import Literal
 
-from cfnsr.errors import InputError
-
 Protocol = Literal["paper", "nested"]
 #: Ekman's six, as several corpora have them.
 BASIC_EMOTIONS = ("angry", "disgust", "fearful", "happy", "sad", "surprised")
@@ -112,14 +110,9 @@ class Corpus:
         `paper` trains on everybody else. `nested` sets the people of the next fold (cyclically)
         aside to choose the epoch.
 
-        Raises:
-            InputError: the protocol does not have that fold.
+        Args:
+            fold: one of `folds(protocol)`.
         """
-        folds = self.folds(protocol)
-        if fold not in folds:
-            raise InputError(
-                f"fold is {fold}, but protocol {protocol} has folds {folds[0]} to {folds[-1]}"
-            )
         test = self.groups[fold - 1]
         validation = self.groups[fold % len(self.groups)] if protocol == "nested" else ()
         held_out = {*test, *validation}
