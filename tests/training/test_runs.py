@@ -122,23 +122,6 @@ def test_a_value_of_a_wrong_type_in_run_json_is_one_line(tmp_path, name, value):
         read_run(folder)
 
 
-@pytest.mark.parametrize("value", [np.nan, np.inf])
-def test_logits_that_are_not_finite_are_no_decision_and_refused(tmp_path, value):
-    folder = write_run(tmp_path / "seed_1")
-    logits = np.zeros((3, 4, 8), np.float16)
-    logits[2, 1] = value
-    np.save(folder / "test_logits.npy", logits)
-    with pytest.raises(InputError, match=r"test_logits.npy holds values that are not finite"):
-        read_run(folder)
-
-
-def test_logits_of_other_clips_than_the_table_lists_are_refused(tmp_path):
-    folder = write_run(tmp_path / "seed_1")
-    np.save(folder / "test_logits.npy", np.zeros((3, 5, 8), np.float16))
-    with pytest.raises(InputError, match=r"\(3, 5, 8\), but test_clips.csv lists 4 clips"):
-        read_run(folder)
-
-
 def test_runs_come_in_row_fold_seed_order_and_what_is_not_there_is_passed_over(tmp_path):
     below = tmp_path / "runs" / "synthetic" / "paper"
     for row, fold, seed in [("mmtm", 1, 10), ("mmtm", 1, 9), ("audio", 2, 1), ("audio", 1, 1)]:
