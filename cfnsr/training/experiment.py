@@ -233,10 +233,9 @@ def read_tensors(path: Path) -> dict[str, torch.Tensor]:
     """
     if path.with_name("run.json").exists():
         info = read_info(path.parent)
-        if info.get("weights_sha256") != file_hash(path):
+        if info["weights_sha256"] != file_hash(path):
             raise InputError(
-                f"{path} is not what its training left, or was trained before run.json told its "
-                f"sha256; train it again with {trained_by(info)}"
+                f"{path} is not what its training left; train it again with {trained_by(info)}"
             )
     # torch itself does not look at them.
     if zipfile.is_zipfile(path) and not files.is_whole(path):

@@ -152,7 +152,7 @@ class _Info(BaseModel):
     n_threads: int | None
     data_sha256: str
     pretrained_sha256: str | None
-    weights_sha256: str | None = None  # of runs that are older than the field
+    weights_sha256: str
 
 
 def read_info(folder: Path) -> dict[str, Any]:

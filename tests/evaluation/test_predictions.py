@@ -39,6 +39,7 @@ INFO = {
     "training": {"n_threads": 1, "precision": "32-true", "standardise_mfcc": True},
     "preprocess": {"n_frames": 6, "rejected": "stop"},
     "pretrained_sha256": None,
+    "weights_sha256": "of the weights",
     "versions": {"torch": "2.0"},
     "actors": {"test": [1, 2]},
     "scaling": {},

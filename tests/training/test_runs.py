@@ -41,6 +41,7 @@ INFO = {
     "n_threads": 1,
     "data_sha256": "of the data",
     "pretrained_sha256": None,
+    "weights_sha256": "of the weights",
 }
 
 
