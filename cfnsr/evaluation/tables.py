@@ -205,14 +205,15 @@ def metrics(table: pd.DataFrame, folds: Sequence[int], asked: str) -> dict[str, 
         of_rule = table[table["row"] == row]
         found["system"] = row  # params.yaml has a `row`, and `dvc exp show` shows both
         for rule, accuracy_pct in zip(of_rule["rule"], of_rule["accuracy_pct"], strict=True):
-            found[_key(rule)] = round(accuracy_pct, 2)
+            found[metric_key(rule)] = round(accuracy_pct, 2)
         for name, column in (("low", "ci_low_pct"), ("high", "ci_high_pct"), ("uar", "uar_pct")):
-            found[_key(f"{TEST_RULE} {name}")] = round(last[row][column], 2)
+            found[metric_key(TEST_RULE, name)] = round(last[row][column], 2)
     return found
 
 
-def _key(words: str) -> str:
-    return words.replace(" ", "_")
+def metric_key(rule: Rule, what: str = "") -> str:
+    """The name in `metrics` of a rule's accuracy, or of `low`, `high` or `uar` beside it."""
+    return f"{rule} {what}".rstrip().replace(" ", "_")
 
 
 def modality(row: Row) -> Modality:

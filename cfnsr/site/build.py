@@ -23,7 +23,7 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from pygments.formatters import HtmlFormatter
 
-from cfnsr.evaluation.tables import DATA_LABELS, PROTOCOL_LABELS, TEST_RULE
+from cfnsr.evaluation.tables import DATA_LABELS, PROTOCOL_LABELS, TEST_RULE, metric_key
 from cfnsr.models.registry import REFERENCE, find
 from cfnsr.own_clip import PUBLISHED
 from cfnsr.params import Params
@@ -65,6 +65,10 @@ class Section:
     notebook: Path | None
     shown: list[Shown]
 
+    @property
+    def name(self) -> str:
+        return NAMES.get(self.folder.name, self.title)
+
     def files(self, pattern: str) -> list[Path]:
         """In order of name."""
         return sorted(self.folder.glob(pattern))
@@ -77,6 +81,10 @@ class Page:
     folder: Path
     title: str
     sections: list[Section]
+
+    @property
+    def name(self) -> str:
+        return NAMES.get(self.folder.name, self.title)
 
 
 def build(repository: Path) -> Path:
@@ -109,7 +117,7 @@ def build(repository: Path) -> Path:
         "index.html",
         "CFN-SR, reproduced",
         lead=lead((repository / "README.md").read_text("utf-8")),
-        headlines=[line for page in pages for line in headlines(page.folder)],
+        headlines=[line for page in pages for line in headlines(page)],
         citation=yaml.safe_load((repository / "CITATION.cff").read_text("utf-8")),
     )
 
@@ -121,27 +129,28 @@ def lead(readme: str) -> str:
     return "\n\n".join(paragraphs[:end])
 
 
-def headlines(folder: Path) -> Iterator[dict[Any, Any]]:
+def headlines(page: Page) -> Iterator[dict[Any, Any]]:
     """CFN-SR after the last epoch, a line per protocol; none where its row is missing."""
-    path = folder / "tables" / "table1.csv"
+    path = page.folder / "tables" / "table1.csv"
     if not path.is_file():
         return
     table = pd.read_csv(path)
     table = table[table["rule"] == TEST_RULE]
     for line in table[table["row"] == REFERENCE].to_dict("records"):
         n_systems = int((table["protocol"] == line["protocol"]).sum())
-        yield {**line, "data": folder.name, "n_systems": n_systems}
+        yield {**line, "page": page, "n_systems": n_systems}
 
 
 def outcome(settings: Params, repository: Path) -> str:
     """What the metrics of params.yaml's data say, in a line."""
     path = repository / "figures" / settings.data / "tables" / "metrics.json"
     found = json.loads(path.read_text())
-    about = f"{DATA_LABELS[settings.data]}, protocol {settings.protocol}, folds {found['folds']}"
+    split = PROTOCOL_LABELS[settings.protocol]
+    about = f"{DATA_LABELS[settings.data]}, {split}, folds {found['folds']}"
     if "system" not in found:
         return f"{about}: no run"
-    label, key = find(found["system"]).label, TEST_RULE.replace(" ", "_")
-    value, low, high = (found[name] for name in (key, f"{key}_low", f"{key}_high"))
+    label = find(found["system"]).label
+    value, low, high = (found[metric_key(TEST_RULE, end)] for end in ("", "low", "high"))
     return f"{about}: {label} {value:.1f} % [{low:.1f}, {high:.1f}], {TEST_RULE}"
 
 
@@ -213,7 +222,6 @@ def _environment(pages: list[Page]) -> jinja2.Environment:
     environment.filters |= {"markdown": markdown, "csv_lines": csv_lines}
     environment.globals |= {
         "pages": pages,
-        "names": NAMES,
         "protocols": PROTOCOL_LABELS,
         "reference": find(REFERENCE).label,
         "rule": TEST_RULE,

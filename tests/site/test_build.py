@@ -145,7 +145,7 @@ def test_the_outcome_is_a_line_of_the_row_that_was_asked_for(repository):
         ' "last_epoch": 71.2, "last_epoch_low": 60, "last_epoch_high": 80.04}'
     )
     assert build.outcome(Params(), repository) == (
-        "synthetic control, protocol paper, folds 2: MMTM 71.2 % [60.0, 80.0], last epoch"
+        "synthetic control, the paper's split, folds 2: MMTM 71.2 % [60.0, 80.0], last epoch"
     )
     path.write_text('{"folds": "2"}')
     assert build.outcome(Params(), repository).endswith("folds 2: no run")
