@@ -10,7 +10,6 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cfnsr.errors import InputError
 from cfnsr.training.runs import Run
 
 Rule = Literal[
@@ -30,11 +29,6 @@ def best_epoch(accuracy: ArrayLike) -> np.ndarray:
     return np.asarray(accuracy).round(_DECIMALS).argmax(axis=-1) + 1
 
 
-def best_common_epoch(accuracy: ArrayLike) -> int:
-    """The one epoch whose mean accuracy over folds is highest; `accuracy` is (fold, epoch)."""
-    return int(best_epoch(np.asarray(accuracy).mean(axis=0)))
-
-
 def choose_epochs(
     accuracy: ArrayLike, rule: Rule, validation_accuracy: ArrayLike | None = None
 ) -> np.ndarray:
@@ -43,15 +37,13 @@ def choose_epochs(
     * `best test epoch`: highest test accuracy of the fold itself. The paper's rule (section 3.2
       leaves it out, its code shows it), and optimistic: the test clips choose their own epoch.
     * `last epoch`: no choice at all.
-    * `chosen on other folds`: highest mean test accuracy over all folds but this one.
+    * `chosen on other folds`: highest mean test accuracy over all folds but this one, of two or
+      more.
     * `chosen on validation actors`: highest accuracy on actors that neither train nor test.
 
     Args:
         accuracy: test accuracy, (fold, epoch), in any unit.
         validation_accuracy: the same on the validation actors; only the last rule reads it.
-
-    Raises:
-        InputError: the rule needs other folds or validation actors and there are none.
     """
     test = np.asarray(accuracy, dtype=float)
     n_folds, n_epochs = test.shape
@@ -60,24 +52,13 @@ def choose_epochs(
     if rule == "last epoch":
         return np.full(n_folds, n_epochs)
     if rule == "chosen on other folds":
-        if n_folds < 2:
-            raise InputError(
-                f"{rule}: expected at least two folds, found {n_folds}; train another fold or "
-                "take another rule"
-            )
         return best_epoch((test.sum(axis=0) - test) / (n_folds - 1))
-    if rule == "chosen on validation actors":
-        if validation_accuracy is None:
-            raise InputError(
-                f"{rule}: expected accuracies on validation actors, found none; train with "
-                "protocol nested or take another rule"
-            )
-        return best_epoch(validation_accuracy)
-    raise InputError(f"expected a rule out of {', '.join(RULES)}; found {rule!r}")
+    assert validation_accuracy is not None
+    return best_epoch(validation_accuracy)
 
 
 def at_epochs(accuracy: ArrayLike, epochs: ArrayLike) -> np.ndarray:
-    """Each fold's accuracy, (fold,), at its epoch or at one common epoch.
+    """Each fold's accuracy, (fold,), at its epoch.
 
     >>> at_epochs([[60, 70], [50, 40]], choose_epochs([[60, 70], [50, 40]], "last epoch"))
     array([70, 40])

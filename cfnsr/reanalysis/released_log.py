@@ -13,7 +13,7 @@ import pandas as pd
 from numpy.typing import ArrayLike
 
 from cfnsr.data.corpora.ravdess import CLIPS_PER_FOLD
-from cfnsr.evaluation.selection import at_epochs, best_common_epoch, best_epoch, choose_epochs
+from cfnsr.evaluation.selection import at_epochs, best_epoch, choose_epochs
 from cfnsr.evaluation.uncertainty import LEVEL
 
 #: The rules that a log of test accuracies allows, from the most optimistic to none at all.
@@ -48,7 +48,8 @@ def chosen_epochs(accuracy: ArrayLike, rule: LogRule) -> np.ndarray:
     others see `selection.choose_epochs`.
     """
     if rule == "best common epoch":
-        return np.full(len(np.asarray(accuracy)), best_common_epoch(accuracy))
+        table = np.asarray(accuracy)
+        return np.full(len(table), best_epoch(table.mean(axis=0)))
     return choose_epochs(accuracy, rule)
 
 

@@ -8,11 +8,9 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.errors import InputError
 from cfnsr.evaluation.selection import (
     RULES,
     at_epochs,
-    best_common_epoch,
     best_epoch,
     choose_epochs,
     with_epochs,
@@ -58,11 +56,6 @@ def test_rules_on_a_table_worked_by_hand(rule, epochs, accuracies):
     assert at_epochs(BY_HAND, epochs).tolist() == accuracies
 
 
-def test_one_common_epoch_is_the_best_column_of_the_table():
-    assert best_common_epoch(BY_HAND) == 3
-    assert at_epochs(BY_HAND, 3).tolist() == [66, 45, 30]
-
-
 def test_the_validation_rule_never_looks_at_the_test_accuracies():
     validation = [[1, 2, 3, 3], [9, 2, 3, 3], [1, 4, 3, 3]]
     assert choose_epochs(BY_HAND, "chosen on validation actors", validation).tolist() == [3, 1, 2]
@@ -88,19 +81,6 @@ def test_the_epoch_of_a_fold_does_not_depend_on_its_own_accuracies(accuracy):
     changed = accuracy.copy()
     changed[0] = changed[0, ::-1]
     assert choose_epochs(changed, "chosen on other folds")[0] == before[0]
-
-
-@pytest.mark.parametrize(
-    ("rule", "message"),
-    [
-        ("chosen on other folds", "at least two folds, found 1"),
-        ("chosen on validation actors", "protocol nested"),
-        ("best epoch", "expected a rule out of best test epoch"),
-    ],
-)
-def test_a_rule_that_cannot_be_applied_to_a_table_says_why(rule, message):
-    with pytest.raises(InputError, match=message):
-        choose_epochs([[50, 60]], rule)
 
 
 def test_rules_on_runs_equal_rules_on_their_accuracies():
@@ -145,8 +125,6 @@ def released():
 def test_the_rules_on_the_released_log_give_the_reference_accuracies(released):
     means = [at_epochs(released, choose_epochs(released, rule)).mean() for rule in RULES[:3]]
     assert np.round(means, 2).tolist() == [75.67, 66.5, 68.58]
-    assert best_common_epoch(released) == 42
-    assert at_epochs(released, 42).mean().round(2) == 70.42
 
 
 def test_one_other_folds_choice_of_the_released_log_hangs_on_its_rounding(released):
