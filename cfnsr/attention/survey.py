@@ -113,9 +113,7 @@ class Study:
             name = next(iter(self.folders))
         of_row = self.folders.get(name, ())
         for folder in of_row:
-            if (not fold or folder.parents[1].name == f"fold_{fold}") and (
-                not seed or folder.name == f"seed_{seed}"
-            ):
+            if folder.match(f"fold_{fold or '*'}/*/seed_{seed or '*'}"):
                 return folder
         there = ", ".join(f"{path.parents[1].name}/{path.name}" for path in of_row) or "nothing"
         raise InputError(
@@ -159,7 +157,6 @@ class Look:
     `index`, `arrays`, which the network is given, unscaled, and `maps` are of these clips.
     """
 
-    folder: Path
     trained: Trained
     positions: np.ndarray
     index: pd.DataFrame
@@ -176,7 +173,7 @@ class Look:
         maps = read_maps(view, arrays)
         index = study.clips.index.iloc[positions].reset_index(drop=True)
         located = located_maps(view, arrays, maps)
-        return cls(folder, trained, positions, index, arrays, maps, located)
+        return cls(trained, positions, index, arrays, maps, located)
 
     @property
     def of_face(self) -> "Located | None":
@@ -328,11 +325,9 @@ def cams(study: Study, like: Look) -> dict[str, Located]:
     The rows' runs of the same fold and seed are taken.
     """
     found = {}
+    alike = "fold_{fold}/*/seed_{seed}".format_map(like.trained.info)
     for row, folders in study.folders.items():
-        for folder in folders:
-            of_fold = folder.parents[1].name == like.folder.parents[1].name
-            if not of_fold or folder.name != like.folder.name:
-                continue
+        for folder in filter(lambda path: path.match(alike), folders):
             trained = load_trained(folder)
             if trained.sees_frames:
                 arrays = trained.arrays(study.clips, like.positions)
@@ -422,21 +417,10 @@ def measure_effect(study: Study, row: str, seed: int) -> Effect:
         chosen.append(positions)
     curves = {name: Curves.joined([run[name] for run in runs]) for name in runs[0]}
     actor = study.clips.index["actor"].to_numpy()[np.concatenate(chosen)]
+    counts = len(actor), len(np.unique(actor)), len(runs)
     lines = []
     for name, joined in curves.items():
         gains = {"deletion": joined.deletion_gain, "insertion": joined.insertion_gain}
         for area_of, gain in gains.items():
-            mean, low, high = ratio(gain, np.ones(len(gain)), actor)
-            lines.append(
-                {
-                    "map": name,
-                    "area": area_of,
-                    "mean": mean,
-                    "ci_low": low,
-                    "ci_high": high,
-                    "n_clips": len(gain),
-                    "n_actors": len(np.unique(actor)),
-                    "n_runs": len(runs),
-                }
-            )
+            lines.append((name, area_of, *ratio(gain, np.ones(len(gain)), actor), *counts))
     return Effect(curves, pd.DataFrame(lines, columns=list(GAIN_COLUMNS)))

@@ -39,12 +39,15 @@ _KINDS = (
     "cross-modal, voice",
     "Grad-CAM, voice",
 )
-#: `cfnsr.attention.reliance`'s conditions, where their names say little.
+#: What the conditions of `cfnsr.attention.reliance` are called, from left to right.
 _CONDITIONS = {
+    "intact": "intact",
     "video silenced": "no face",
     "video swapped": "another clip's face",
+    "frames dropped": "{:.0f} % of frames lost",
     "audio silenced": "no voice",
     "audio swapped": "another clip's voice",
+    "audio noise": "noise, {:.0f} dB",
 }
 
 
@@ -166,16 +169,15 @@ def reliance(study: "Study", row: str, survey: "Survey", title: str) -> Figure:
     """Accuracy of every system under every condition; below, how `row` and single ones decline."""
     table = survey.reliance
     conditions = list(dict.fromkeys(zip(table["condition"], table["level"].fillna(0), strict=True)))
-    order = ["intact", "video silenced", "video swapped", "frames dropped"]
-    order += ["audio silenced", "audio swapped", "audio noise"]
-    conditions.sort(
-        key=lambda found: (order.index(found[0]), found[1] * (-1 if "noise" in found[0] else 1))
-    )
+    order = list(_CONDITIONS)
+    conditions.sort(key=lambda found: order.index(found[0]))  # of one, levels stay in order
     labels = list(dict.fromkeys(table["label"]))
     cells = table.assign(level=table["level"].fillna(0)).pivot_table(
         index="label", columns=["condition", "level"], values="accuracy_pct", sort=False
     )
     cells = cells.reindex(index=labels, columns=pd.MultiIndex.from_tuples(conditions))
+    names = [_CONDITIONS[name].format(level).replace("-", MINUS) for name, level in conditions]
+    cells = cells.set_axis(names, axis="columns")
     figure, axes = plt.subplot_mosaic(
         [["all", "all"], ["noise", "dropped"]],
         figsize=(max(0.56 * len(conditions) + 2.6, 6.5), 0.27 * len(labels) + 5),
@@ -251,7 +253,7 @@ def _accuracy_cells(axis: Axes, cells: pd.DataFrame) -> None:
     axis.xaxis.tick_top()  # first: the labels below are others than those on top
     axis.set_xticks(
         range(cells.shape[1]),
-        [_condition(*name) for name in cells.columns],
+        cells.columns.tolist(),
         rotation=40,
         ha="left",
         rotation_mode="anchor",
@@ -259,11 +261,3 @@ def _accuracy_cells(axis: Axes, cells: pd.DataFrame) -> None:
     axis.tick_params(length=0)
     axis.spines[:].set_visible(False)
     axis.set_xlabel("accuracy, % of clips; empty where the system is given no such input")
-
-
-def _condition(condition: str, level: float) -> str:
-    if condition == "audio noise":
-        return f"noise, {level:.0f} dB".replace("-", MINUS)
-    if condition == "frames dropped":
-        return f"{level:.0f} % of frames lost"
-    return _CONDITIONS.get(condition, condition)

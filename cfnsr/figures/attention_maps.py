@@ -103,7 +103,7 @@ def timeline(study: Study, look: Look, media: Path | None, title: str) -> Figure
             aspect="auto",
             origin="lower",
             interpolation="nearest",
-            extent=_extent(times_s[0], step_s, n_tokens, n_heads),
+            extent=(times_s[0] - step_s / 2, times_s[-1] + step_s / 2, 0.5, n_heads + 0.5),
         )
         axis.set_ylabel(f"layer {layer + 1}\nhead")
     _strength_bar(figure, axes[1:-1], norm, pad=0.01)
@@ -346,11 +346,6 @@ def _label(look: Look, clip: int, separator: str = "\n") -> str:
     return f"{line['emotion']}, actor {line['actor']}{separator}taken for {says}"
 
 
-def _extent(start_s: float, step_s: float, n_steps: int, n_lines: int) -> tuple[float, ...]:
-    """A column stands in the middle of its time, a line in the middle of its number."""
-    return (start_s - step_s / 2, start_s + (n_steps - 0.5) * step_s, 0.5, n_lines + 0.5)
-
-
 def _strength(maps: np.ndarray) -> LogNorm:
     """Logarithmic, the same distance to both sides of 1."""
     largest = min(max(float(maps.max()), 1.25), _MOST_STRENGTH)
@@ -361,9 +356,7 @@ def _strength_bar(figure: Figure, axes: np.ndarray, norm: LogNorm, pad: float = 
     scale = plt.cm.ScalarMappable(norm, _MAP_COLOURS)
     bar = figure.colorbar(scale, ax=axes.ravel().tolist(), pad=pad, extend="both")
     bar.set_label("times uniform")
-    low, high = norm.vmin, norm.vmax
-    assert low is not None
-    assert high is not None
+    low, high = scale.get_clim()
     between = [
         tick
         for tick in (1 / 8, 1 / 4, 1 / 2, 1 / 1.5, 1, 1.5, 2, 4, 8)

@@ -167,7 +167,7 @@ def random_look(row):
     view = network.view(arrays)
     maps = read_maps(view, arrays)
     located = located_maps(view, arrays, maps)
-    return Look(REPOSITORY, network, np.arange(N_CLIPS), index, arrays, maps, located)
+    return Look(network, np.arange(N_CLIPS), index, arrays, maps, located)
 
 
 def look(row, data="synthetic"):
