@@ -209,20 +209,13 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
 
 @drawn
 def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
-    """Accuracy after the last epoch, parameters and operations, side by side, the best row first.
-
-    A size that no run has recorded has no panel.
-    """
+    """Accuracy after the last epoch, parameters and operations, the best row first."""
     lines = table[table["rule"] == TEST_RULE].sort_values(
         "accuracy_pct", ascending=False, kind="stable", ignore_index=True
     )
     lines = lines.assign(forward_flops=1e9 * lines["forward_gflops"].astype(float))
-    sizes = {column: label for column, label in _SIZES.items() if (lines[column] > 0).any()}
     figure, panels = plt.subplots(
-        1,
-        1 + len(sizes),
-        figsize=(2.6 * (1 + len(sizes)) + 1.8, 0.22 * len(lines) + 1.9),
-        sharey=True,
+        1, 3, figsize=(2.6 * 3 + 1.8, 0.22 * len(lines) + 1.9), sharey=True
     )
     for stage, (shape, colour) in _STAGES.items():
         of_stage = lines[lines["fusion_stage"] == stage]
@@ -232,13 +225,12 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
         panels[0].errorbar(
             accuracy_pct, of_stage.index, xerr=to_ends(of_stage), label=label, **mark
         )
-        for axis, column in zip(panels[1:], sizes, strict=True):
-            known = of_stage[of_stage[column] > 0]
-            axis.errorbar(known[column], known.index, **mark)
+        for axis, column in zip(panels[1:], _SIZES, strict=True):
+            axis.errorbar(of_stage[column], of_stage.index, **mark)
     panels[0].set_xlabel("accuracy after the last epoch, % of clips\n(95 % interval by actor)")
     panels[0].set_yticks(lines.index, lines["label"])
     panels[0].invert_yaxis()
-    for axis, label in zip(panels[1:], sizes.values(), strict=True):
+    for axis, label in zip(panels[1:], _SIZES.values(), strict=True):
         axis.set(xscale="log", xlabel=label)
         axis.xaxis.set_major_formatter(EngFormatter(sep=" "))
         axis.xaxis.set_minor_formatter(NullFormatter())

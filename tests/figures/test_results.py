@@ -162,7 +162,7 @@ def test_the_confusion_figure_has_shares_and_counts():
     assert not any(text.startswith("0 %") for text in found)  # fields without clips are empty
 
 
-def sizes(*accuracies, gflops=1.0):
+def sizes(*accuracies):
     """Rows of equal size, and so close together as points can be."""
     names = [name for name in ROWS if ROWS[name].alias is None][: len(accuracies)]
     runs = by_row(
@@ -172,14 +172,7 @@ def sizes(*accuracies, gflops=1.0):
             for fold in (1, 2)
         ]
     )
-    table = tables.table({name: find(name) for name in names}, paper(runs))
-    return table.assign(forward_gflops=gflops)
-
-
-def boxes(figure, axis):
-    """Of an axis's own texts: left, bottom, right, top, in pixels."""
-    renderer = FigureCanvasAgg(figure).get_renderer()
-    return [text.get_window_extent(renderer).extents for text in axis.texts]
+    return tables.table({name: find(name) for name in names}, paper(runs))
 
 
 def test_accuracy_and_sizes_stand_beside_every_system_s_name():
@@ -195,10 +188,6 @@ def test_accuracy_and_sizes_stand_beside_every_system_s_name():
     assert sorted(np.concatenate(heights)) == [0, 1, 2]
     assert {"1 k", "10 k"} & {label.get_text() for label in figure.axes[2].get_xticklabels()}
     assert not is_cut(figure)
-
-
-def test_a_size_that_no_run_recorded_has_no_panel():
-    assert len(results.accuracy_against_size(sizes(6, 7, gflops=np.nan), "").axes) == 2
 
 
 def test_wins_are_signs_and_colours_and_words():
