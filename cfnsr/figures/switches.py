@@ -7,6 +7,7 @@ from matplotlib.figure import Figure
 
 from cfnsr.evaluation.typeset import signed
 from cfnsr.figures.style import BLUE, GREY, LIGHT_GREY, drawn, entitle, to_ends
+from cfnsr.models.registry import find
 
 
 @drawn
@@ -21,7 +22,7 @@ def forest(effects: pd.DataFrame, unswitched_pct: float, title: str) -> Figure:
     figure, axis = plt.subplots(figsize=(8, 1.5 + 0.33 * len(effects)))
     height = np.arange(len(effects))
     value, ends = effects["difference_pct"], to_ends(effects, "difference_pct")
-    seed = effects[effects["switch"] == "another_seed"]
+    seed = effects[[find(row).seed_step > 0 for row in effects["switch"]]]
     if len(seed):
         band = seed[["ci_low_pct", "ci_high_pct"]].iloc[0]
         axis.axvspan(*band, color=LIGHT_GREY, label="another seed alone", zorder=0)
