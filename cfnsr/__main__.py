@@ -213,13 +213,12 @@ def _architecture(options: argparse.Namespace) -> None:
     from cfnsr.data import corpora
     from cfnsr.figures import architecture, network
     from cfnsr.figures.style import save
-    from cfnsr.models.registry import REFERENCE
 
     chosen = params.load()
     if options.full_size:
         chosen = params.Params.model_validate({"data": corpora.DEFAULT})
     n_channels = params.n_channels(chosen.data)
-    built = network.read(REFERENCE, chosen.source, chosen.corpus, n_channels)
+    built = network.read(chosen.source, chosen.corpus, n_channels)
     title = architecture.title(built, None if options.full_size else chosen.data)
     options.output.mkdir(parents=True, exist_ok=True)
     name = "architecture_full_size" if options.full_size else "architecture"

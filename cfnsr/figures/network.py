@@ -1,4 +1,4 @@
-"""A built network's modules: shapes and parameters, read by hooks of one forward pass.
+"""The modules of a built CFN-SR: shapes and parameters, read by hooks of one forward pass.
 
 Nothing is allocated and nothing computed: the pass runs on torch's `meta` device.
 `cfnsr.figures.architecture` draws what this reads.
@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from cfnsr.data import corpora
 from cfnsr.models.base import Sizes
 from cfnsr.models.encoder import Encoder
-from cfnsr.models.registry import find
+from cfnsr.models.registry import REFERENCE, find
 from cfnsr.models.resnext import Bottleneck
 from cfnsr.params import SourceParams
-from cfnsr.training.experiment import changed_by
 
 Shape = tuple[int, ...]
 
@@ -41,34 +40,28 @@ Network = Mapping[str, Block]
 
 
 def read(
-    row: str,
     source: SourceParams,
     corpus: corpora.Corpus = corpora.CORPORA[corpora.DEFAULT],
     n_channels: int = 3,
 ) -> Network:
-    """Build a row at a data source's sizes and follow one clip through it.
+    """Build CFN-SR at a data source's sizes and follow one clip through it.
 
     `n_channels` are those of a picture.
-
-    Raises:
-        InputError: there is no such row.
     """
-    sizes, settings = Sizes.of(source, corpus), changed_by(find(row), source).preprocess
-    n_frames = settings.n_frames * (sizes.n_segments if find(row).group == "hybrid" else 1)
+    sizes, settings = Sizes.of(source, corpus), source.preprocess
     with torch.device("meta"):
-        model = find(row).build(sizes).to("meta").eval()  # also what NumPy made
-        frames = (n_channels, n_frames, settings.frame_size, settings.frame_size)
-        inputs = [
-            torch.empty(1, *(frames if name == "frames" else sizes.shape(name)))
-            for name in find(row).inputs
-        ]
+        model = find(REFERENCE).build(sizes).to("meta").eval()  # also what NumPy made
+        frames = torch.empty(
+            1, n_channels, settings.n_frames, settings.frame_size, settings.frame_size
+        )
+        mfcc = torch.empty(1, *sizes.shape("mfcc"))
     network = {}
     for name, module in model.named_modules():
         n_parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
         network[name] = Block(describe(module), n_parameters)
         module.register_forward_hook(partial(_note, network[name]))
     with torch.no_grad():
-        model(*inputs)
+        model(frames, mfcc)
     return network
 
 

@@ -10,7 +10,7 @@ from cfnsr.data import corpora
 from cfnsr.figures import architecture, network
 from cfnsr.figures.style import save
 from cfnsr.models.base import FULL_SIZE, Sizes
-from cfnsr.models.registry import ROWS, Row, find
+from cfnsr.models.registry import Row, find
 from cfnsr.params import Model, Preprocess, SourceParams
 
 SMALL = SourceParams(
@@ -27,15 +27,14 @@ def words(built, title="T"):
     return [text.get_text().replace("\N{NO-BREAK SPACE}", " ") for text in axis.texts]
 
 
-@pytest.mark.parametrize("row", ROWS)
-def test_the_whole_has_the_registry_s_parameters_and_eight_logits(row):
-    built = network.read(row, SourceParams())
-    assert built[""].n_parameters == find(row).n_parameters(FULL_SIZE)
+def test_the_whole_has_the_registry_s_parameters_and_eight_logits():
+    built = network.read(SourceParams())
+    assert built[""].n_parameters == find("cfn_sr").n_parameters(FULL_SIZE)
     assert built[""].output_shape == (8,)
 
 
 def test_shapes_at_full_size_are_the_paper_s():
-    built = network.read("cfn_sr", SourceParams())
+    built = network.read(SourceParams())
     assert built["video.conv1"].input_shape == (3, 30, 224, 224)
     assert built["audio.conv1"].input_shape == (13, 212)
     assert built["video.layer4"].output_shape == (2048, 2, 7, 7)  # X_V
@@ -46,7 +45,7 @@ def test_shapes_at_full_size_are_the_paper_s():
 
 
 def test_shapes_are_those_of_a_real_pass():
-    built = network.read("cfn_sr", SMALL)
+    built = network.read(SMALL)
     model = find("cfn_sr").build(Sizes.of(SMALL, corpora.find())).eval()
     frames, sound = torch.zeros(2, 3, 5, 48, 48), torch.zeros(2, 11, 212)
     with torch.no_grad():
@@ -72,14 +71,14 @@ def test_reading_allocates_nothing():
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Row, "build", build)
-        network.read("cfn_sr", SMALL)
+        network.read(SMALL)
     (model,) = built
     assert all(parameter.is_meta for parameter in model.parameters())
 
 
 @pytest.mark.parametrize("source", [SMALL, SourceParams()], ids=["small", "full size"])
 def test_the_boxes_of_the_figure_hold_every_parameter_once(source):
-    built = network.read("cfn_sr", source)
+    built = network.read(source)
     axis = architecture.architecture(built, "T").axes[0]
     at_the_right = [text.get_text() for text in axis.texts if text.get_ha() == "right"]
     numbers = [int(text.replace(",", "")) for text in at_the_right if text[0].isdigit()]
@@ -93,11 +92,11 @@ def test_the_boxes_of_the_figure_hold_every_parameter_once(source):
 
 
 def test_the_figure_follows_the_network():
-    one = words(network.read("cfn_sr", SMALL))
+    one = words(network.read(SMALL))
     other = SMALL.model_copy(
         update={"model": SMALL.model.model_copy(update={"n_encoder_layers": 3, "n_heads": 2})}
     )
-    two = words(network.read("cfn_sr", other))
+    two = words(network.read(other))
     assert "1 layer, 4 heads" in one
     assert "3 layers, 2 heads" in two
     assert "2 bottlenecks of 16 in 2 groups" in one
@@ -105,7 +104,7 @@ def test_the_figure_follows_the_network():
 
 def test_no_text_of_the_figure_leaves_it_or_runs_into_another():
     for source in (SMALL, SourceParams()):
-        figure = architecture.architecture(network.read("cfn_sr", source), "T")
+        figure = architecture.architecture(network.read(source), "T")
         renderer = FigureCanvasAgg(figure).get_renderer()
         boxes = np.array(
             [text.get_window_extent(renderer).extents for text in figure.axes[0].texts]
@@ -121,7 +120,7 @@ def test_no_text_of_the_figure_leaves_it_or_runs_into_another():
 
 
 def test_titles_name_the_data_source_and_the_sizes():
-    built = network.read("cfn_sr", SMALL)
+    built = network.read(SMALL)
     title = architecture.title(built, "synthetic")
     assert "synthetic control" in title
     assert "5 frames of 48 \N{MULTIPLICATION SIGN} 48" in title
@@ -130,7 +129,7 @@ def test_titles_name_the_data_source_and_the_sizes():
 
 def test_equal_networks_give_equal_bytes(tmp_path):
     for name in ("one", "two"):
-        built = network.read("cfn_sr", SMALL)
+        built = network.read(SMALL)
         save(architecture.architecture(built, "T"), tmp_path / name)
     for suffix in ("svg", "png"):
         one, two = ((tmp_path / f"{name}.{suffix}").read_bytes() for name in ("one", "two"))
