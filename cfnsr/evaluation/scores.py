@@ -179,7 +179,7 @@ def confusion(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
 def actual_and_predicted(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
     """One line a clip and run, as `dvc plots` counts confusions: actual, predicted (names)."""
     lines = outcomes(runs, rule)
-    names = dict(enumerate(_emotions(runs)))
+    names = dict(enumerate(runs[0].corpus.emotions))
     return pd.DataFrame(
         {"actual": lines["emotion"].map(names), "predicted": lines["predicted"].map(names)}
     )
@@ -247,13 +247,8 @@ def _share(lines: pd.DataFrame) -> np.ndarray:
     return 1 / lines.groupby("clip")["clip"].transform("size").to_numpy(float)
 
 
-def _emotions(runs: Sequence[Run]) -> tuple[str, ...]:
-    """Of the corpus that the runs are of."""
-    return runs[0].corpus.emotions if runs else ()
-
-
 def _confusion(lines: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    emotions = _emotions(runs)
+    emotions = runs[0].corpus.emotions
     n = len(emotions)
     pairs = lines["emotion"].to_numpy(int) * n + lines["predicted"].to_numpy(int)
     counts = np.bincount(pairs, _share(lines), minlength=n * n).reshape(n, n)

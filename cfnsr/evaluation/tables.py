@@ -156,12 +156,11 @@ def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
     `PAIR_COLUMNS`, row_a minus row_b; p_holm over the pairs of each protocol and rule, so it is
     larger than that of `paired_tests`.
     """
-    found = [
+    pairs = pd.concat(
         pairwise_tests(runs_by_row, rule).assign(protocol=protocol)
         for protocol, runs_by_row in runs.items()
         for rule in RULES
-    ]
-    pairs = pd.concat(found) if found else pd.DataFrame(columns=list(PAIR_COLUMNS))
+    )
     return pairs.loc[pairs["n_clips"] > 0, list(PAIR_COLUMNS)].reset_index(drop=True)
 
 

@@ -157,7 +157,6 @@ def test_one_actor_has_an_accuracy_but_no_interval():
     [
         ([run()], "chosen on other folds"),
         ([run()], "chosen on validation actors"),
-        ([], "last epoch"),
     ],
 )
 def test_a_rule_that_applies_to_no_run_scores_nan(runs, rule):
