@@ -259,7 +259,7 @@ def _predict(options: argparse.Namespace) -> None:
         print(f"warning: {warning}", file=sys.stderr)
     output = options.output or params.repository_root() / "build/predict" / options.clip.stem
     if prediction.overlay is None:
-        print("no overlay: this network does not look at the face")
+        print("no overlay: this network is given no pictures")
     for path in predict.write(prediction, output):
         print(f"written: {path}")
 

@@ -253,7 +253,7 @@ def _not_converged(last_quarter_pct: float) -> str:
     if not last_quarter_pct > CONVERGED_PCT:
         return ""
     return (
-        f"not converged: {signed(last_quarter_pct, 1)} points over the last quarter of its epochs"
+        f"not converged: {signed(last_quarter_pct, 2)} points over the last quarter of its epochs"
     )
 
 

@@ -174,7 +174,7 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
     for k, (name, runs) in enumerate(runs_by_row.items()):
         axis = panels.flat[k]
         label = with_seeds(name, len({run.seed for run in runs}))
-        axis.set_title(fill(label, _CHARACTERS_A_PANEL))
+        axis.set_title(fill(label, _CHARACTERS_A_PANEL, break_on_hyphens=False))
         curve = per_epoch(runs)
         epoch, mean = curve["epoch"].to_numpy(), curve["accuracy_pct"].to_numpy()
         sd = curve["sd_pct"].fillna(0).to_numpy()
@@ -386,7 +386,7 @@ def block_gains(table: pd.DataFrame, title: str) -> Figure:
         )
     left.set(xlabel="accuracy, % of clips", xlim=(0, 100))
     labels = [
-        fill(f"{label}, {PROTOCOL_LABELS[protocol]}", _CHARACTERS_A_LABEL)
+        fill(f"{label}, {PROTOCOL_LABELS[protocol]}", _CHARACTERS_A_LABEL, break_on_hyphens=False)
         for label, protocol in zip(table["label"], table["protocol"], strict=True)
     ]
     left.set_yticks(position, labels)

@@ -198,7 +198,7 @@ def test_rising_curves_and_intervals_without_width_have_a_note():
     tests, ceilings = tables.paired_tests(paper(runs)), tables.ceilings(REAL)
     text = typeset.Printed(found, tests, ceilings, "", {"audio": "a note"}).markdown()
     (rising,) = [line for line in text.splitlines() if "not converged" in line]
-    assert "not converged: +12.5 points over the last quarter of its epochs" in rising
+    assert "not converged: +12.50 points over the last quarter of its epochs" in rising
     assert f"ERANNs<sup>3, {rising[5]}</sup>" in text
     # every actor has as many right as every other
     (flat,) = [line for line in text.splitlines() if "every actor has the same" in line]
