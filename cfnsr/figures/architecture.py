@@ -21,7 +21,7 @@ from cfnsr.params import Source
 if TYPE_CHECKING:  # reading needs torch, drawing does not
     from cfnsr.figures.network import Network
 
-# A unit is a tenth of an inch; y falls from 0.
+# In the units of `sheet`.
 _WIDTH, _COLUMN = 104.0, 22.0
 _LINE, _PADDING, _GAP = 1.75, 0.85, 2.9
 _TITLE_INCHES = 0.65
@@ -50,7 +50,7 @@ def title(network: "Network", data: Source | None) -> str:
     mfccs = network[_SOUND[0][0]].input_shape
     where = "at the paper's size" if data is None else f"as built ({DATA_LABELS[data]})"
     return (
-        f"CFN-SR {where}: {n_frames} frames of {_text(size)}, {_text(mfccs)} MFCCs\n"
+        f"CFN-SR {where}: {n_frames} frames of {text_of(size)}, {text_of(mfccs)} MFCCs\n"
         "in a box, right: its trainable parameters; beside an arrow: the shape for one clip"
     )
 
@@ -58,27 +58,38 @@ def title(network: "Network", data: Source | None) -> str:
 @drawn
 def architecture(network: "Network", title: str) -> Figure:
     """The whole of CFN-SR on the left, its cross-modal blocks on the right, counts below."""
+    figure, axis = sheet()
+    bottom = min(_whole_network(axis, network), _cross_modal_blocks(axis, network))
+    trim(figure, _WIDTH, _counts(axis, network, bottom), title)
+    return figure
+
+
+def sheet() -> tuple[Figure, Axes]:
+    """A figure to put columns of boxes on; a unit is a tenth of an inch, and y falls from 0."""
     figure = plt.figure(layout="none")
     axis = figure.add_axes((0, 0, 1, 1))
     axis.set_axis_off()
-    bottom = min(_whole_network(axis, network), _cross_modal_blocks(axis, network))
-    bottom = _counts(axis, network, bottom)
-    axis.set(xlim=(0, _WIDTH), ylim=(bottom, 0))
+    return figure, axis
+
+
+def trim(figure: Figure, width: float, bottom: float, title: str) -> None:
+    """Cut a `sheet` to what is drawn on it, and put the title above."""
+    (axis,) = figure.axes
+    axis.set(xlim=(0, width), ylim=(bottom, 0))
     height = -bottom / 10 + _TITLE_INCHES
-    figure.set_size_inches(_WIDTH / 10, height)
+    figure.set_size_inches(width / 10, height)
     axis.set_position((0, 0, 1, 1 - _TITLE_INCHES / height))
     entitle(figure, title)
-    return figure
 
 
 def _whole_network(axis: Axes, network: "Network") -> float:
     axis.text(1, -1.2, "a   the network", fontweight="bold", va="center")
-    picture, sound = _Column(axis, 1, _COLUMN, -3), _Column(axis, 27, _COLUMN, -3)
+    picture, sound = Column(axis, 1, _COLUMN, -3), Column(axis, 27, _COLUMN, -3)
 
     frames, mfccs = network[_STEM[0]].input_shape, network[_SOUND[0][0]].input_shape
     n_colours, n_frames, *size = frames
     colours = "in grey" if n_colours == 1 else f"{n_colours} colours"
-    picture.box("face", f"{n_frames} frames of {_text(size)}, {colours}", GREY)
+    picture.box("face", f"{n_frames} frames of {text_of(size)}, {colours}", GREY)
     picture.arrow(frames)
     picture.modules(network, "stem", _STEM, BLUE)
     for i, stage in enumerate(_STAGES, start=1):
@@ -96,7 +107,7 @@ def _whole_network(axis: Axes, network: "Network") -> float:
     sound.arrow(x_a, r"$\hat X_A$", until=crossing)
 
     n_parameters = network["encoder"].n_parameters + network["attention"].n_parameters
-    blocks = _Column(axis, 1, 41, crossing)
+    blocks = Column(axis, 1, 41, crossing)
     blocks.box("cross-modal blocks, eqs. 5 to 8", "drawn on the right", PURPLE, n_parameters)
     picture.y = blocks.y
     picture.arrow(x_v, r"$\hat X_o$")
@@ -108,7 +119,7 @@ def _whole_network(axis: Axes, network: "Network") -> float:
     _arrow(axis, (x, crossing), (x, picture.y), ORANGE)
     _label(axis, x - 1, picture.y + _GAP / 2, f"flattened  {prod(x_a)}", "right")
 
-    both = _Column(axis, 1, 48, picture.y)
+    both = Column(axis, 1, 48, picture.y)
     both.box("splice", "", GREY)
     both.arrow(network["head"].input_shape)
     both.modules(network, "classifier, eq. 9", ["head"], VERMILLION)
@@ -118,13 +129,13 @@ def _whole_network(axis: Axes, network: "Network") -> float:
 
 def _cross_modal_blocks(axis: Axes, network: "Network") -> float:
     axis.text(54, -1.2, "b   the cross-modal blocks", fontweight="bold", va="center")
-    picture, sound = _Column(axis, 57, _COLUMN, -3), _Column(axis, 81, _COLUMN, -3)
+    picture, sound = Column(axis, 57, _COLUMN, -3), Column(axis, 81, _COLUMN, -3)
     position, summary, score = (
         network[f"attention.{name}"] for name in ("position_affine", "summary_affine", "score")
     )
     x_v, x_a = network[_STAGES[-1]].output_shape, network[_SOUND[-1][-1]].output_shape
 
-    sound.box(r"$\hat X_A$", _text(x_a), ORANGE)
+    sound.box(r"$\hat X_A$", text_of(x_a), ORANGE)
     sound.arrow()
     sound.modules(network, "self-attention, eqs. 5, 6", ["encoder"], GREEN)
     sound.arrow(network["encoder"].output_shape)
@@ -134,13 +145,13 @@ def _cross_modal_blocks(axis: Axes, network: "Network") -> float:
     sound.modules(network, r"$W_a$", ["attention.summary_affine"], PURPLE)
     sound.arrow(summary.output_shape)
 
-    picture.box(r"$\hat X_V$", _text(x_v), BLUE)
+    picture.box(r"$\hat X_V$", text_of(x_v), BLUE)
     start = picture.y / 2 - 1.5
     picture.arrow(until=beside)
     picture.modules(network, r"$W_v,\ b_v$", ["attention.position_affine"], PURPLE)
     picture.arrow(position.output_shape, until=sound.y)
 
-    both = _Column(axis, 57, 46, sound.y)
+    both = Column(axis, 57, 46, sound.y)
     both.box("add, tanh, eq. 7", "", PURPLE)
     both.arrow(score.input_shape, r"$\hat X_q$")
     both.modules(network, "score", ["attention.score"], PURPLE)
@@ -181,7 +192,7 @@ def _counts(axis: Axes, network: "Network", top: float) -> float:
     return y - 5
 
 
-class _Column:
+class Column:
     """Boxes below each other; `y` is where the next thing starts."""
 
     def __init__(self, axis: Axes, x: float, width: float, y: float) -> None:
@@ -228,7 +239,7 @@ class _Column:
         """An arrow down with what flows along it."""
         end = self.y - _GAP if until is None else until
         _arrow(self.axis, (self.middle, self.y), (self.middle, end), GREY)
-        _label(self.axis, self.middle + 1, (self.y + end) / 2, f"{name}  {_text(shape)}".strip())
+        _label(self.axis, self.middle + 1, (self.y + end) / 2, f"{name}  {text_of(shape)}".strip())
         self.y = end
 
 
@@ -241,5 +252,6 @@ def _label(axis: Axes, x: float, y: float, text: str, ha: str = "left") -> None:
     axis.text(x, y, text, va="center", ha=ha, fontsize=_SMALL, color=GREY)
 
 
-def _text(shape: Iterable[int]) -> str:
+def text_of(shape: Iterable[int]) -> str:
+    """A shape as one writes it."""
     return " \N{MULTIPLICATION SIGN} ".join(map(str, shape))

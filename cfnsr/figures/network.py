@@ -1,7 +1,7 @@
-"""The modules of a built CFN-SR: shapes and parameters, read by hooks of one forward pass.
+"""The modules of a built network: shapes and parameters, read by hooks of one forward pass.
 
 Nothing is allocated and nothing computed: the pass runs on torch's `meta` device.
-`cfnsr.figures.architecture` draws what this reads.
+`cfnsr.figures.architecture` and `cfnsr.figures.hybrid` draw what this reads.
 """
 
 from collections.abc import Mapping
@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from cfnsr.data import corpora
 from cfnsr.models.base import Sizes
 from cfnsr.models.encoder import Encoder
+from cfnsr.models.rbm import RBM
 from cfnsr.models.registry import REFERENCE, find
 from cfnsr.models.resnext import Bottleneck
 from cfnsr.params import SourceParams
@@ -48,20 +49,45 @@ def read(
 
     `n_channels` are those of a picture.
     """
-    sizes, settings = Sizes.of(source, corpus), source.preprocess
+    settings = source.preprocess
+    frames = (n_channels, settings.n_frames, settings.frame_size, settings.frame_size)
+    return _follow(REFERENCE, Sizes.of(source, corpus), frames)
+
+
+def read_hybrid(
+    source: SourceParams,
+    corpus: corpora.Corpus = corpora.CORPORA[corpora.DEFAULT],
+    n_channels: int = 3,
+) -> Network:
+    """Build the hybrid deep model likewise: `video`, `audio`, `dbn` and its SVM, `linear`.
+
+    Of both networks shapes are of one segment.
+    """
+    sizes, hybrid = Sizes.of(source, corpus), source.hybrid
+    n_frames = hybrid.n_frames * sizes.n_segments
+    frames = (n_channels, n_frames, hybrid.frame_size, hybrid.frame_size)
+    found: dict[str, Block] = {}
+    for row in ("hybrid_video", "hybrid_audio", "hybrid_dbn"):
+        found |= _follow(row, sizes, frames)
+    del found[""]  # there is no whole: the parts are three rows'
+    return found
+
+
+def _follow(row: str, sizes: Sizes, frames: Shape) -> Network:
+    """Build a row and send one clip through it; `frames` is the shape of its frames."""
     with torch.device("meta"):
-        model = find(REFERENCE).build(sizes).to("meta").eval()  # also what NumPy made
-        frames = torch.empty(
-            1, n_channels, settings.n_frames, settings.frame_size, settings.frame_size
-        )
-        mfcc = torch.empty(1, *sizes.shape("mfcc"))
+        model = find(row).build(sizes).to("meta").eval()  # also what NumPy made
+        inputs = [
+            torch.empty(1, *(frames if name == "frames" else sizes.shape(name)))
+            for name in find(row).inputs
+        ]
     network = {}
     for name, module in model.named_modules():
         n_parameters = sum(p.numel() for p in module.parameters() if p.requires_grad)
         network[name] = Block(describe(module), n_parameters)
         module.register_forward_hook(partial(_note, network[name]))
     with torch.no_grad():
-        model(frames, mfcc)
+        model(*inputs)
     return network
 
 
@@ -78,7 +104,7 @@ def describe(module: nn.Module) -> str:
     """
     part: Any
     match module:
-        case nn.Conv1d() | nn.Conv3d():
+        case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
             stride = "" if set(module.stride) == {1} else f", stride {_joined(module.stride, ', ')}"
             return f"convolution {_joined(module.kernel_size)}{stride}"
         case nn.MaxPool1d() | nn.MaxPool3d():
@@ -94,6 +120,9 @@ def describe(module: nn.Module) -> str:
             part = module[0].conv2
             blocks = "bottleneck" if len(module) == 1 else "bottlenecks"
             return f"{len(module)} {blocks} of {part.out_channels} in {part.groups} groups"
+        case RBM():
+            n_visible, n_hidden = module.weight.shape
+            return f"{'Gaussian' if module.is_gaussian else 'binary'} {n_visible} → {n_hidden}"
         case Encoder():
             layers = "layer" if len(module.layers) == 1 else "layers"
             part = module.layers[0].attention

@@ -7,11 +7,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from cfnsr.__main__ import main
 from cfnsr.data import corpora
-from cfnsr.figures import architecture, network
+from cfnsr.figures import architecture, hybrid, network
 from cfnsr.figures.style import save
 from cfnsr.models.base import FULL_SIZE, Sizes
 from cfnsr.models.registry import Row, find
-from cfnsr.params import Model, Preprocess, SourceParams
+from cfnsr.params import Hybrid, Model, Preprocess, SourceParams
 
 SMALL = SourceParams(
     preprocess=Preprocess(n_frames=5, frame_size=48, n_mfcc=11),
@@ -19,6 +19,13 @@ SMALL = SourceParams(
         stem_channels=4, cardinality=2, n_blocks=(1, 2, 1, 1), n_encoder_layers=1, n_heads=4
     ),
 )
+SMALL_HYBRID = SourceParams(
+    hybrid=Hybrid(n_frames=8, frame_size=32, picture_size=115, width=0.0625, n_hidden=(32, 16))
+)
+
+
+def n_parameters(module):
+    return sum(parameter.numel() for parameter in module.parameters())
 
 
 def words(built, title="T"):
@@ -102,9 +109,33 @@ def test_the_figure_follows_the_network():
     assert "2 bottlenecks of 16 in 2 groups" in one
 
 
-def test_no_text_of_the_figure_leaves_it_or_runs_into_another():
-    for source in (SMALL, SourceParams()):
-        figure = architecture.architecture(network.read(source), "T")
+def test_the_hybrid_model_s_boxes_hold_every_parameter_of_its_parts_but_the_networks_own_votes():
+    sizes = Sizes.of(SMALL_HYBRID, corpora.find())
+    rows = {name: find(f"hybrid_{name}").build(sizes) for name in ("video", "audio", "dbn")}
+    votes = (rows["video"].network.fc8, rows["audio"].network.classifier[-1])
+    axis = hybrid.built(network.read_hybrid(SMALL_HYBRID), "T").axes[0]
+    at_the_right = [text.get_text() for text in axis.texts if text.get_ha() == "right"]
+    numbers = [int(text.replace(",", "")) for text in at_the_right]
+    assert sum(numbers) == sum(map(n_parameters, rows.values())) - sum(map(n_parameters, votes))
+
+
+def test_the_hybrid_model_s_shapes_at_full_size_are_those_of_c3d_and_alexnet():
+    built = network.read_hybrid(SourceParams())
+    assert built["video.conv1"].input_shape == (3, 16, 112, 112)
+    assert built["video.fc6"].input_shape == (8192,)
+    assert built["audio.features.0"].input_shape == (3, 227, 227)
+    assert built["audio.classifier.1"].input_shape == (9216,)
+    assert built["dbn.up.0"].input_shape == (8192,)
+    assert built["linear"].output_shape == (8,)
+
+
+def test_no_text_of_the_figures_leaves_them_or_runs_into_another():
+    for figure in (
+        architecture.architecture(network.read(SMALL), "T"),
+        architecture.architecture(network.read(SourceParams()), "T"),
+        hybrid.built(network.read_hybrid(SMALL_HYBRID), "T"),
+        hybrid.built(network.read_hybrid(SourceParams()), "T"),
+    ):
         renderer = FigureCanvasAgg(figure).get_renderer()
         boxes = np.array(
             [text.get_window_extent(renderer).extents for text in figure.axes[0].texts]
