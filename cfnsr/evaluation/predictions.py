@@ -253,10 +253,11 @@ def _clip_lines(run: Run, kept: list[int]) -> pd.DataFrame:
     )
 
 
-def _last_logits(run: Run) -> list[str]:
-    """Of each clip, in hexadecimal digits."""
-    assert isinstance(run.test, Predictions)  # of a run that was read from its folder
-    return [line.astype("<f2").tobytes().hex() for line in run.test.logits[-1]]
+def _last_logits(run: Run) -> list[str] | str:
+    """Of each clip, in hexadecimal digits; empty where an older file did not keep them."""
+    said = run.test
+    logits = said.logits[-1] if isinstance(said, Predictions) else said.last_logits
+    return "" if logits is None else [line.astype("<f2").tobytes().hex() for line in logits]
 
 
 def _decisions(lines: pd.DataFrame, kept: list[int]) -> Decisions:
