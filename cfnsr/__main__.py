@@ -233,7 +233,7 @@ def _site(options: argparse.Namespace) -> None:
     print(f"the gallery: {build.build(repository)}")
     print(build.outcome(chosen, repository))
     if "DVC_EXP_NAME" in os.environ:
-        print("to go back, and drop uncommitted edits: git restore . && dvc checkout")
+        print("to go back, without your edits: git restore . && dvc checkout --allow-missing")
 
 
 def _cluster(options: argparse.Namespace) -> int:
