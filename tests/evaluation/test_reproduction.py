@@ -13,8 +13,8 @@ from test_predictions import COMMITTED, paper, trained
 from cfnsr.__main__ import main
 from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
 from cfnsr.errors import InputError
-from cfnsr.evaluation import predictions, reproduction
-from cfnsr.evaluation.reproduction import ALL_SYSTEMS, VERDICTS, another_seed, compare
+from cfnsr.evaluation import predictions, reproduction, seed_noise
+from cfnsr.evaluation.reproduction import ALL_SYSTEMS, VERDICTS, compare
 from cfnsr.training.runs import Decisions, Run
 
 REPOSITORY = Path(__file__).parents[2]
@@ -61,7 +61,7 @@ def flagged(here, published, clips):
         correct_here=here == clips["emotion"],
         correct_published=published == clips["emotion"],
     )
-    found = another_seed(lines, correlation=0.05, agreement=0.18)
+    found = seed_noise.another_seed(lines, correlation=0.05, agreement=0.18)
     return found["reason"] if found["p_value"] < 0.05 else None
 
 
@@ -198,7 +198,7 @@ def test_another_seed_of_all_systems_is_rarely_flagged():
         clips = system(rng)
         sides = list(zip(surer(rng, clips), surer(rng, clips), strict=True))
         pairs = {row: [pair for pair in sides if pair[0].row == row] for row in ROWS}
-        return reproduction._surer_test(reproduction._confidence_changes(pairs))[1]
+        return seed_noise.surer_actors(seed_noise.confidence_changes(pairs))[1]
 
     assert sum(p_value(k) < 0.05 for k in range(25)) <= 2
 
