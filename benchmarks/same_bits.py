@@ -32,7 +32,7 @@ def main() -> None:
     trained = [
         name
         for name, row in ROWS.items()
-        if row.group in ("systems", "ablations") and row.schedule != "none" and row.alias is None
+        if row.group == "systems" and row.schedule != "none" and row.alias is None
     ]
     parser.add_argument("--rows", nargs="+", choices=trained, default=trained)
     parser.add_argument("--repetitions", type=int, default=3)

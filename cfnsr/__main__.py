@@ -95,8 +95,7 @@ def main(arguments: list[str] | None = None) -> int:
     # Without help a command is not in the list; the epilog names it.
     add(_dataset, description="Make, download or find the clips and list them.")
     add(_notebooks, description="Copy the notebooks' sources without outputs.")
-    command = add(_train, description="Train what params.yaml asks for of a group on a fold.")
-    command.add_argument("group", choices=["systems", "ablations"])
+    command = add(_train, description="Train the systems that params.yaml asks for on a fold.")
     command.add_argument("fold", type=int)
     add(_predictions, description="Keep the per-clip predictions of runs.")
 
@@ -155,8 +154,8 @@ def _train(options: argparse.Namespace) -> int:
 
     chosen = params.load()
     runs = Path("runs") / chosen.data / chosen.protocol
-    executed = runs / options.group / f"fold_{options.fold}" / "02_train.ipynb"
-    parameters = ["-p", "group", options.group, "-p", "fold", str(options.fold)]
+    executed = runs / "systems" / f"fold_{options.fold}" / "02_train.ipynb"
+    parameters = ["-p", "group", "systems", "-p", "fold", str(options.fold)]
     return notebook.main(
         ["build/notebooks/02_train.ipynb", str(executed), "--if-asked", *parameters]
     )

@@ -266,10 +266,10 @@ def test_stages_are_timed_by_what_dvc_prints(pipeline):
         (1.0, "Running stage 'dataset':\n"),
         (1.1, "> python -m cfnsr dataset\n"),
         (3.0, "Running stage 'train@1':\n"),
-        (9.0, "Running stage 'ablations@1':\n"),
+        (9.0, "Running stage 'train@2':\n"),
     ]
     stages = pipeline.stage_seconds(lines, 12.5)
-    assert stages == [("dataset", 2.0), ("train@1", 6.0), ("ablations@1", 3.5)]
+    assert stages == [("dataset", 2.0), ("train@1", 6.0), ("train@2", 3.5)]
     assert pipeline.stage_seconds(lines[:1], 2.0) == []
 
 

@@ -164,7 +164,7 @@ def test_passing_over_loads_no_heavy_library(tmp_path):
     code = (
         "import sys; from cfnsr.notebook import main; "
         "status = main(['none.ipynb', 'runs/x/none.ipynb', '--if-asked', '-p', 'group', "
-        "'ablations', '-p', 'fold', '1']); "
+        "'hybrid', '-p', 'fold', '1']); "
         "heavy = ('papermill', 'torch', 'numpy', 'distributed'); "
         "print(status, [m for m in heavy if m in sys.modules])"
     )

@@ -119,10 +119,10 @@ def edit(path):
 @pytest.mark.slow
 def test_an_edit_of_one_model_retrains_that_model_alone(clone):
     change(clone, fold=1)
-    everything = n_trained(run(clone, "dvc", "repro", "ablations@1"))
+    everything = n_trained(run(clone, "dvc", "repro", "train@1"))
     assert everything == 20
     edit(clone / "cfnsr/models/mmtm.py")
-    assert n_trained(run(clone, "dvc", "repro", "ablations@1")) == 1
+    assert n_trained(run(clone, "dvc", "repro", "train@1")) == 1
     (run_json,) = clone.glob("runs/synthetic/paper/systems/fold_1/mmtm/seed_*/run.json")
     assert json.loads(run_json.read_text())["row"] == "mmtm"
 

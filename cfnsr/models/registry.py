@@ -18,7 +18,7 @@ ScheduleName = Literal[
     "video", "audio", "erann", "fusion", "ours", "hybrid_video", "hybrid_audio", "none"
 ]
 #: Which rows are trained together; `hybrid` and `switches` where `row` asks for them by name.
-Group = Literal["systems", "ablations", "hybrid", "switches"]
+Group = Literal["systems", "hybrid", "switches"]
 #: Arrays of a face, see `cfnsr.data.clips.Clips`; the others are of a voice.
 _OF_FACE = frozenset({"frames", "landmark_statistics", "motion", "video_fc7"})
 #: Inputs that a network of the same fold makes, by the row of that network.
@@ -224,7 +224,6 @@ TABLE_2: dict[str, Row] = {
         25.92,
         additive=True,
         starts_from=ENCODERS,
-        group="ablations",
     ),
     "video_to_audio": Row(
         "V->A Cross-modal",
@@ -234,7 +233,6 @@ TABLE_2: dict[str, Row] = {
         25.67,
         note="the paper's 25.67 M is impossible: its two headless trunks alone have 25.89 M",
         starts_from=ENCODERS,
-        group="ablations",
     ),
     "audio_to_video": Row(
         "A->V Cross-modal",
@@ -253,7 +251,6 @@ TABLE_2: dict[str, Row] = {
         26.05,
         options={"self_attention": False},
         starts_from=ENCODERS,
-        group="ablations",
     ),
     "no_residual": Row(
         "w/o residual",
@@ -263,7 +260,6 @@ TABLE_2: dict[str, Row] = {
         26.30,
         options={"residual": False},
         starts_from=ENCODERS,
-        group="ablations",
     ),
 }
 
@@ -527,7 +523,7 @@ def find(name: str) -> Row:
 def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
     """The rows that are trained where params.yaml asks for `row`, each after what it starts from.
 
-    `all` are the systems and ablations (one of several networks only where there are as many
+    `all` are the systems (one of several networks only where there are as many
     seeds), `hybrid` and `switches` those groups, each with CFN-SR, which it is compared with.
 
     Raises:
@@ -537,9 +533,7 @@ def asked_for(row: str, seeds: Sequence[int]) -> list[str]:
         names = [
             name
             for name, each in ROWS.items()
-            if each.group in ("systems", "ablations")
-            and each.alias is None
-            and each.n_members <= len(seeds)
+            if each.group == "systems" and each.alias is None and each.n_members <= len(seeds)
         ]
     elif row in ("hybrid", "switches"):
         names = [REFERENCE, *(name for name, each in ROWS.items() if each.group == row)]

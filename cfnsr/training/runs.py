@@ -188,9 +188,9 @@ def weights_path(folder: Path) -> Path:
 def trained_by(info: Mapping[str, Any]) -> str:
     """The command that trains a run anew, from its run.json."""
     group = find(info["row"]).group
-    if group == "switches":
-        return "`dvc exp run -S row=switches`"
-    return f"`dvc repro {'train' if group == 'systems' else group}@{info['fold']}`"
+    if group == "systems":
+        return f"`dvc repro train@{info['fold']}`"
+    return f"`dvc exp run -S row={group}`"
 
 
 def read_run(folder: Path) -> Run:

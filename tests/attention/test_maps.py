@@ -46,7 +46,7 @@ WITH_MAPS = ("cfn_sr", "no_self_attention", "no_residual", "video_to_audio", "mm
 SEEING = [
     name
     for name, row in ROWS.items()
-    if "frames" in row.inputs and row.alias is None and row.group in ("systems", "ablations")
+    if "frames" in row.inputs and row.alias is None and row.group == "systems"
 ]
 
 

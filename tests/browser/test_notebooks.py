@@ -26,7 +26,7 @@ RUN_ALL = """async () => {
 NEEDS = {
     "01_preprocess": ["build/synthetic/manifest.csv", "data/synthetic"],
     "02_train": ["build/synthetic/arrays", "runs/synthetic/paper/systems/fold_1/cfn_sr"],
-    "04_attention": ["build/synthetic/arrays", "runs/synthetic/paper/ablations/fold_5"],
+    "04_attention": ["build/synthetic/arrays", "runs/synthetic/paper/systems/fold_5"],
     "06_your_own_clip": ["data/synthetic", "runs/synthetic/paper/systems/fold_1/cfn_sr"],
     "07_paper_versus_release": ["runs/synthetic/paper/switches/fold_5"],
     "09_hybrid": ["runs/synthetic/paper/hybrid/fold_5"],

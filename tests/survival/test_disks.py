@@ -23,7 +23,7 @@ COMMANDS = {
         *("-m", "cfnsr.notebook"),
         *("build/notebooks/01_preprocess.ipynb", "build/synthetic/01_preprocess.ipynb"),
     ),
-    "training": ("-m", "cfnsr", "train", "systems", "1"),
+    "training": ("-m", "cfnsr", "train", "1"),
     "predictions": ("-m", "cfnsr", "predictions"),
     "downloading": ("-c", FETCH, "data"),
 }
