@@ -59,6 +59,10 @@ ip -n cfnsr-b address add 10.77.0.3/24 dev eth0
 # A short worker-ttl would also end workers that are only busy.
 export DASK_DISTRIBUTED__COMM__TIMEOUTS__TCP=15s
 export DASK_SCHEDULER_ADDRESS=tcp://10.77.0.1:8786
+# The settings of the workers that `python -m cfnsr cluster` starts.
+while IFS= read -r setting; do
+    export "${setting?}"
+done < <("$python" -c 'from cfnsr import cluster; print(*map("=".join, cluster.environment(True).items()), sep="\n")')
 on head "$python" -m distributed.cli.dask_scheduler --host 10.77.0.1 --port 8786 --no-dashboard \
     >"$work/scheduler.log" 2>&1 &
 # Unlike `dask worker`, `python -m` finds the package of this folder.
@@ -101,7 +105,7 @@ PYTHON
 registered() { [ "$(grep -c 'Register worker addr' "$work/scheduler.log")" -ge "$1" ]; }
 wait_for 60 registered 2
 if [ $# -gt 0 ]; then
-    under_way() { compgen -G 'build/scratch/train/*/state.pt' >/dev/null; }
+    under_way() { [ -n "$(find build/scratch/train -name state.pt -print -quit 2>/dev/null)" ]; }
     on head "$@" &
 else
     mkdir "$work/results"
