@@ -80,7 +80,10 @@ def _end_with_dvc() -> None:
 
 
 def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:
-    """Execute a notebook, streaming what its cells print, and write the normalised copy.
+    """Execute a notebook and write the normalised copy.
+
+    Of its cells the terminal shows progress and warnings, which go to stderr. What they print is
+    for readers of the copy.
 
     Raises:
         InputError: no such notebook, a parameter that it does not declare or that is of another
@@ -120,7 +123,6 @@ def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:
                 values,
                 kernel_name="python3",
                 progress_bar=False,
-                stdout_file=sys.stdout,
                 stderr_file=sys.stderr,
                 config=sockets,
             )

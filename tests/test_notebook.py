@@ -44,12 +44,16 @@ def outputs(path):
     ]
 
 
-def test_parameters_reach_the_notebook_and_prints_are_streamed(tmp_path, capfd):
-    source = write(tmp_path / "a.ipynb", cell("import os; print(n + 1, name, os.getcwd())"))
+def test_parameters_reach_the_notebook_and_its_progress_the_terminal(tmp_path, capfd):
+    source = write(
+        tmp_path / "a.ipynb",
+        cell("import os, sys; print(n + 1, name, os.getcwd()); print('half', file=sys.stderr)"),
+    )
     executed = tmp_path / "out" / "a.ipynb"
     assert notebook.main([str(source), str(executed), "-p", "n", "4", "-p", "name", "1e-4"]) == 0
     assert outputs(executed)[0].text == f"5 1e-4 {tmp_path}\n"
-    assert f"5 1e-4 {tmp_path}" in capfd.readouterr().out
+    shown = capfd.readouterr()
+    assert (shown.out, shown.err) == ("", "half\n")
 
 
 def test_a_parameter_that_the_notebook_lacks_is_refused(tmp_path, capsys):
