@@ -16,6 +16,7 @@ import sys
 import threading
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -62,15 +63,20 @@ def is_asked_for(settings: params.Params, parameters: Mapping[str, str]) -> bool
 def _end_with_dvc() -> None:
     """End when the DVC that runs this stage is gone: killed, it does not take its children along.
 
-    The notebook's kernel and its workers then end by themselves.
+    The notebook's kernel and the workers below it would notice by themselves, but on a busy machine
+    not within ten seconds.
     """
     if "DVC_ROOT" not in os.environ:
         return
     import psutil
 
     def watch(dvc: psutil.Process) -> None:
-        while dvc.is_running():
-            time.sleep(1)
+        with suppress(psutil.NoSuchProcess):
+            while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
+                time.sleep(1)
+        for started in psutil.Process().children(recursive=True):
+            with suppress(psutil.NoSuchProcess):
+                started.kill()
         os._exit(1)
 
     for process in psutil.Process().parents():

@@ -200,9 +200,9 @@ def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(tmp_path):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     started = descendants(process.pid)
-    process.kill()
-    process.wait()
+    process.kill()  # and not waited for: it may stay a zombie
     _, alive = psutil.wait_procs(started, timeout=10)
+    process.wait()
     assert not alive
 
 
