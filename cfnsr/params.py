@@ -155,17 +155,19 @@ class Hybrid(_Section):
     """The hybrid deep model of Zhang et al. (2017). The defaults are their sizes, where known.
 
     A segment's spectrogram becomes a picture of `picture_size` pixels, and beside it `n_frames` of
-    `frame_size` pixels are seen; `width` scales channels and units of AlexNet and C3D. `n_hidden`
-    are the units of the stacked RBMs, which learn for `n_rbm_epochs` each at `rbm_learning_rate`,
-    by `n_gibbs_steps` steps from the data, or from where the last ones ended (`persistent`), and
-    are then fine-tuned. `alexnet` and `c3d` are checkpoints that the networks
-    start from (null: random weights), see `cfnsr.models.segment_networks`.
+    `frame_size` pixels are seen; `width` scales channels and units of AlexNet and C3D, and
+    `dropout` is the share of units that these leave out in training. `n_hidden` are the units of
+    the stacked RBMs, which learn for `n_rbm_epochs` each at `rbm_learning_rate`, by `n_gibbs_steps`
+    steps from the data, or from where the last ones ended (`persistent`), and are then fine-tuned.
+    `alexnet` and `c3d` are checkpoints that the networks start from (null: random weights), see
+    `cfnsr.models.segment_networks`.
     """
 
     n_frames: Count = 16
     frame_size: Annotated[int, Field(ge=16)] = 112
     picture_size: Annotated[int, Field(ge=63)] = 227  # AlexNet's smallest is 63
     width: Annotated[float, Field(gt=0, le=1)] = 1.0
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.5
     n_hidden: Annotated[tuple[Count, ...], Field(min_length=1)] = (4096, 1024)
     n_rbm_epochs: Count = 100
     rbm_learning_rate: Annotated[float, Field(gt=0)] = 0.001

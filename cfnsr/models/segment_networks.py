@@ -23,7 +23,9 @@ class AlexNet(nn.Module):
     Its names are torchvision's, so that the ImageNet weights from there fit at width 1.
     """
 
-    def __init__(self, width: float = 1.0, n_classes: int = FULL_SIZE.n_emotions) -> None:
+    def __init__(
+        self, width: float = 1.0, n_classes: int = FULL_SIZE.n_emotions, dropout: float = 0.5
+    ) -> None:
         super().__init__()
         a, b, c, d, e = (narrow(n, width) for n in (64, 192, 384, 256, N_FC7))
         self.features = nn.Sequential(
@@ -35,8 +37,8 @@ class AlexNet(nn.Module):
         )
         self.avgpool = nn.AdaptiveAvgPool2d(6)  # at 227 pixels they are there already
         self.classifier = nn.Sequential(
-            *(nn.Dropout(), nn.Linear(36 * d, e), nn.ReLU()),
-            *(nn.Dropout(), nn.Linear(e, e), nn.ReLU()),
+            *(nn.Dropout(dropout), nn.Linear(36 * d, e), nn.ReLU()),
+            *(nn.Dropout(dropout), nn.Linear(e, e), nn.ReLU()),
             nn.Linear(e, n_classes),
         )
         self.apply(_initialise)
@@ -64,6 +66,7 @@ class C3D(nn.Module):
         n_frames: int = 16,
         size: int = 112,
         n_classes: int = FULL_SIZE.n_emotions,
+        dropout: float = 0.5,
     ) -> None:
         super().__init__()
         a, b, c, d, e = (narrow(n, width) for n in (64, 128, 256, 512, N_FC7))
@@ -79,7 +82,7 @@ class C3D(nn.Module):
         self.fc6 = nn.Linear(d * n_positions, e)
         self.fc7 = nn.Linear(e, e)
         self.fc8 = nn.Linear(e, n_classes)
-        self.dropout = nn.Dropout()
+        self.dropout = nn.Dropout(dropout)
         self.apply(_initialise)
         self.to(memory_format=torch.channels_last_3d)
 
@@ -142,7 +145,7 @@ class HeardSegments(SegmentNetwork):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.size = sizes.hybrid.picture_size
-        self.audio = AlexNet(sizes.hybrid.width, sizes.n_emotions)
+        self.audio = AlexNet(sizes.hybrid.width, sizes.n_emotions, sizes.hybrid.dropout)
 
     @property
     def network(self) -> AlexNet:
@@ -164,7 +167,9 @@ class SeenSegments(SegmentNetwork):
         super().__init__()
         hybrid = sizes.hybrid
         self.n_frames = hybrid.n_frames
-        self.video = C3D(hybrid.width, hybrid.n_frames, hybrid.frame_size, sizes.n_emotions)
+        self.video = C3D(
+            hybrid.width, hybrid.n_frames, hybrid.frame_size, sizes.n_emotions, hybrid.dropout
+        )
 
     @property
     def network(self) -> C3D:

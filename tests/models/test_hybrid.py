@@ -98,12 +98,15 @@ def test_c3d_knows_what_its_convolutions_leave(n_frames, size):
 
 
 @pytest.mark.parametrize("name", NETWORKS)
+def test_a_network_drops_the_share_of_units_that_is_asked_for(name):
+    model = ROWS[name].build(Sizes(hybrid=SETTINGS.model_copy(update={"dropout": 0.25})))
+    assert {module.p for module in model.modules() if isinstance(module, nn.Dropout)} == {0.25}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
 def test_every_parameter_of_a_network_learns_from_segments(name):
-    wide = SETTINGS.model_copy(update={"width": 1 / 16, "frame_size": 32})
+    wide = SETTINGS.model_copy(update={"width": 1 / 16, "frame_size": 32, "dropout": 0.0})
     model = ROWS[name].build(Sizes(hybrid=wide))
-    for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0  # of so few units it would drop all
     inputs = [torch.randn(64, 3, 24, 32, 32)] if name == "hybrid_video" else batch(name, 64)
     loss, logits = model.loss(torch.arange(64) % 8, *inputs)
     loss.backward()
