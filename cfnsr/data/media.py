@@ -98,9 +98,13 @@ class Clip:
             for packet in packets or ():
                 if packet.stream_index != track.index:
                     continue
+                codec = packet.stream.codec_context
                 if wanted is not None and track.places is not None:
                     is_wanted = track.places.get(packet.pts) in wanted
-                    packet.stream.codec_context.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+                    codec.skip_frame = "DEFAULT" if is_wanted else "NONREF"
+                # Where mp3 files were joined, the second one's tag is taken for a frame.
+                if codec.name.startswith("mp3") and bytes(packet).startswith(b"ID3"):
+                    continue
                 for frame in packet.decode():
                     if frame.is_corrupt:
                         raise InputError(

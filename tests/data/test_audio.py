@@ -254,6 +254,20 @@ def test_joined_files_of_other_rates_and_layouts_are_one_waveform(tmp_path, rate
     assert two.std() / one.std() == pytest.approx(3, rel=0.15)
 
 
+@pytest.mark.parametrize("n_title", [0, 3_000])
+def test_a_tag_between_joined_mp3s_is_passed_over(tmp_path, n_title):
+    first = coded(tmp_path / "first.mp3", voice(1, 44_100)[:, 0], 44_100, says_length=True)
+    second = coded(tmp_path / "second.mp3", 3 * voice(1, 44_100)[:, 0], 44_100, says_length=True)
+    assert second.startswith(b"ID3")
+    title = b"ID3\4\0\0\0\0" + bytes(divmod(n_title, 128)) + bytes(n_title)
+    path = tmp_path / "both.mp3"
+    path.write_bytes(first + (title if n_title else b"") + second)
+    waveform, rate_hz = read_waveform(path)
+    assert len(waveform) / rate_hz == pytest.approx(2, abs=0.2)
+    one, two = waveform[9_000:36_000], waveform[-36_000:-9_000]
+    assert two.std() / one.std() == pytest.approx(3, rel=0.1)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e30, -2e6])
 def test_samples_that_are_no_sound_are_refused(tmp_path, value):
     samples = voice(1)
