@@ -90,7 +90,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = add(_transfer, help="ask the networks of params.yaml about another data source")
     command.add_argument("tested", metavar="DATA", help="its arrays must be in build/DATA")
 
-    add(_publish, help="train the network that comes with the package, and write its card")
+    command = add(_publish, help="train the network that comes with the package, write its card")
+    command.add_argument("--card", action="store_true", help="write the card alone")
 
     # Without help a command is not in the list; the epilog names it.
     add(_dataset, description="Make, download or find the clips and list them.")
@@ -275,7 +276,13 @@ def _publish(options: argparse.Namespace) -> None:
     os.environ.update(cluster.environment(same_bits=True))
     from cfnsr.own_clip import publish
 
-    print(f"written: {publish.publish(params.load(), params.repository_root())}")
+    repository = params.repository_root()
+    folder = (
+        publish.write_card(repository)
+        if options.card
+        else publish.publish(params.load(), repository)
+    )
+    print(f"written: {folder}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The network that comes with the package: trained on all actors and kept in git, with its card.
 
-    python -m cfnsr publish
+    python -m cfnsr publish [--card]
 
 writes cfnsr/own_clip/network/:
 
@@ -9,6 +9,8 @@ writes cfnsr/own_clip/network/:
     confidence.csv       how often a network of the same row was right on actors whom it had not
                          been trained on, by its confidence; from the predictions in figures/
     README.md            its card
+
+With --card only the last two are written, and nothing is trained.
 """
 
 import json
@@ -16,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Template
 
+import numpy as np
 import pandas as pd
 from pooch import file_hash
 from safetensors.torch import save_file
@@ -27,6 +30,7 @@ from cfnsr.data.corpora import Split
 from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores
 from cfnsr.evaluation.selection import Rule
+from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.models.registry import asked_for, find
 from cfnsr.own_clip import PUBLISHED
 from cfnsr.params import Params, Source
@@ -76,13 +80,7 @@ def publish(params: Params, repository: Path) -> Path:
     Raises:
         InputError: the data, or the predictions that its accuracy follows from, are not there.
     """
-    kept = predictions.read(repository / "figures" / DATA / "predictions" / PROTOCOL)
-    runs = [run for run in kept if run.row == ROW]
-    if not runs:
-        raise InputError(
-            f"figures/{DATA} has no predictions of {ROW} under protocol {PROTOCOL}, so its "
-            "accuracy on unseen actors is not known; take them from git"
-        )
+    tested = _tested(repository)
     params = params.model_copy(update={"data": DATA, "protocol": PROTOCOL, "seeds": SEEDS})
     _preprocess(params, repository)
     for row in asked_for(ROW, SEEDS):
@@ -90,8 +88,28 @@ def publish(params: Params, repository: Path) -> Path:
         for _, error in cluster.finished(_train, jobs):
             if error is not None:
                 raise error
-    _write(_Job(ROW, 0, params, repository).folder, runs)
-    return PUBLISHED
+    _write(_Job(ROW, 0, params, repository).folder)
+    return _write_card(tested)
+
+
+def write_card(repository: Path) -> Path:
+    """Write the card of the network that is there, and `confidence.csv`; the network's folder.
+
+    Raises:
+        InputError: the predictions that they follow from are not there.
+    """
+    return _write_card(_tested(repository))
+
+
+def _tested(repository: Path) -> list[Run]:
+    kept = predictions.read(repository / "figures" / DATA / "predictions" / PROTOCOL)
+    runs = [run for run in kept if run.row == ROW]
+    if not runs:
+        raise InputError(
+            f"figures/{DATA} has no predictions of {ROW} under protocol {PROTOCOL}, so its "
+            "accuracy on unseen actors is not known; take them from git"
+        )
+    return runs
 
 
 def _preprocess(params: Params, repository: Path) -> None:
@@ -114,17 +132,26 @@ def _train(job: _Job) -> None:
     train(experiment, job.folder, job.repository / "build" / "scratch" / "train")
 
 
-def _write(run: Path, tested: list[Run]) -> None:
+def _write(run: Path) -> None:
     PUBLISHED.mkdir(exist_ok=True)
     weights = PUBLISHED / "weights.safetensors"
     save_file(read_tensors(run / "weights.pt"), weights)
     info = json.loads((run / "run.json").read_text()) | {"weights_sha256": file_hash(weights)}
     (PUBLISHED / "run.json").write_text(json.dumps(info, indent=1) + "\n")
+
+
+def _write_card(tested: list[Run]) -> Path:
+    n_parameters = json.loads((PUBLISHED / "run.json").read_text())["n_parameters"]
     confidence = by_confidence(tested)
     confidence.to_csv(
-        PUBLISHED / "confidence.csv", index_label="low", float_format="%.4g", lineterminator="\n"
+        PUBLISHED / "confidence.csv",
+        columns=["high", "accuracy_pct", "n_clips"],
+        index_label="low",
+        float_format="%.4g",
+        lineterminator="\n",
     )
-    (PUBLISHED / "README.md").write_text(card(info["n_parameters"], tested, confidence), "utf-8")
+    (PUBLISHED / "README.md").write_text(card(n_parameters, tested, confidence), "utf-8")
+    return PUBLISHED
 
 
 def card(n_parameters: int, tested: list[Run], confidence: pd.DataFrame) -> str:
@@ -146,18 +173,27 @@ def card(n_parameters: int, tested: list[Run], confidence: pd.DataFrame) -> str:
 
 
 def by_confidence(tested: list[Run]) -> pd.DataFrame:
-    """high, accuracy_pct and n_clips of the clips between each two `EDGES`, by the lower."""
+    """The clips between each two `EDGES`, by the lower; high is the upper."""
     lines = scores.outcomes(tested, RULE)
     found = _accuracy(lines, pd.cut(lines["confidence"], EDGES, labels=EDGES[:-1]))
-    return found.assign(high=EDGES[1:])[["high", "accuracy_pct", "n_clips"]]
+    return found.assign(high=EDGES[1:])
 
 
 def _accuracy(lines: pd.DataFrame, by: pd.Series) -> pd.DataFrame:
+    """accuracy_pct with its 95 % interval over actors, low_pct to high_pct, and n_clips."""
     right = lines["correct"].groupby(by, observed=False)
-    return pd.DataFrame({"accuracy_pct": 100 * right.mean(), "n_clips": right.size()})
+    found = pd.DataFrame({"accuracy_pct": 100 * right.mean(), "n_clips": right.size()})
+    for name, of_group in right:
+        of_actors = of_group.groupby(lines["actor"])
+        ends = np.multiply(100, actor_interval(of_actors.sum(), of_actors.size()))
+        found.loc[name, ["low_pct", "high_pct"]] = ends
+    return found
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    columns = table[["accuracy_pct", "n_clips"]].itertuples()
-    lines = [f"| {name} | {accuracy:.1f} | {n} |" for name, accuracy, n in columns]
+    columns = table[["accuracy_pct", "low_pct", "high_pct", "n_clips"]].itertuples()
+    lines = [
+        f"| {name} | {accuracy:.1f} [{low:.1f}, {high:.1f}] | {n} |"
+        for name, accuracy, low, high, n in columns
+    ]
     return "\n".join(["| clips | right, % | how many |", "|:--|--:|--:|", *lines])

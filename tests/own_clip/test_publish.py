@@ -2,21 +2,25 @@
 
 import json
 import re
+import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from conftest import REPOSITORY, SMALL, alone, train_row
 
 from cfnsr import cluster
+from cfnsr.__main__ import main
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.errors import InputError
-from cfnsr.evaluation import predictions
+from cfnsr.evaluation import predictions, scores
 from cfnsr.own_clip import PUBLISHED, publish
 from cfnsr.params import Clips, Model, Params, Schedule, SourceParams, Training
+from cfnsr.training.runs import Decisions
 from cfnsr.training.trained import load_trained
 
 SCHEDULE = Schedule(n_epochs=1, batch_size=8)
@@ -93,9 +97,9 @@ def test_the_published_network_averages_three_that_all_actors_have_trained(netwo
 def test_its_card_counts_the_clips_of_unseen_actors(network):
     card = (network / "README.md").read_text()
     assert "On 8 takes of actors who were not in the training" in card
-    by_emotion = re.findall(rf"\| ({'|'.join(EMOTIONS)}) \| [\d.]+ \| (\d+) \|", card)
+    by_emotion = re.findall(rf"\| ({'|'.join(EMOTIONS)}) \| .* \| (\d+) \|", card)
     assert by_emotion == [(emotion, "1") for emotion in EMOTIONS]
-    assert "| of men |" in card
+    assert re.search(r"\| of men \| [\d.]+ \[nan, nan\] \| 8 \|", card)  # of one actor
     assert "$" not in card
 
 
@@ -104,12 +108,37 @@ def test_without_predictions_of_unseen_actors_nothing_is_published(repository, t
         publish.publish(PARAMS, tmp_path)
 
 
-def test_the_card_in_the_package_follows_from_the_predictions_in_git():
+def test_the_card_in_the_package_follows_from_the_predictions_in_git(tmp_path, monkeypatch):
+    shutil.copy(PUBLISHED / "run.json", tmp_path)
+    monkeypatch.setattr(publish, "PUBLISHED", tmp_path)
+    monkeypatch.chdir(REPOSITORY)
+    assert main(["publish", "--card"]) == 0
+    written = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    assert written == {
+        name: (PUBLISHED / name).read_bytes()
+        for name in ("README.md", "confidence.csv", "run.json")
+    }
+
+
+def test_women_and_men_have_intervals_over_their_own_actors():
     folder = REPOSITORY / "figures/ravdess_landmarks/predictions/nested"
-    runs = [run for run in predictions.read(folder) if run.row == publish.ROW]
-    info = json.loads((PUBLISHED / "run.json").read_text())
-    card = publish.card(info["n_parameters"], runs, publish.by_confidence(runs))
-    assert card == (PUBLISHED / "README.md").read_text()
+    tested = [run for run in predictions.read(folder) if run.row == publish.ROW]
+    women = [
+        replace(run, test=only(run.test, run.test.clips["actor"] % 2 == 0), validation=None)
+        for run in tested
+    ]
+    alone = scores.score(women, publish.RULE)
+    card = (PUBLISHED / "README.md").read_text()
+    expected = f"{alone.accuracy_pct:.1f} [{alone.ci_low_pct:.1f}, {alone.ci_high_pct:.1f}]"
+    assert f"| of women | {expected} | 720 |" in card
+
+
+def only(test, chosen):
+    """The decisions on some of a run's test clips."""
+    kept = chosen.to_numpy()
+    return Decisions(
+        test.predicted[:, kept], test.confidence[:, kept], test.clips[kept].reset_index(drop=True)
+    )
 
 
 def test_the_network_in_the_package_is_small_and_was_trained_with_the_same_bits():
