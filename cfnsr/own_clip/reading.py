@@ -23,6 +23,8 @@ from cfnsr.params import Preprocess
 #: 2.33 s in the longest (5.27 s).
 TAIL_S, LONGEST_TAIL_S = 0.75, 2.33
 HOP_S = 1.0
+#: In how many frames landmarks are compared with where a face is found: half a second of work.
+N_CHECKED = 5
 #: How long a user waits without a sign of progress.
 PATIENCE_S = 5.0
 
@@ -197,6 +199,13 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
                 "do both belong to this clip?"
             )
         n_frames = min(n_frames or len(points), len(points))
+        if needs.crops:
+            first = face_detection.looked_at(n_frames)[:N_CHECKED]
+            if face_detection.is_elsewhere(pictures(clip, first), points):
+                warnings += (
+                    f"a face is found, but not where {landmarks.name} has it, so trust nothing of "
+                    "this; the table must be of this very film, not of a larger or smaller copy",
+                )
     elif needs.landmarks:
         points, warnings = _find_landmarks(clip)
     elif needs.video:

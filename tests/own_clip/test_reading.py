@@ -6,6 +6,7 @@ import struct
 import numpy as np
 import pandas as pd
 import pytest
+import skimage.data
 from conftest import SMALL, cut, remux, write_film
 from hypothesis import given
 from hypothesis import strategies as st
@@ -20,6 +21,7 @@ from cfnsr.own_clip.reading import HOP_S, Needs, open_clip
 from cfnsr.params import Preprocess
 
 BOTH = Needs(video=True, sound=True)
+TONE = 0.1 * np.sin(np.arange(22_000))
 SHORT = Preprocess(n_frames=4, frame_size=24, offset_s=0.1, duration_s=0.3, n_mfcc=5)
 settings = st.builds(
     Preprocess, offset_s=st.floats(0, 2), duration_s=st.floats(0.1, 5), n_frames=st.integers(1, 40)
@@ -143,6 +145,42 @@ def test_frames_that_the_tracker_lost_are_said_or_refused(one_clip, tmp_path):
     table.assign(success=1 * (table["frame"] < 30)).to_csv(lost, index=False)
     with pytest.raises(InputError, match=r"lack the face in .* export them again with OpenFace"):
         open_clip(one_clip[0], lost, SMALL, needs)
+
+
+ELSEWHERE = (
+    "a face is found, but not where own.csv has it, so trust nothing of this; the table must be of "
+    "this very film, not of a larger or smaller copy"
+)
+
+
+def told_of(path, points, size, folder, needs=BOTH):
+    """What is said of a film with these landmarks times `size`."""
+    names = [f"{axis}_{i}" for axis in "xy" for i in range(68)]
+    table = pd.DataFrame(size * np.concatenate([points[..., 0], points[..., 1]], 1), columns=names)
+    table.assign(timestamp=table.index / 29.97).to_csv(folder / "own.csv", index=False)
+    return ELSEWHERE in open_clip(path, folder / "own.csv", SMALL, needs).warnings
+
+
+def test_landmarks_of_a_smaller_or_larger_copy_of_the_film_are_told(one_clip, tmp_path):
+    photograph = skimage.data.astronaut()
+    path = tmp_path / "film.mp4"
+    write_film(path, [photograph] * 40, np.arange(40) / 30, [(0, TONE)])
+    (box,) = face_detection.find_faces(photograph)
+    points = read_landmarks(one_clip[1]).points[:40]
+    low, high = points.min(axis=(0, 1)), points.max(axis=(0, 1))
+    points = box[0] + (points - low) / (high - low) * (box[1] - box[0])
+    told = [told_of(path, points, size, tmp_path) for size in (1, 0.5, 1.5)]
+    assert told == [False, True, True]
+    # Tracks do not depend on the size of the film.
+    assert not told_of(path, points, 0.5, tmp_path, Needs(video=False, sound=True, tracks=True))
+
+
+def test_so_are_those_of_real_clips(ravdess_actor_1, tmp_path):
+    needs = Needs(video=True, sound=False)
+    for path in ravdess_actor_1.glob("Actor_01/*.mp4"):
+        points = read_landmarks(ravdess_actor_1 / "landmarks" / f"{path.stem}.csv").points
+        told = [told_of(path, points, size, tmp_path, needs) for size in (1, 0.5, 2 / 3, 1.5)]
+        assert told == [False, True, True, True]
 
 
 def test_drawn_landmarks_need_sound_but_no_film(one_clip, tmp_path):
