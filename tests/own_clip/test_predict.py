@@ -10,6 +10,7 @@ import av
 import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 from conftest import REPOSITORY, alone, cut, remux, train_row
 
 from cfnsr import notebook
@@ -20,7 +21,7 @@ from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.models.registry import find
-from cfnsr.own_clip import predict, reading
+from cfnsr.own_clip import PUBLISHED, predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training
 from cfnsr.training.runs import run_folder
 
@@ -37,6 +38,7 @@ SOURCE = SyntheticParams(
         precision="32-true",
     ),
 )
+STEADY = "hardly changes, as that of noise or a tone; do not rely on what the network says"
 ROWS = (
     "video",
     "audio",
@@ -232,13 +234,20 @@ def test_without_landmarks_the_face_is_looked_for(runs, clip, monkeypatch):
     np.testing.assert_allclose(prediction.probabilities.sum(axis=1), 1)
 
 
-def test_a_clip_of_a_training_actor_is_told(drawn_runs, clips_root, clip):
+def test_a_name_of_a_training_actor_s_take_says_what_follows_only_if_it_is_that_take(
+    drawn_runs, clips_root, clip
+):
     run = drawn_runs["audio"]
     one = predict.predict(clip[0], run, None)
     assert not any("trained on" in warning for warning in one.warnings)
-    (known, *_) = clips_root.glob("Actor_05/*.mp4")
+    (known, *_) = clips_root.glob("Actor_05/*.mp4")  # drawn: nobody of RAVDESS
     two = predict.predict(known, run, None)
-    assert any("actor 5, whom the network was trained on" in warning for warning in two.warnings)
+    (warning,) = (each for each in two.warnings if "actor 5" in each)
+    assert re.fullmatch(
+        r"this clip is named like one of RAVDESS's actor 5; if it is, the network was trained on "
+        "that actor, and is right more often than of others",
+        warning,
+    )
 
 
 def spoilt(name, clip, runs, tmp_path):
@@ -363,6 +372,21 @@ def test_a_voice_and_a_face_unlike_the_training_clips_are_told(
     warnings = predict.predict(clip[0], runs["motion_voice"], clip[1]).warnings
     unlike = {each.split()[1] for each in warnings if "unlike" in each}
     assert unlike == told
+
+
+def test_a_sound_that_hardly_changes_is_told_to_be_no_voice(clip, tmp_path):
+    def told(path):
+        warnings = predict.predict(path, PUBLISHED, clip[1]).warnings
+        return [each for each in warnings if STEADY in each]
+
+    assert told(clip[0]) == []
+    time_s = np.arange(round(3.1 * 48_000)) / 48_000
+    noise = np.random.default_rng(0).normal(0, 1, len(time_s))
+    # Their sizes are within the range of the training clips.
+    for sound in 0.003 * noise, noise / 2**15, 0.1 * np.sin(2 * np.pi * 1000 * time_s):
+        soundfile.write(tmp_path / "sound.wav", sound, 48_000)
+        (warning,) = told(tmp_path / "sound.wav")
+        assert warning == f"the sound of 1 windows {STEADY}"
 
 
 def test_a_real_clip_gets_probabilities_from_its_found_face(
