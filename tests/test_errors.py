@@ -56,17 +56,23 @@ def test_what_is_no_refusal_of_the_disk_keeps_its_traceback(tmp_path):
 
 ROWS = """
 import sys
-from cfnsr.__main__ import main
-from cfnsr.models.registry import Row
-Row.n_parameters = lambda row, sizes: 0  # without a network of each
-sys.exit(main(["rows"]))
+from cfnsr import __main__ as commands
+def _rows(options):
+    print("a row\\n" * int(sys.argv[1]))
+commands._rows = _rows  # without a network of each
+sys.exit(commands.main(["rows"]))
 """
 
 
-def test_a_command_whose_reader_has_left_ends_without_a_traceback():
+# A short output fails when it is flushed in the end, a long one while it is printed.
+@pytest.mark.parametrize("n_rows", [1, 10_000])
+def test_a_command_whose_reader_has_left_ends_without_a_traceback(n_rows):
     unread, written = os.pipe()
     os.close(unread)
-    program = [sys.executable, "-c", ROWS]
-    done = subprocess.run(program, cwd=REPOSITORY, stdout=written, stderr=subprocess.PIPE)
+    program = [sys.executable, "-c", ROWS, str(n_rows)]
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        program, cwd=REPOSITORY, env=environment, stdout=written, stderr=subprocess.PIPE
+    )
     os.close(written)
     assert (done.returncode, done.stderr) == (1, b"")

@@ -18,35 +18,45 @@ def test_the_arrows_between_modules_point_to_the_left_only():
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def loaded(*modules):
-    """The top-level packages that importing these modules loads."""
-    program = (
-        "import sys\nfrom importlib import import_module\n"
-        "for name in sys.argv[1:]: import_module(name)\n"
-        "print(*(name for name in sys.modules if '.' not in name))"
-    )
-    printed = subprocess.check_output([sys.executable, "-c", program, *modules], text=True)
-    return set(printed.split())
+PROGRAM = """
+import sys
+for step in sys.argv[1:]:
+    exec(step)
+    print(*(name for name in sys.modules if "." not in name))
+"""
+COMMANDS = "import cfnsr.__main__, cfnsr.notebook"
+NO_MODEL = """
+import cfnsr.data.preprocess, cfnsr.data.sources, cfnsr.data.synthetic.recording
+import cfnsr.evaluation.scores, cfnsr.evaluation.typeset, cfnsr.models.registry
+import cfnsr.figures.results, cfnsr.figures.style
+from cfnsr.evaluation import tables
+from cfnsr.params import Params, SyntheticParams
+tables.ceilings(Params(synthetic=SyntheticParams()))
+"""
+TRAINING = "import cfnsr.training.grid"
 
 
-def test_torch_is_not_loaded_for_what_needs_no_model():
-    found = loaded(
-        "cfnsr.data.preprocess",
-        "cfnsr.data.sources",
-        "cfnsr.figures.style",
-        "cfnsr.evaluation.tables",
-    )
-    assert "pandas" in found
-    assert "torch" not in found
+@pytest.fixture(scope="module")
+def loaded():
+    """The top-level packages that each of these steps has loaded, one after the other."""
+    steps = (COMMANDS, NO_MODEL, TRAINING)
+    printed = subprocess.check_output([sys.executable, "-c", PROGRAM, *steps], text=True)
+    return {step: set(line.split()) for step, line in zip(steps, printed.splitlines(), strict=True)}
 
 
-def test_the_commands_and_the_runner_of_notebooks_load_no_heavy_library():
-    found = loaded("cfnsr.__main__", "cfnsr.notebook")
-    assert not found & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}
+def test_the_commands_and_the_runner_of_notebooks_load_no_heavy_library(loaded):
+    assert "argparse" in loaded[COMMANDS]
+    assert not loaded[COMMANDS] & {"torch", "pandas", "scipy", "cv2", "av", "librosa"}
 
 
-def test_a_fold_whose_runs_are_there_loads_no_library_of_training():
-    assert not loaded("cfnsr.training.grid") & {"torchvision", "lightning_fabric", "librosa"}
+def test_torch_is_not_loaded_for_what_needs_no_model(loaded):
+    assert {"pandas", "matplotlib"} <= loaded[NO_MODEL]
+    assert "torch" not in loaded[NO_MODEL]
+
+
+def test_a_fold_whose_runs_are_there_loads_no_library_of_training(loaded):
+    assert "torch" in loaded[TRAINING]
+    assert not loaded[TRAINING] & {"torchvision", "lightning_fabric", "librosa"}
 
 
 @pytest.mark.skipif(find_spec("ipywidgets") is not None, reason="ipywidgets is installed")
