@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -39,9 +40,13 @@ TAKES = [take for take in takes(Clips()) if take.actor in (1, 2)][::4]
 
 @contextmanager
 def alone():
-    """What would be spread over workers is done in this process, in order."""
+    """What would be sent to workers is packed as for them and done in this process, in order."""
+
+    def finished(work, jobs):
+        return enumerate(map(work, pickle.loads(pickle.dumps(jobs))))
+
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(cluster, "finished", lambda work, jobs: enumerate(map(work, jobs)))
+        patched.setattr(cluster, "finished", finished)
         yield
 
 

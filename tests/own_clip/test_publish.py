@@ -9,7 +9,6 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, SMALL, alone, train_row
 
-from cfnsr import cluster
 from cfnsr.__main__ import main
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
@@ -63,12 +62,8 @@ def tested(repository):
 
 @pytest.fixture(scope="module")
 def network(repository, tested):
-    """The folder of a network published from them, by one worker."""
-    with (
-        pytest.MonkeyPatch.context() as patched,
-        cluster.local_cluster(True, gpus=[], n_workers=1) as worker,
-    ):
-        patched.setenv(cluster.ADDRESS, worker.scheduler_address)
+    """The folder of a network published from them."""
+    with pytest.MonkeyPatch.context() as patched, alone():
         patched.setattr(publish, "PUBLISHED", repository / "network")
         return publish.publish(Params(ravdess_landmarks=PARAMS.ravdess_landmarks), repository)
 
