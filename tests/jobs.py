@@ -27,12 +27,3 @@ def environment(name):
 def process_id(_):
     time.sleep(0.2)
     return os.getpid()
-
-
-def preprocess_or_die(job, fatal):
-    """Stands for `preprocess._work`; one clip takes all memory."""
-    if job.media.stem == fatal:
-        os.kill(os.getpid(), signal.SIGKILL)
-    from cfnsr.data import preprocess
-
-    preprocess._work(job)

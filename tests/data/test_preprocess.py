@@ -1,7 +1,6 @@
 import json
 import shutil
 from contextlib import nullcontext
-from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,7 +9,7 @@ import pandas as pd
 import pytest
 import soundfile
 from conftest import SMALL, TAKES, alone, cut, remux, write_film
-from jobs import preprocess_or_die
+from distributed import KilledWorker
 from test_cluster import kill_at_work
 
 from cfnsr import cluster
@@ -423,8 +422,15 @@ def test_a_killed_run_leaves_no_process_and_goes_on_to_the_same_bytes(
 def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(
     synthetic_root, tmp_path, monkeypatch
 ):
-    monkeypatch.setattr(preprocess, "_work", partial(preprocess_or_die, fatal=STEMS[5]))
-    monkeypatch.setitem(cluster.SETTINGS, "distributed.scheduler.allowed-failures", 0)
+    worker = SimpleNamespace(address="tcp://127.0.0.1:1")
+
+    def killed(work, jobs):
+        """As `cluster.finished` tells it of workers that really die in test_cluster.py."""
+        for i, job in enumerate(jobs):
+            dies = job.media.stem == STEMS[5]
+            yield i, KilledWorker("a task", worker, 3) if dies else work(job)
+
+    monkeypatch.setattr(cluster, "finished", killed)
     with pytest.raises(InputError, match=f"{STEMS[5]}.mp4 ended its worker"):
         run(synthetic_root, tmp_path, on=nullcontext)
     assert len((tmp_path / "arrays/index.csv").read_text().splitlines()) == 8
