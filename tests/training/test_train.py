@@ -185,8 +185,9 @@ def test_a_pretrained_video_encoder_is_where_the_training_starts(clips, encoders
 def test_the_averaged_row_is_the_mean_probability_of_its_members(clips, tmp_path):
     brief = Schedule(n_epochs=1, batch_size=32)
     params = settings(ours=brief).model_copy(update={"seeds": (1, 2, 3)})
-    members = train_row("motion_voice", 1, params, clips, tmp_path)
-    (averaged,) = train_row("motion_voice_averaged", 1, params, clips, tmp_path)
+    few = without_actors(clips, *range(9, 25))
+    members = train_row("motion_voice", 1, params, few, tmp_path)
+    (averaged,) = train_row("motion_voice_averaged", 1, params, few, tmp_path)
     mean = np.mean([softmax(run.test.logits[0], axis=1) for run in members], axis=0)
     np.testing.assert_allclose(softmax(averaged.test.logits[0], axis=1), mean, atol=1e-3)
     assert averaged.seed == 0

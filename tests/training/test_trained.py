@@ -10,8 +10,9 @@ import pytest
 import torch
 from conftest import train_row
 from pooch import file_hash
-from test_train import clips, settings  # noqa: F401  `clips` is a fixture
+from test_train import settings, without_actors
 
+from cfnsr.data.clips import load_clips
 from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
@@ -36,7 +37,13 @@ ROWS = (
 
 
 @pytest.fixture(scope="module")
-def runs(clips, tmp_path_factory):  # noqa: F811
+def clips(random_arrays):
+    """Of the four actors who test fold 1 and of four who train."""
+    return without_actors(load_clips(random_arrays), *range(9, 25))
+
+
+@pytest.fixture(scope="module")
+def runs(clips, tmp_path_factory):
     """Trained runs of each of `ROWS`, on fold 1: of three seeds where another row averages them."""
     root = tmp_path_factory.mktemp("runs")
     schedules = dict.fromkeys(("video", "audio", "erann", "fusion", "ours"), ONE_EPOCH)
@@ -49,7 +56,7 @@ def runs(clips, tmp_path_factory):  # noqa: F811
 
 
 @pytest.mark.parametrize("row", ROWS)
-def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):  # noqa: F811
+def test_a_loaded_model_gives_the_logits_that_its_run_kept(row, runs, clips):
     folder = run_folder(runs, row, 1, find(row).seeds((1,))[0])
     found = trained.load_trained(folder)
     test = found.test_positions(clips)
@@ -68,13 +75,13 @@ def test_the_switches_of_the_run_are_kept_and_not_those_of_today(runs):
     ).model.batch_summed_attention
 
 
-def test_other_clips_than_those_it_was_trained_on_are_refused(runs, clips):  # noqa: F811
+def test_other_clips_than_those_it_was_trained_on_are_refused(runs, clips):
     found = trained.load_trained(run_folder(runs, "audio", 1, 1))
     with pytest.raises(InputError, match="trained on other clips"):
         found.test_positions(replace(clips, sha256="others"))
 
 
-def test_silence_is_the_mean_of_all_test_clips_in_the_clips_own_types(runs, clips):  # noqa: F811
+def test_silence_is_the_mean_of_all_test_clips_in_the_clips_own_types(runs, clips):
     test = clips.index["actor"].isin([1, 2, 3, 4]).to_numpy()
     for row in ("cfn_sr", "erann"):
         silence = trained.load_trained(run_folder(runs, row, 1, 1)).silence(clips)
@@ -200,7 +207,7 @@ def test_a_checkpoint_with_a_flipped_bit_is_refused_or_the_same(runs, tmp_path):
     assert n_refused > 30
 
 
-def test_a_network_is_published_as_safetensors(runs, clips, tmp_path):  # noqa: F811
+def test_a_network_is_published_as_safetensors(runs, clips, tmp_path):
     torch_ = pytest.importorskip("safetensors.torch", reason="safetensors is not installed")
     folder = run_folder(runs, "audio", 1, 1)
     found = trained.load_trained(folder)
