@@ -355,7 +355,7 @@ def test_only_a_row_above_its_ceiling_beyond_chance_leaks(n_right, leaks):
 
 
 def test_nothing_leaks_where_no_ceiling_is_known():
-    found = tables.table(TABLE_1, paper(every_row()))
+    found = tables.table(TABLE_1, paper(every_row(folds=[1, 2])))
     assert tables.above_ceiling(found, tables.ceilings(REAL)).empty
     assert tables.above_ceiling(tables.table(TABLE_1, {}), tables.ceilings(CONTROL)).empty
 
@@ -386,13 +386,14 @@ def test_a_markdown_table_has_a_line_a_row_and_the_setting_above(tmp_path):
 
 
 def test_real_data_has_no_column_for_ceilings(tmp_path):
-    _, text, tex = written(tmp_path / "table", every_row(), REAL)
+    _, text, tex = written(tmp_path / "table", two_folds(), REAL)
     assert "Ceiling" not in text + tex
     assert "Measured on RAVDESS: protocol paper" in text
 
 
 def test_a_latex_table_is_escaped_and_every_row_ends(tmp_path):
-    _, _, text = written(tmp_path / "table", every_row(), CONTROL, TABLE_1 | TABLE_2 | EXTRA)
+    runs = every_row(folds=[1, 2])
+    _, _, text = written(tmp_path / "table", runs, CONTROL, TABLE_1 | TABLE_2 | EXTRA)
     assert text.isascii()
     body = text[text.index(r"\toprule") : text.index(r"\bottomrule")]
     lines = [line for line in body.splitlines() if line not in (r"\toprule", r"\midrule")]
@@ -427,7 +428,9 @@ def test_an_empty_table_has_its_header(tmp_path, params):
 def test_equal_runs_give_equal_bytes(tmp_path):
     names = ["video", "audio", "averaging", "erann", "cfn_sr"]
     first, second = (
-        written(tmp_path / of, {name: every_row()[name] for name in names}, CONTROL)
+        written(
+            tmp_path / of, by_row(*[run([3, 6], row, k) for row in names for k in (1, 2)]), CONTROL
+        )
         for of in ("first", "second")
     )
     assert first == second
