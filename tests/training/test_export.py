@@ -1,6 +1,7 @@
 """Tests of `cfnsr.training.export`: an independent runtime gives torch's logits."""
 
 import json
+from importlib.util import find_spec
 
 import numpy as np
 import pytest
@@ -17,8 +18,11 @@ from cfnsr.params import Model, Preprocess, SyntheticParams
 from cfnsr.training import export
 from cfnsr.training.trained import Trained
 
-onnxruntime = pytest.importorskip("onnxruntime", reason="the extra onnx is not installed")
-pytest.importorskip("onnxscript", reason="the extra onnx is not installed")
+# Not imported here: each process of the tests would load them, and one runs this file.
+pytestmark = pytest.mark.skipif(
+    not (find_spec("onnxruntime") and find_spec("onnxscript")),
+    reason="the extra onnx is not installed",
+)
 
 SOURCE = SyntheticParams(
     model=Model(stem_channels=4, cardinality=2, n_blocks=(1, 1, 1, 1), n_encoder_layers=1),
@@ -61,6 +65,8 @@ def untrained(row, n_channels=3):
 
 
 def assert_equal_logits(trained, arrays, path):
+    import onnxruntime
+
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     assert [each.name for each in session.get_inputs()] == list(trained.row.inputs)
     for n_clips in (1, 3):
