@@ -78,7 +78,7 @@ def write_dataset(root: Path, clips: DrawnClips) -> None:
     missing = _missing(root, clips)
     written = cluster.finished(partial(write_clip, root, clips=clips), missing)
     for _, error in tqdm(
-        written, "synthetic clips", len(missing), unit="clip", disable=not missing
+        written, "synthetic clips", len(missing), unit="clip", mininterval=2, disable=not missing
     ):
         if error is not None:
             raise error
