@@ -131,6 +131,8 @@ def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:
                 progress_bar=False,
                 stderr_file=sys.stderr,
                 config=sockets,
+                # It calls the interrupt of its own shutdown an error.
+                extra_arguments=["--log-level=CRITICAL"],
             )
         except papermill.PapermillExecutionError as error:
             if error.ename == InputError.__name__:
