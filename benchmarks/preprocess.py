@@ -2,7 +2,7 @@
 
     python benchmarks/preprocess.py ROOT [--reference DIR]
 
-ROOT holds Actor_XX/*.mp4 and landmarks/*.csv, as `../shared/ravdess/unpack ROOT` writes them.
+ROOT holds Actor_XX/*.mp4 and landmarks/*.csv, as the official archives unpack.
 Each case is a process of its own, and the cases take turns. `seconds` is what the work takes once
 its modules are imported, as in a notebook, the start of worker processes included;
 `command_s` is from the command to its end.

@@ -1,5 +1,3 @@
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,11 +13,10 @@ from cfnsr.evaluation.selection import (
     choose_epochs,
     with_epochs,
 )
+from cfnsr.reanalysis import released_log
 from cfnsr.training.runs import Predictions, Run
 
 pytestmark = pytest.mark.filterwarnings("error")
-
-RELEASED_LOG = Path(__file__).parents[2] / "shared/reference/released_training_log.csv"
 
 # fold epoch; column sums 140, 140, 141, 135
 BY_HAND = np.array([[60, 70, 66, 60], [50, 40, 45, 55], [30, 30, 30, 20]])
@@ -116,10 +113,7 @@ def test_runs_without_validation_actors_are_left_out_of_the_validation_rule():
 @pytest.fixture
 def released():
     """The authors' log: test accuracy in percent, (fold, epoch)."""
-    if not RELEASED_LOG.exists():
-        pytest.skip(f"{RELEASED_LOG} is not beside this checkout")
-    log = pd.read_csv(RELEASED_LOG)
-    return log.pivot(index="fold", columns="epoch", values="test_top1_pct").to_numpy()
+    return released_log.accuracy()
 
 
 def test_the_rules_on_the_released_log_give_the_reference_accuracies(released):
