@@ -8,8 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cfnsr import cluster, params
-from cfnsr.errors import InputError, command_line, writing
+from cfnsr import InputError, cluster, command_line, params
+from cfnsr.data.files import writing
 
 
 @command_line
@@ -227,11 +227,12 @@ def _architecture(options: argparse.Namespace) -> None:
 
 
 def _site(options: argparse.Namespace) -> None:
-    from cfnsr.site import build
+    from cfnsr.figures import gallery
+    from cfnsr.own_clip import PUBLISHED
 
     chosen, repository = params.load(), params.repository_root()
-    print(f"the gallery: {build.build(repository)}")
-    print(build.outcome(chosen, repository))
+    print(f"the gallery: {gallery.build(repository, PUBLISHED / 'README.md')}")
+    print(gallery.outcome(chosen, repository))
     if "DVC_EXP_NAME" in os.environ:
         print("to go back, without your edits: git restore . && dvc checkout --allow-missing")
 

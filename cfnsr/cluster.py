@@ -19,7 +19,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 
 if TYPE_CHECKING:
     from distributed import Client, Future

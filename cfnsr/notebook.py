@@ -20,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from cfnsr import cluster, params
-from cfnsr.errors import REFUSALS, InputError, command_line, writing
+from cfnsr import InputError, cluster, command_line, params
+from cfnsr.data.files import REFUSALS, writing
 from cfnsr.models.registry import asked_for, find
 
 if TYPE_CHECKING:

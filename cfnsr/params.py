@@ -20,9 +20,9 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from cfnsr import InputError
 from cfnsr.data import corpora
 from cfnsr.data.corpora import Corpus, Protocol
-from cfnsr.errors import InputError
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=1)]

@@ -4,7 +4,7 @@ import os
 import signal
 import time
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 
 
 def square(number):

@@ -13,8 +13,7 @@ from distributed import KilledWorker
 from jobs import environment, process_id, square, square_or_die
 from numpy._core._multiarray_umath import __cpu_dispatch__
 
-from cfnsr import cluster
-from cfnsr.errors import InputError
+from cfnsr import InputError, cluster
 
 
 @pytest.fixture(scope="module")

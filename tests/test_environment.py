@@ -155,8 +155,6 @@ def test_what_trains_a_run_anew_is_a_stage_or_a_group_that_can_be_asked_for(row)
 NO_RESULT = {
     "cfnsr",
     "cfnsr.params",
-    "cfnsr.errors",
-    "cfnsr.files",
     "cfnsr.cluster",
     "cfnsr.notebook",
 }

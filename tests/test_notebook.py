@@ -11,8 +11,7 @@ import nbformat
 import psutil
 import pytest
 
-from cfnsr import notebook
-from cfnsr.errors import InputError
+from cfnsr import InputError, notebook
 
 REPOSITORY = Path(__file__).parents[1]
 
@@ -95,7 +94,7 @@ def test_what_is_asked_for_goes_by_group(capsys):
 
 
 def test_an_input_error_in_a_cell_becomes_one_line(tmp_path, capsys):
-    raising = "from cfnsr.errors import InputError\nraise InputError('fold is 9, expected 1 to 6')"
+    raising = "from cfnsr import InputError\nraise InputError('fold is 9, expected 1 to 6')"
     source = write(tmp_path / "a.ipynb", cell(raising))
     assert notebook.main([str(source), str(tmp_path / "b.ipynb")]) == 1
     assert capsys.readouterr().err == "error: fold is 9, expected 1 to 6\n"

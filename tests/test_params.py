@@ -4,9 +4,8 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from cfnsr import params
+from cfnsr import InputError, params
 from cfnsr.__main__ import main
-from cfnsr.errors import InputError
 from cfnsr.params import Params, Preprocess
 
 REPOSITORY = Path(__file__).parents[1]

@@ -15,10 +15,10 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cfnsr import InputError
 from cfnsr.attention.interval import ratio
 from cfnsr.data import audio, preprocess
 from cfnsr.data.clips import Arrays, Clips
-from cfnsr.errors import InputError
 from cfnsr.models.registry import find
 from cfnsr.params import Preprocess
 from cfnsr.training.trained import Viewed

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
+from cfnsr import InputError
 from cfnsr.attention import deletion
 from cfnsr.attention.deletion import Curves
 from cfnsr.attention.interval import ratio
@@ -41,7 +42,6 @@ from cfnsr.data.clips import Arrays, Clips
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.cues import PARTS, Part, takes_of
-from cfnsr.errors import InputError
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
 from cfnsr.training.runs import read_info, run_folder

@@ -7,8 +7,8 @@ from pathlib import Path
 import av
 import numpy as np
 
+from cfnsr import InputError
 from cfnsr.data.media import Clip, decoding, opened
-from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 HOP = 512  # librosa's default, samples

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from cfnsr import InputError
 from cfnsr.data import corpora, motion, summary
-from cfnsr.errors import InputError
 
 # Of ImageNet, as in the release.
 RGB_MEAN = (0.485, 0.456, 0.406)

@@ -28,9 +28,9 @@ from requests.adapters import HTTPAdapter
 from tqdm import tqdm
 from urllib3.util import Retry
 
+from cfnsr import InputError
 from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, CORPUS, stem
-from cfnsr.errors import InputError, writing
-from cfnsr.files import replacing
+from cfnsr.data.files import replacing, writing
 
 ZENODO = "https://zenodo.org"
 CLIPS_RECORD = 1188976

@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 import cv2
 import numpy as np
 
+from cfnsr import InputError
 from cfnsr.data import face_detection
-from cfnsr.errors import InputError
 
 _WEIGHTS = "models/shape_predictor_68_face_landmarks.dat"
 #: The longer side of the picture in which faces are looked for. The smallest that dlib finds are 80

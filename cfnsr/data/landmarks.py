@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cfnsr import InputError
 from cfnsr.data.drawing import STROKES
-from cfnsr.errors import InputError
 
 N_LANDMARKS = 68
 #: By how much landmarks and sound may end apart. Of RAVDESS's 1440 takes, one ends 0.33 s before

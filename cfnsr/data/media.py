@@ -14,7 +14,7 @@ import numpy as np
 from av.stream import Disposition
 from av.video.reformatter import VideoReformatter
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 
 Kind = Literal["picture", "sound"]
 

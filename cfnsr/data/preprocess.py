@@ -30,14 +30,13 @@ import numpy as np
 import pandas as pd
 from tqdm import tqdm
 
-from cfnsr import cluster
+from cfnsr import InputError, cluster
 from cfnsr.data import audio, landmark_detection, motion, segments, summary, video
 from cfnsr.data.corpora import Corpus, Take, recorded
 from cfnsr.data.drawing import draw_faces
+from cfnsr.data.files import is_whole, replacing, turn, writing
 from cfnsr.data.landmarks import check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, opened, pictures
-from cfnsr.errors import InputError, writing
-from cfnsr.files import is_whole, replacing, turn
 from cfnsr.params import Params, Preprocess
 
 #: Raise it when the arrays change for equal settings, so that half-done work is not mixed in.

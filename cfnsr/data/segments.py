@@ -5,7 +5,7 @@ Sizes and steps are those of the first author's example code, see `cfnsr.models.
 
 import numpy as np
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 from cfnsr.params import Preprocess
 
 WINDOW_S, SHIFT_S = 0.025, 0.010

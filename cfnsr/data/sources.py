@@ -8,10 +8,10 @@ import pandas as pd
 from pooch import file_hash
 from tqdm import tqdm
 
+from cfnsr import InputError
 from cfnsr.data import download
 from cfnsr.data.corpora import Corpus, Take, ravdess
 from cfnsr.data.synthetic import recording
-from cfnsr.errors import InputError
 from cfnsr.params import Params, checkout_of
 
 

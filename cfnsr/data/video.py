@@ -5,10 +5,10 @@ from collections.abc import Iterable, Iterator
 import cv2
 import numpy as np
 
+from cfnsr import InputError
 from cfnsr.data import segments
 from cfnsr.data.landmarks import are_of_one_clip
 from cfnsr.data.media import Clip, Track, pictures
-from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 #: Of RAVDESS's films and of the control the even spread is up to 0.04 s off, and it is what the

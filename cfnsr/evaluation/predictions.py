@@ -29,8 +29,9 @@ from typing import Any, get_args
 import numpy as np
 import pandas as pd
 
+from cfnsr import InputError
 from cfnsr.data.corpora import Protocol
-from cfnsr.errors import InputError, writing
+from cfnsr.data.files import writing
 from cfnsr.evaluation.selection import RULES, with_epochs
 from cfnsr.evaluation.tables import by_row
 from cfnsr.models.registry import ROWS, find, reported

@@ -22,8 +22,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from cfnsr import InputError
 from cfnsr.data.corpora import Protocol
-from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, seed_noise
 from cfnsr.evaluation.scores import outcomes, score
 from cfnsr.evaluation.seed_noise import SIDES, another_seed, kappa

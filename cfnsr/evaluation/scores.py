@@ -13,7 +13,7 @@ from math import nan
 import numpy as np
 import pandas as pd
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 from cfnsr.evaluation.selection import Rule, with_epochs
 from cfnsr.evaluation.uncertainty import LEVEL, actor_interval, holm, sign_flip_p_value
 from cfnsr.training.runs import CLIP_COLUMNS, Run

@@ -12,8 +12,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from cfnsr import InputError
 from cfnsr.data.corpora import Corpus
-from cfnsr.errors import InputError
 from cfnsr.evaluation.uncertainty import actor_interval
 from cfnsr.models.registry import find, reported
 from cfnsr.params import Params, draws_landmarks

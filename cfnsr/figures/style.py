@@ -19,7 +19,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.typing import ColorType, RcKeyType
 from PIL import Image
 
-from cfnsr.errors import writing
+from cfnsr.data.files import writing
 
 P = ParamSpec("P")
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 
 from torch import Tensor, nn
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 
 _VIDEO_LAYERS = ("conv1", "bn1", "maxpool", "layer1", "layer2", "layer3", "layer4")
 _AUDIO_LAYERS = {0: "conv1", 2: "bn1", 3: "conv2", 6: "bn2", 8: "conv3", 10: "bn3"}

@@ -10,7 +10,7 @@ from sklearn.svm import LinearSVC
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 
 #: Inverse strengths of the L2 penalty to choose from.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 
 if TYPE_CHECKING:
     from cfnsr.models.base import EmotionModel, Sizes

@@ -15,10 +15,11 @@ from matplotlib.figure import Figure
 from scipy import special
 from tqdm import tqdm
 
+from cfnsr import InputError
 from cfnsr.attention.maps import Maps, grad_cam, normalised, read_maps, video_regions
 from cfnsr.data import motion, summary
 from cfnsr.data.clips import Arrays
-from cfnsr.errors import InputError, writing
+from cfnsr.data.files import writing
 from cfnsr.evaluation import tables
 from cfnsr.figures.attention_maps import on_frames, on_pixels
 from cfnsr.figures.own_clip import timeline

@@ -23,11 +23,10 @@ import pandas as pd
 from pooch import file_hash
 from safetensors.torch import save_file
 
-from cfnsr import cluster
+from cfnsr import InputError, cluster
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora import Split
-from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores
 from cfnsr.evaluation.selection import Rule
 from cfnsr.evaluation.uncertainty import actor_interval

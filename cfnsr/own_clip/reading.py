@@ -13,10 +13,10 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from cfnsr import InputError
 from cfnsr.data import audio, face_detection, landmark_detection, preprocess, video
 from cfnsr.data.landmarks import are_of_one_clip, check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, pictures, probe
-from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 #: What follows the analysed sound in RAVDESS's 1440 takes: 0.75 s on average (they last 3.70 s),

@@ -13,10 +13,10 @@ import torch
 from pooch import file_hash
 from torch import nn
 
-from cfnsr import files
+from cfnsr import InputError
+from cfnsr.data import files
 from cfnsr.data.clips import Clips
 from cfnsr.data.corpora import Split, recorded
-from cfnsr.errors import InputError
 from cfnsr.models.registry import FEATURES, Row, find
 from cfnsr.params import Params, Precision, Schedule, SourceParams
 from cfnsr.training import provenance

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from cfnsr import InputError
 from cfnsr.data.clips import colour_statistics
-from cfnsr.errors import InputError, writing
+from cfnsr.data.files import writing
 from cfnsr.models.base import Sizes
 from cfnsr.params import Preprocess, SourceParams, n_channels
 from cfnsr.training.trained import Trained

@@ -13,9 +13,9 @@ from uuid import uuid4
 from distributed import Client, Future, KilledWorker, as_completed, get_worker
 from tqdm import tqdm
 
-from cfnsr import cluster, files
+from cfnsr import InputError, cluster
+from cfnsr.data import files
 from cfnsr.data.clips import Clips, load_clips
-from cfnsr.errors import InputError
 from cfnsr.models.registry import Group, asked_for, find
 from cfnsr.params import Params
 from cfnsr.training.experiment import (

@@ -26,8 +26,8 @@ import pandas as pd
 from pydantic import BaseModel
 from scipy import special
 
+from cfnsr import InputError
 from cfnsr.data import corpora
-from cfnsr.errors import InputError
 from cfnsr.models.registry import find
 
 _SEED_FOLDER = re.compile(r"seed_(\d+)")

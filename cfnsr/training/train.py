@@ -18,9 +18,10 @@ import torch
 from pooch import file_hash
 from torch import nn
 
-from cfnsr import cluster, files
+from cfnsr import InputError, cluster
+from cfnsr.data import files
 from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
-from cfnsr.errors import InputError, writing
+from cfnsr.data.files import writing
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.late_fusion import LateFusion
 from cfnsr.models.registry import FEATURES

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from cfnsr import InputError
 from cfnsr.data import corpora
 from cfnsr.data.clips import Arrays, Clips, Scaling, normalise, split
-from cfnsr.errors import InputError
 from cfnsr.models.base import EmotionModel, Sizes
 from cfnsr.models.registry import Row, find
 from cfnsr.params import Hybrid, Model, Preprocess, Schedule, SourceParams

@@ -9,6 +9,7 @@ import torch
 from conftest import SMALL, TAKES
 from test_maps import made
 
+from cfnsr import InputError
 from cfnsr.attention import deletion
 from cfnsr.attention.reliance import (
     _answers,
@@ -24,7 +25,6 @@ from cfnsr.data import corpora
 from cfnsr.data.clips import Clips, Scaling
 from cfnsr.data.corpora.ravdess import EMOTIONS, stem
 from cfnsr.data.preprocess import preprocess_clip
-from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import SourceParams

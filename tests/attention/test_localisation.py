@@ -14,7 +14,7 @@ from test_maps import N_CLIPS, made
 from test_results import is_cut
 from test_runs import INFO
 
-from cfnsr import params
+from cfnsr import InputError, params
 from cfnsr.attention.deletion import Curves
 from cfnsr.attention.localisation import (
     face_cues,
@@ -35,7 +35,6 @@ from cfnsr.data.synthetic import pointing, recording
 from cfnsr.data.synthetic.control import cue
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.data.video import choose_frames
-from cfnsr.errors import InputError
 from cfnsr.figures import attention_effects, attention_maps
 from cfnsr.models.registry import find
 from cfnsr.params import Clips, Params

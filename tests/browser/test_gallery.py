@@ -3,7 +3,8 @@ from itertools import groupby
 
 import pytest
 
-from cfnsr.site import build
+from cfnsr.figures import gallery
+from cfnsr.own_clip import PUBLISHED
 
 pytestmark = pytest.mark.browser
 
@@ -17,7 +18,7 @@ COLUMN = """([table, column]) => [...document.querySelectorAll("table")[table].t
 
 @pytest.fixture(scope="session")
 def site(copy):
-    return build.build(copy).parent
+    return gallery.build(copy, PUBLISHED / "README.md").parent
 
 
 @pytest.fixture

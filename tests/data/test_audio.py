@@ -11,9 +11,9 @@ from conftest import cut, remux
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cfnsr import InputError
 from cfnsr.data.audio import decode, log_mel, mfcc, n_mfcc_frames, read_waveform, read_window
 from cfnsr.data.media import opened, probe
-from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 PAPER = Preprocess()

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from sklearn.preprocessing import StandardScaler
 from torchvision.transforms import v2
 
+from cfnsr import InputError
 from cfnsr.data.clips import (
     CROP_SCALE,
     N_AHEAD,
@@ -25,7 +26,6 @@ from cfnsr.data.clips import (
 )
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.motion import N_TRACKS
-from cfnsr.errors import InputError
 
 N_CLIPS, N_FRAMES, SIZE = 12, 4, 20
 CPU = torch.device("cpu")

@@ -13,13 +13,13 @@ import pytest
 import toy_corpus
 from conftest import REPOSITORY, SMALL, alone, train_row
 
+from cfnsr import InputError
 from cfnsr.data import corpora, landmark_detection, preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora import CORPORA, baum1s
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import recording
 from cfnsr.data.synthetic.cues import takes
-from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores, tables
 from cfnsr.params import Clips, Model, Params, SyntheticParams, Training, load
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 
+from cfnsr import InputError
 from cfnsr.data.download import (
     CLIPS_RECORD,
     LANDMARKS_RECORD,
@@ -31,7 +32,7 @@ from cfnsr.data.download import (
     fetch,
     unpack,
 )
-from cfnsr.errors import InputError, writing
+from cfnsr.data.files import writing
 
 VIDEO = Archive("Video_Speech_Actor_05.zip", CLIPS_RECORD, (5,), modality=1, suffix=".mp4")
 

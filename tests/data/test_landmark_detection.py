@@ -10,11 +10,11 @@ import pytest
 import skimage.data
 from conftest import SMALL, remux
 
+from cfnsr import InputError
 from cfnsr.data import landmark_detection
 from cfnsr.data.face_detection import STEP
 from cfnsr.data.landmark_detection import find_landmarks
 from cfnsr.data.landmarks import read_landmarks
-from cfnsr.errors import InputError
 from cfnsr.own_clip.reading import Needs, open_clip
 
 TRACKS = Needs(video=False, sound=False, tracks=True)

@@ -2,8 +2,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cfnsr import InputError
 from cfnsr.data.landmarks import check_duration, read_landmarks
-from cfnsr.errors import InputError
 
 
 @pytest.fixture

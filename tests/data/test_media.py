@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from conftest import cut, remux, write_film
 
+from cfnsr import InputError
 from cfnsr.data import audio
 from cfnsr.data.media import opened, pictures, probe
-from cfnsr.errors import InputError
 
 RATE_HZ = 16_000
 #: 4 s of film, each picture as bright as it is late, and of a tone that grows as steadily.

@@ -12,14 +12,13 @@ from conftest import SMALL, TAKES, alone, cut, remux, write_film
 from distributed import KilledWorker
 from test_cluster import kill_at_work
 
-from cfnsr import cluster
+from cfnsr import InputError, cluster
 from cfnsr.data import audio, motion, preprocess, sources, summary, video
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name, stem, take
 from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.media import probe
-from cfnsr.errors import InputError
 from cfnsr.params import Drawing, Params, Preprocess
 
 SKIPPING = SMALL.model_copy(update={"rejected": "skip"})

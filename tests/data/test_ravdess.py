@@ -1,7 +1,7 @@
 import pytest
 
+from cfnsr import InputError
 from cfnsr.data.corpora.ravdess import AUDIO_ONLY, AUDIO_VIDEO, CORPUS, parse_name, stem, take
-from cfnsr.errors import InputError
 
 ALL_ACTORS = set(range(1, 25))
 

@@ -6,11 +6,11 @@ import pytest
 import soundfile
 from conftest import SMALL
 
+from cfnsr import InputError
 from cfnsr.data import audio, preprocess, segments, video
 from cfnsr.data.clips import load_clips
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.media import probe
-from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 PAPER = Preprocess(frame_choice="segments", n_frames=16)

@@ -6,12 +6,12 @@ import pytest
 import soundfile
 from conftest import TAKES
 
+from cfnsr import InputError
 from cfnsr.data import download, sources
 from cfnsr.data.audio import read_waveform
 from cfnsr.data.corpora import ravdess
 from cfnsr.data.corpora.ravdess import stem
 from cfnsr.data.synthetic import recording
-from cfnsr.errors import InputError
 from cfnsr.params import Clips, Params, SourceParams, SyntheticParams
 
 STEMS = [stem(take) for take in TAKES]

@@ -7,12 +7,12 @@ import pandas as pd
 import pytest
 from conftest import alone
 
+from cfnsr import InputError
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name, stem
 from cfnsr.data.synthetic import control, recording
 from cfnsr.data.synthetic.control import FACE_PARTNER, VOICE_PARTNER, ceilings, cue
 from cfnsr.data.synthetic.cues import takes
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
-from cfnsr.errors import InputError
 from cfnsr.params import Clips
 
 CLIPS = Clips()

@@ -6,6 +6,7 @@ from conftest import cut, remux
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cfnsr import InputError
 from cfnsr.data import video
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.media import Track, probe
@@ -16,7 +17,6 @@ from cfnsr.data.video import (
     crop_faces,
     landmark_times,
 )
-from cfnsr.errors import InputError
 from cfnsr.params import Preprocess
 
 SETTINGS = Preprocess(n_frames=5, frame_size=24)

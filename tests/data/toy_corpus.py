@@ -3,8 +3,8 @@
 from itertools import product
 from pathlib import PurePath
 
+from cfnsr import InputError
 from cfnsr.data.corpora import Corpus, Take
-from cfnsr.errors import InputError
 
 _PEOPLE = ("anna", "bert", "cora")
 _EMOTIONS = {"joy": "happy", "grief": "sad", "rage": "angry"}

@@ -14,9 +14,8 @@ import pytest
 from scipy.special import softmax
 from test_scores import all_folds, run
 
-from cfnsr import params
+from cfnsr import InputError, params
 from cfnsr.__main__ import main
-from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores, tables, typeset
 from cfnsr.evaluation.selection import RULES, with_epochs
 from cfnsr.models.registry import EXTRA, ROWS, TABLE_1, TABLE_2

@@ -10,9 +10,9 @@ import pandas as pd
 import pytest
 from test_predictions import COMMITTED, paper, trained
 
+from cfnsr import InputError
 from cfnsr.__main__ import main
 from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
-from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, reproduction, seed_noise
 from cfnsr.evaluation.reproduction import ALL_SYSTEMS, VERDICTS, compare
 from cfnsr.training.runs import Decisions, Run

@@ -14,8 +14,8 @@ from sklearn.metrics import (
     f1_score,
 )
 
+from cfnsr import InputError
 from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
-from cfnsr.errors import InputError
 from cfnsr.evaluation.scores import (
     confusion,
     outcomes,

@@ -6,12 +6,12 @@ import pytest
 from conftest import SMALL, alone, train_row
 from test_corpora import imitated  # noqa: F401  a fixture
 
+from cfnsr import InputError
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora import CORPORA
 from cfnsr.data.synthetic import control
 from cfnsr.data.synthetic.cues import takes
-from cfnsr.errors import InputError
 from cfnsr.evaluation.transfer import decisions, score, transfer
 from cfnsr.params import Clips
 

@@ -9,8 +9,8 @@ import torchvision
 from conftest import train_row
 from torch import nn
 
+from cfnsr import InputError
 from cfnsr.data.clips import Clips, load_clips
-from cfnsr.errors import InputError
 from cfnsr.models import registry
 from cfnsr.models.base import FULL_SIZE, Sizes
 from cfnsr.models.hybrid import MeanSVM, ModelLevel, Product, ScoreLevel, side_by_side

@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from cfnsr import InputError
 from cfnsr.__main__ import main
 from cfnsr.data.audio import N_MELS
 from cfnsr.data.motion import N_TRACKS
-from cfnsr.errors import InputError
 from cfnsr.models import motion_voice, registry
 from cfnsr.models.base import FULL_SIZE, Sizes
 from cfnsr.models.convert import from_release

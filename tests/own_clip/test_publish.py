@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from conftest import REPOSITORY, SMALL, alone, train_row
 
+from cfnsr import InputError
 from cfnsr.__main__ import main
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
 from cfnsr.data.synthetic.cues import takes
-from cfnsr.errors import InputError
 from cfnsr.evaluation import predictions, scores
 from cfnsr.own_clip import PUBLISHED, publish
 from cfnsr.params import Clips, Model, Params, Schedule, SourceParams, Training

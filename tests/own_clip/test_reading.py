@@ -11,11 +11,11 @@ from conftest import SMALL, cut, remux, write_film
 from hypothesis import given
 from hypothesis import strategies as st
 
+from cfnsr import InputError
 from cfnsr.data import audio, face_detection, preprocess, video
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.media import pictures, probe
 from cfnsr.data.synthetic import recording
-from cfnsr.errors import InputError
 from cfnsr.own_clip import reading
 from cfnsr.own_clip.reading import HOP_S, Needs, open_clip
 from cfnsr.params import Preprocess

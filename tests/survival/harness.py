@@ -21,7 +21,7 @@ import psutil
 import pytest
 from conftest import REPOSITORY
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 
 #: What one file may take: time, and memory beyond the libraries'.
 FILE_S, FILE_BYTES = 60, 1 << 30
@@ -37,7 +37,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from cfnsr.data.download import CLIPS_RECORD, Archive, fetch
-from cfnsr.errors import InputError
+from cfnsr import InputError
 try:
     archive = Archive("Video_Speech_Actor_05.zip", CLIPS_RECORD, (5,), 1, ".mp4")
     fetch([archive], Path(sys.argv[1]), base_url=sys.argv[2])

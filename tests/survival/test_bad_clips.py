@@ -8,9 +8,8 @@ import pandas as pd
 import pytest
 from conftest import SMALL, cut, remux
 
-from cfnsr import cluster
+from cfnsr import InputError, cluster
 from cfnsr.data import preprocess, sources
-from cfnsr.errors import InputError
 from cfnsr.params import Params
 
 pytestmark = pytest.mark.slow

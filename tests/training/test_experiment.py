@@ -7,8 +7,8 @@ import torch
 from pooch import file_hash
 from test_train import clips, settings  # noqa: F401  `clips` is a fixture
 
+from cfnsr import InputError
 from cfnsr.data import corpora
-from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
 from cfnsr.models.resnext import VideoOnly

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from cfnsr import InputError
 from cfnsr.__main__ import main
 from cfnsr.data import corpora
 from cfnsr.data.clips import Scaling
 from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model, Preprocess, SyntheticParams

@@ -9,8 +9,7 @@ from threading import Thread
 import pytest
 from test_train import settings
 
-from cfnsr import cluster
-from cfnsr.errors import InputError
+from cfnsr import InputError, cluster
 from cfnsr.models.registry import SWITCHES, asked_for, find
 from cfnsr.params import Schedule
 from cfnsr.training import grid

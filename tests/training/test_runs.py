@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from cfnsr.errors import InputError
+from cfnsr import InputError
 from cfnsr.training.runs import (
     Predictions,
     read_predictions,

@@ -16,9 +16,9 @@ import torch
 from conftest import train_row
 from scipy.special import softmax
 
+from cfnsr import InputError
 from cfnsr.data import corpora
 from cfnsr.data.clips import Clips, Loader, load_clips
-from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Model, Params, Schedule, SyntheticParams, Training

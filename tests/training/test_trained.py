@@ -12,8 +12,8 @@ from conftest import train_row
 from pooch import file_hash
 from test_train import settings, without_actors
 
+from cfnsr import InputError
 from cfnsr.data.clips import load_clips
-from cfnsr.errors import InputError
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import find
 from cfnsr.params import Schedule

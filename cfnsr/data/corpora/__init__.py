@@ -5,12 +5,12 @@ from importlib import import_module
 from pkgutil import iter_modules
 from typing import Any
 
+from cfnsr import InputError
 from cfnsr.data.corpora.base import Corpus as Corpus
 from cfnsr.data.corpora.base import Protocol as Protocol
 from cfnsr.data.corpora.base import Split as Split
 from cfnsr.data.corpora.base import Take as Take
 from cfnsr.data.corpora.base import most_frequent_pct as most_frequent_pct
-from cfnsr.errors import InputError
 
 #: By the names of the modules beside this one.
 CORPORA: dict[str, Corpus] = {

@@ -13,8 +13,8 @@ from collections.abc import Iterable
 from functools import lru_cache
 from pathlib import Path, PurePath
 
+from cfnsr import InputError
 from cfnsr.data.corpora.base import BASIC_EMOTIONS, Corpus, Take, dealt
-from cfnsr.errors import InputError
 
 TABLE = "Annotations_BAUM1s.csv"
 _WORDS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")

@@ -10,8 +10,8 @@ import re
 from itertools import product
 from pathlib import Path, PurePath
 
+from cfnsr import InputError
 from cfnsr.data.corpora.base import Corpus, Take, dealt, most_frequent_pct
-from cfnsr.errors import InputError
 
 _CODES = {
     "ANG": "angry",

@@ -12,8 +12,8 @@ import re
 from itertools import product
 from pathlib import Path, PurePath
 
+from cfnsr import InputError
 from cfnsr.data.corpora.base import BASIC_EMOTIONS, Corpus, Take, dealt
-from cfnsr.errors import InputError
 
 _FOLDERS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 _CODES = ("an", "di", "fe", "ha", "sa", "su")

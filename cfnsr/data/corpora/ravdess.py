@@ -4,8 +4,8 @@ import re
 from itertools import product
 from pathlib import Path, PurePath
 
+from cfnsr import InputError
 from cfnsr.data.corpora.base import Corpus, Take
-from cfnsr.errors import InputError
 
 EMOTIONS = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 N_ACTORS = 24

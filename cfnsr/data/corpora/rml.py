@@ -11,8 +11,8 @@ import re
 from itertools import product
 from pathlib import Path, PurePath
 
+from cfnsr import InputError
 from cfnsr.data.corpora.base import BASIC_EMOTIONS, Corpus, Take
-from cfnsr.errors import InputError
 
 _CODES = ("an", "di", "fe", "ha", "sa", "su")
 _PATH = re.compile(rf"/s([1-8])/(?:([^/]+)/)?({'|'.join(_CODES)})(\d+)\.\w+")

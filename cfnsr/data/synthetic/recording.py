@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cfnsr import cluster
+from cfnsr import InputError, cluster
 from cfnsr.data import corpora
 from cfnsr.data.corpora import Take
+from cfnsr.data.files import replacing
 from cfnsr.data.synthetic import design, faces, voices
 from cfnsr.data.synthetic.cues import Cue, random_numbers, takes
 from cfnsr.data.synthetic.faces import EXPRESSIONS, Array, Expression, Look, Pose, composed
@@ -31,8 +32,6 @@ from cfnsr.data.synthetic.voices import (
     Stretch,
     Timbre,
 )
-from cfnsr.errors import InputError
-from cfnsr.files import replacing
 from cfnsr.params import DrawnClips
 
 FRAME_RATE_HZ = 15

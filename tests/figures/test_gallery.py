@@ -4,10 +4,12 @@ import nbformat
 import pytest
 import yaml
 
+from cfnsr.figures import gallery
+from cfnsr.own_clip import PUBLISHED
 from cfnsr.params import Params
-from cfnsr.site import build
 
 REPOSITORY = Path(__file__).parents[2]
+CARD = PUBLISHED / "README.md"
 CITATION = {
     "title": "A companion",
     "message": "Cite it.",
@@ -66,7 +68,7 @@ def repository(tmp_path):
 
 
 def test_the_index_says_what_was_found_and_how_to_cite_it(repository):
-    index = build.build(repository).read_text()
+    index = gallery.build(repository, CARD).read_text()
     assert "<p>One.</p>" in index
     assert "make" not in index
     assert "71.2 [65.5, 77.8]" in index
@@ -75,7 +77,7 @@ def test_the_index_says_what_was_found_and_how_to_cite_it(repository):
 
 
 def test_a_page_has_tables_captions_csv_as_it_stands_and_the_runs(repository):
-    site = build.build(repository).parent
+    site = gallery.build(repository, CARD).parent
     page = (site / "synthetic" / "index.html").read_text()
     assert "A claim" in page
     assert 'href="tables/03_tables.html"' in page
@@ -89,17 +91,17 @@ def test_a_page_has_tables_captions_csv_as_it_stands_and_the_runs(repository):
 
 
 def test_equal_figures_give_equal_bytes_and_nothing_old_is_left(repository):
-    site = build.build(repository).parent
+    site = gallery.build(repository, CARD).parent
     first = {path: path.read_bytes() for path in site.rglob("*.html")}
     (site / "old.html").touch()
-    build.build(repository)
+    gallery.build(repository, CARD)
     assert {path: path.read_bytes() for path in site.rglob("*.html")} == first
 
 
 def test_the_card_of_the_published_network_is_shown(repository):
-    index = build.build(repository)
+    index = gallery.build(repository, CARD)
     assert "network.html" in index.read_text()
-    card = (build.PUBLISHED / "README.md").read_text().splitlines()[0].removeprefix("# ")
+    card = CARD.read_text().splitlines()[0].removeprefix("# ")
     assert card in (index.parent / "network.html").read_text()
 
 
@@ -116,17 +118,17 @@ def test_a_caption_belongs_to_all_figures_saved_since_the_last_one(tmp_path):
         "*Of none.*",
         saving("d"),
     ]
-    found = build.captions(notebook(*cells).cells, tmp_path)
+    found = gallery.captions(notebook(*cells).cells, tmp_path)
     assert found == [
-        build.Shown(["b", "a"], "*Both.*"),
-        build.Shown(["d"], ""),
-        build.Shown(["c"], ""),
+        gallery.Shown(["b", "a"], "*Both.*"),
+        gallery.Shown(["d"], ""),
+        gallery.Shown(["c"], ""),
     ]
 
 
 def test_every_saved_figure_of_this_repository_has_a_caption():
     for path in sorted(REPOSITORY.glob("figures/**/*.ipynb")):
-        shown = build.captions(nbformat.read(path, as_version=4).cells, path.parent)
+        shown = gallery.captions(nbformat.read(path, as_version=4).cells, path.parent)
         assert shown, path
         assert all(each.caption for each in shown), path
 
@@ -134,8 +136,8 @@ def test_every_saved_figure_of_this_repository_has_a_caption():
 def test_every_folder_of_figures_has_a_name_that_a_reader_can_choose():
     figures = REPOSITORY / "figures"
     folders = {path.parent for path in figures.rglob("*.png")}
-    assert {folder.name for folder in folders} <= set(build.NAMES)
-    assert {folder.parent.name for folder in folders} - {"figures"} <= set(build.NAMES)
+    assert {folder.name for folder in folders} <= set(gallery.NAMES)
+    assert {folder.parent.name for folder in folders} - {"figures"} <= set(gallery.NAMES)
 
 
 def test_the_outcome_is_a_line_of_the_row_that_was_asked_for(repository):
@@ -144,8 +146,8 @@ def test_the_outcome_is_a_line_of_the_row_that_was_asked_for(repository):
         '{"folds": "2", "system": "mmtm",'
         ' "last_epoch": 71.2, "last_epoch_low": 60, "last_epoch_high": 80.04}'
     )
-    assert build.outcome(Params(), repository) == (
+    assert gallery.outcome(Params(), repository) == (
         "synthetic control, the paper's split, folds 2: MMTM 71.2 % [60.0, 80.0], last epoch"
     )
     path.write_text('{"folds": "2"}')
-    assert build.outcome(Params(), repository).endswith("folds 2: no run")
+    assert gallery.outcome(Params(), repository).endswith("folds 2: no run")

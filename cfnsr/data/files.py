@@ -1,7 +1,9 @@
-"""Files that are whole or not there, and folders that one process at a time works in."""
+"""Files that are whole or not there, folders of one process at a time, and what a disk refuses."""
 
+import errno
 import os
 import platform
+import shutil
 import sys
 import zipfile
 from collections.abc import Iterator
@@ -10,7 +12,49 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from cfnsr.errors import writing
+from cfnsr import InputError
+
+#: What a file system answers that is full, read-only, another one or not the user's.
+REFUSALS = {
+    errno.EACCES,
+    errno.EDQUOT,
+    errno.EEXIST,
+    errno.EFBIG,
+    errno.EISDIR,
+    errno.ENOSPC,
+    errno.ENOTDIR,
+    errno.EPERM,
+    errno.EROFS,
+    errno.EXDEV,
+}
+
+
+@contextmanager
+def writing(path: Path, n_bytes: int | None = None) -> Iterator[None]:
+    """Around whatever writes a file or into a folder.
+
+    Args:
+        n_bytes: how much is written, if that is known.
+
+    Raises:
+        InputError: the disk is full or read-only, or the path is not the user's to write.
+    """
+    try:
+        yield
+    except OSError as error:
+        # NumPy's own "5 requested and 3 written" has no number.
+        number = errno.ENOSPC if str(error).endswith(" written") else error.errno
+        if number not in REFUSALS:
+            raise
+        # What is renamed has two names, and the second is the one to be written.
+        refused = Path(error.filename2 or error.filename or path)
+        there = next((each for each in refused.absolute().parents if each.is_dir()), Path())
+        needed = "" if n_bytes is None else f"{n_bytes / 1e6:.1f} MB needed, "
+        raise InputError(
+            f"{refused} cannot be written: {os.strerror(number)} ({needed}"
+            f"{shutil.disk_usage(there).free / 1e6:.1f} MB free); free some space, correct the "
+            "permissions or choose another folder"
+        ) from error
 
 
 @contextmanager

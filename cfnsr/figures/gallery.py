@@ -25,7 +25,6 @@ from pygments.formatters import HtmlFormatter
 
 from cfnsr.evaluation.tables import DATA_LABELS, PROTOCOL_LABELS, TEST_RULE, metric_key
 from cfnsr.models.registry import REFERENCE, find
-from cfnsr.own_clip import PUBLISHED
 from cfnsr.params import Params
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -87,8 +86,8 @@ class Page:
         return NAMES.get(self.folder.name, self.title)
 
 
-def build(repository: Path) -> Path:
-    """Write `build/site` anew; returns its index.html."""
+def build(repository: Path, card: Path) -> Path:
+    """Write `build/site` anew, with the published network's card; returns its index.html."""
     output, figures = repository / "build" / "site", repository / "figures"
     shutil.rmtree(output, ignore_errors=True)  # DVC may have linked it to its cache
     shutil.copytree(figures, output, ignore=shutil.ignore_patterns("*.ipynb"))
@@ -110,8 +109,8 @@ def build(repository: Path) -> Path:
                 name = section.notebook.relative_to(figures).with_suffix(".html").as_posix()
                 body = notebook_html(section.notebook)
                 write(name, "notebook.html", section.title, body=body, page=page)
-    card = (PUBLISHED / "README.md").read_text("utf-8")
-    write("network.html", "card.html", "The published network", card=card)
+    about = card.read_text("utf-8")
+    write("network.html", "card.html", "The published network", card=about)
     return write(
         "index.html",
         "index.html",

@@ -1,1 +1,0 @@
-"""The gallery: `figures/` as web pages that need no network."""
