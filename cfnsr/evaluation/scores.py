@@ -7,6 +7,7 @@ Where a number is not defined (no run, one actor, one fold) it is nan.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from itertools import combinations
 from math import nan
 
@@ -140,15 +141,26 @@ def paired_test(runs_a: Sequence[Run], runs_b: Sequence[Run], rule: Rule) -> Pai
     arbitrary. The smallest p value of n actors is 2 / 2^n: with the four actors of a single fold
     no difference reaches 5 %. Without common clips, the difference and its p value are nan.
     """
-    return _paired_test(outcomes(runs_a, rule), outcomes(runs_b, rule), rule)
+    a, b = outcomes(runs_a, rule), outcomes(runs_b, rule)
+    return _paired_test(_per_clip(a, _seeds(b)), _per_clip(b, _seeds(a)), rule)
 
 
 def pairwise_tests(rows: Mapping[str, Sequence[Run]], rule: Rule) -> pd.DataFrame:
     """`paired_test` of every two rows: row_a, row_b, its fields, and p_holm over all pairs."""
     lines = {row: outcomes(runs, rule) for row, runs in rows.items()}
+    seeds = {row: _seeds(found) for row, found in lines.items()}
+
+    @cache  # most rows have the same seeds, so each is averaged over them once
+    def clips(row: str, of_other: frozenset[tuple[int, int]]) -> pd.Series:
+        return _per_clip(lines[row], of_other)
+
     tests = pd.DataFrame(
         [
-            {"row_a": a, "row_b": b, **asdict(_paired_test(lines[a], lines[b], rule))}
+            {
+                "row_a": a,
+                "row_b": b,
+                **asdict(_paired_test(clips(a, seeds[b]), clips(b, seeds[a]), rule)),
+            }
             for a, b in combinations(rows, 2)
         ],
         columns=["row_a", "row_b", *PairedTest.__dataclass_fields__],
@@ -209,12 +221,9 @@ def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def _paired_test(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> PairedTest:
-    keys = ["fold", "actor", "clip"]
-    alike = [_of_common_seeds(a, b), _of_common_seeds(b, a)]
-    both = pd.concat(
-        [lines.groupby(keys)["correct"].mean() for lines in alike], axis=1, join="inner"
-    )
+def _paired_test(a: pd.Series, b: pd.Series, rule: Rule) -> PairedTest:
+    """See `paired_test`; of two rows' clips, each from `_per_clip`."""
+    both = pd.concat([a, b], axis=1, join="inner")
     if both.empty:
         return PairedTest(rule, nan, nan, nan, nan, nan, 0, 0)
     difference = both.iloc[:, 0] - both.iloc[:, 1]
@@ -234,12 +243,21 @@ def _paired_test(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> PairedTest:
     )
 
 
-def _of_common_seeds(lines: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """The lines whose fold and seed `others` have too; all of a fold without such a seed."""
-    runs = ["fold", "seed"]
-    is_common = pd.MultiIndex.from_frame(lines[runs]).isin(pd.MultiIndex.from_frame(others[runs]))
-    has_common = pd.Series(is_common, lines.index).groupby(lines["fold"]).transform("any")
-    return lines[is_common | ~has_common.to_numpy(bool)]
+def _seeds(lines: pd.DataFrame) -> frozenset[tuple[int, int]]:
+    """Each fold with each of its seeds."""
+    return frozenset(zip(lines["fold"], lines["seed"], strict=True))
+
+
+def _per_clip(lines: pd.DataFrame, of_other: frozenset[tuple[int, int]]) -> pd.Series:
+    """How often each clip is named rightly, by fold, actor and clip.
+
+    A mean over the seeds that another row has too, or over all of a fold without such a seed.
+    """
+    runs = zip(lines["fold"], lines["seed"], strict=True)
+    is_common = pd.Series([run in of_other for run in runs], lines.index, dtype=bool)
+    has_common = is_common.groupby(lines["fold"]).transform("any")
+    counted = lines[is_common | ~has_common.astype(bool)]
+    return counted.groupby(["fold", "actor", "clip"])["correct"].mean()
 
 
 def _share(lines: pd.DataFrame) -> np.ndarray:
