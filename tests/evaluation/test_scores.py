@@ -179,9 +179,9 @@ def test_runs_of_several_rows_are_refused():
 def test_a_score_of_six_folds_and_five_seeds_takes_a_moment():
     runs = all_folds(seeds=range(5), clips_per_actor=60)
     score(runs, "last epoch")
-    start = time.perf_counter()
+    start = time.process_time()
     score(runs, "last epoch")
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 def with_confidence(confidences, right):
