@@ -1,6 +1,5 @@
 """Restricted Boltzmann machines, and deep belief networks made of them."""
 
-import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Literal
@@ -8,8 +7,6 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-
-from cfnsr.models.base import FULL_SIZE
 
 BATCH_SIZE, MOMENTUM, WEIGHT_DECAY = 100, 0.5, 2e-4
 FINE_TUNING_RATE = 0.001
@@ -60,23 +57,6 @@ class RBM(nn.Module):
             visible = mean + torch.randn_like(mean) if self.is_gaussian else _drawn(mean)
         return visible
 
-    def log_partition(self) -> Tensor:
-        """log Z, exactly, by going through all 2^n states of n hidden units; for tiny machines."""
-        n_visible, n_hidden = self.weight.shape
-        states = torch.arange(2**n_hidden, device=self.weight.device)[:, None]
-        hidden = (states >> torch.arange(n_hidden, device=states.device) & 1).to(self.weight)
-        pull = hidden @ self.weight.T  # W h
-        if self.is_gaussian:
-            of_visible = (self.visible_bias * pull + pull.square() / 2).sum(dim=1)
-            of_visible = of_visible + n_visible / 2 * math.log(2 * math.pi)
-        else:
-            of_visible = F.softplus(pull + self.visible_bias).sum(dim=1)
-        return torch.logsumexp(hidden @ self.hidden_bias + of_visible, dim=0)
-
-    def log_likelihood(self, visible: Tensor) -> Tensor:
-        """log p(v), exactly, (n, visible) to (n,); for tiny machines."""
-        return -self.free_energy(visible) - self.log_partition()
-
     def learn(
         self,
         data: Tensor,
@@ -84,21 +64,17 @@ class RBM(nn.Module):
         learning_rate: float,
         n_steps: int = 1,
         persistent: bool = False,
-    ) -> list[float]:
+    ) -> None:
         """Contrastive divergence on data (n, visible).
 
         The gradient is that of the free energy of the data less that of samples, which are
         `n_steps` from the data, or from the last samples (persistent).
-
-        Returns:
-            The mean squared error of reconstruction over each epoch.
         """
         optimizer = torch.optim.SGD(
             self.parameters(), learning_rate, MOMENTUM, weight_decay=WEIGHT_DECAY
         )
-        samples, errors = None, []
+        samples = None
         for _ in range(n_epochs):
-            total = 0.0
             for chosen in torch.randperm(len(data)).split(BATCH_SIZE):
                 batch = data[chosen]
                 start = batch if samples is None or not persistent else samples
@@ -107,9 +83,6 @@ class RBM(nn.Module):
                 optimizer.zero_grad()
                 loss.backward()
                 optimizer.step()
-                total += self.reconstruction_error(batch) * len(batch)
-            errors.append(total / len(data))
-        return errors
 
     @torch.no_grad()
     def reconstruction_error(self, visible: Tensor) -> float:
@@ -146,13 +119,7 @@ class DBN(nn.Module):
             rbm.learn(data, *how)
             data = rbm(data).detach()
 
-    def fine_tune(
-        self,
-        data: Tensor,
-        n_epochs: int,
-        label: Tensor | None = None,
-        n_emotions: int = FULL_SIZE.n_emotions,
-    ) -> None:
+    def fine_tune(self, data: Tensor, n_epochs: int, label: Tensor | None, n_emotions: int) -> None:
         """Back-propagation through all layers, by Adam.
 
         Args:

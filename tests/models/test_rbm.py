@@ -17,6 +17,9 @@ def _seeded():
     torch.manual_seed(0)
 
 
+N_EMOTIONS = 8
+
+
 def machine(n_visible=4, n_hidden=3, visible="binary", scale=1.0):
     """One whose units pull at each other."""
     rbm = RBM(n_visible, n_hidden, visible).double()
@@ -37,21 +40,20 @@ def energy(rbm, visible, hidden):
     return of_visible - (c * hidden).sum() - visible @ w @ hidden
 
 
-def test_free_energy_and_partition_function_are_sums_over_all_states():
-    rbm = machine()
+def log_likelihood(rbm, visible):
+    """log p(v) of a binary machine, exactly, by going through all of its visible states."""
+    every = states(len(rbm.visible_bias)).to(visible)
+    return -rbm.free_energy(visible) - torch.logsumexp(-rbm.free_energy(every), dim=0)
+
+
+@pytest.mark.parametrize("kind", ["binary", "gaussian"])
+def test_free_energy_is_a_sum_over_all_hidden_states(kind):
+    rbm = machine(visible=kind)
+    visible = states(4) if kind == "binary" else torch.randn(16, 4).double()
     weights = torch.stack(
-        [torch.stack([torch.exp(-energy(rbm, v, h)) for h in states(3)]).sum() for v in states(4)]
+        [torch.stack([torch.exp(-energy(rbm, v, h)) for h in states(3)]).sum() for v in visible]
     )
-    torch.testing.assert_close(rbm.free_energy(states(4)).detach(), -weights.log())
-    torch.testing.assert_close(rbm.log_partition().detach(), weights.sum().log())
-    assert rbm.log_likelihood(states(4)).exp().sum().item() == pytest.approx(1)
-
-
-def test_a_gaussian_machine_s_partition_function_is_an_integral():
-    rbm = machine(1, 3, "gaussian")
-    grid = torch.linspace(-12, 12, 20_001, dtype=torch.float64)[:, None]
-    area = torch.trapezoid(torch.exp(-rbm.free_energy(grid)), grid[:, 0]).log()
-    assert rbm.log_partition().item() == pytest.approx(area.item(), abs=1e-6)
+    torch.testing.assert_close(rbm.free_energy(visible).detach(), -weights.log())
 
 
 def test_a_gaussian_machine_agrees_with_a_case_worked_by_hand():
@@ -69,8 +71,6 @@ def test_a_gaussian_machine_agrees_with_a_case_worked_by_hand():
     assert rbm.mean_visible(rbm(v))[0].tolist() == pytest.approx([0.5 + p, -1 + 2 * p])
     error = ((1 - p) ** 2 + (2 - 2 * p) ** 2) / 2
     assert rbm.reconstruction_error(v) == pytest.approx(error)
-    # h is off or on: log((2 pi) (1 + e^(-1 + 0.5 - 2 + 5 / 2)))
-    assert rbm.log_partition().item() == pytest.approx(math.log(2 * math.pi * 2))
 
 
 def test_binary_units_agree_with_scikit_learn():
@@ -93,18 +93,19 @@ def test_binary_units_agree_with_scikit_learn():
 def test_the_likelihood_of_a_tiny_machine_rises_as_it_learns(persistent):
     rbm = RBM(4, 3, "binary")
     data = torch.tensor([[1.0, 1, 0, 0], [0, 0, 1, 1]]).repeat(100, 1)
-    before = rbm.log_likelihood(data).mean().item()
+    before = log_likelihood(rbm, data).mean().item()
     assert before == pytest.approx(-4 * math.log(2), abs=0.02)
-    errors = rbm.learn(data, n_epochs=150, learning_rate=0.2, persistent=persistent)
-    after = rbm.log_likelihood(data).mean().item()
+    error_before = rbm.reconstruction_error(data)
+    rbm.learn(data, n_epochs=150, learning_rate=0.2, persistent=persistent)
+    after = log_likelihood(rbm, data).mean().item()
     assert after > before + 0.7
-    assert errors[-1] < errors[0]
+    assert rbm.reconstruction_error(data) < error_before
 
 
 def test_the_gradient_of_contrastive_divergence_comes_to_the_exact_one_with_more_steps():
     rbm = machine(scale=2.5)
     data = states(4)[[3, 3, 12, 5]]
-    loss = -rbm.log_likelihood(data).mean()
+    loss = -log_likelihood(rbm, data).mean()
     exact = torch.cat([g.ravel() for g in torch.autograd.grad(loss, list(rbm.parameters()))])
     distances = []
     for n_steps in (1, 2, 10):
@@ -141,7 +142,7 @@ def test_equal_seeds_give_equal_networks():
         torch.manual_seed(3)
         dbn = DBN(8, [6, 4])
         dbn.learn(data, 2, 0.05)
-        dbn.fine_tune(data, 2, label)
+        dbn.fine_tune(data, 2, label, N_EMOTIONS)
         learnt.append(dbn(data))
     assert torch.equal(*learnt)
 
@@ -151,11 +152,11 @@ def test_fine_tuning_reconstructs_better_and_with_labels_tells_them_apart():
     dbn = DBN(8, [16, 8])
     dbn.learn(data, 40, 0.1)
     before = (dbn.reconstruct(dbn(data)) - data).square().mean().item()
-    dbn.fine_tune(data, 60)
+    dbn.fine_tune(data, 60, None, N_EMOTIONS)
     assert (dbn.reconstruct(dbn(data)) - data).square().mean().item() < 0.8 * before
 
     dbn = DBN(8, [16, 8])
-    dbn.fine_tune(data, 100, label)
+    dbn.fine_tune(data, 100, label, N_EMOTIONS)
     hidden = dbn(data).detach()
     means = torch.stack([hidden[label == k].mean(0) for k in (0, 1)])
     nearest = torch.cdist(hidden, means).argmin(dim=1)
