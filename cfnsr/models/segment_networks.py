@@ -4,30 +4,31 @@ Their `fc7`, the values before the last layer, is what the rows of `cfnsr.models
 """
 
 import math
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from cfnsr.data.segments import N_BANDS, N_CHANNELS
-from cfnsr.models.base import FULL_SIZE, N_FC7, EmotionModel, Sizes, narrow
+from cfnsr.models.base import N_FC7, EmotionModel, Sizes, narrow
 from cfnsr.models.resnext import Conv3d, FirstConv3d
+from cfnsr.params import Hybrid
 
 #: Keeps the logarithm of a vote finite.
 _LEAST = 1e-6
 
 
 class AlexNet(nn.Module):
-    """Pictures (n, 3, 227, 227) to fc7 and logits: torchvision's network, at any width.
+    """Pictures (n, 3, 227, 227) to fc7 and logits: torchvision's network, at any `width`.
 
     Its names are torchvision's, so that the ImageNet weights from there fit at width 1.
     """
 
-    def __init__(
-        self, width: float = 1.0, n_classes: int = FULL_SIZE.n_emotions, dropout: float = 0.5
-    ) -> None:
+    def __init__(self, hybrid: Hybrid, n_classes: int) -> None:
         super().__init__()
-        a, b, c, d, e = (narrow(n, width) for n in (64, 192, 384, 256, N_FC7))
+        dropout = hybrid.dropout
+        a, b, c, d, e = (narrow(n, hybrid.width) for n in (64, 192, 384, 256, N_FC7))
         self.features = nn.Sequential(
             *(nn.Conv2d(3, a, 11, stride=4, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
             *(nn.Conv2d(a, b, 5, padding=2), nn.ReLU(), nn.MaxPool2d(3, 2)),
@@ -60,16 +61,10 @@ class C3D(nn.Module):
     multiply conv1.weight by 57 (255 times the mean of `RGB_SD`) before using them.
     """
 
-    def __init__(
-        self,
-        width: float = 1.0,
-        n_frames: int = 16,
-        size: int = 112,
-        n_classes: int = FULL_SIZE.n_emotions,
-        dropout: float = 0.5,
-    ) -> None:
+    def __init__(self, hybrid: Hybrid, n_classes: int) -> None:
         super().__init__()
-        a, b, c, d, e = (narrow(n, width) for n in (64, 128, 256, 512, N_FC7))
+        n_frames, size = hybrid.n_frames, hybrid.frame_size
+        a, b, c, d, e = (narrow(n, hybrid.width) for n in (64, 128, 256, 512, N_FC7))
         self.conv1, self.conv2 = FirstConv3d(3, a, 3, padding=1), _conv3d(a, b)
         self.conv3a, self.conv3b = _conv3d(b, c), _conv3d(c, c)
         self.conv4a, self.conv4b = _conv3d(c, d), _conv3d(d, d)
@@ -82,7 +77,7 @@ class C3D(nn.Module):
         self.fc6 = nn.Linear(d * n_positions, e)
         self.fc7 = nn.Linear(e, e)
         self.fc8 = nn.Linear(e, n_classes)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(hybrid.dropout)
         self.apply(_initialise)
         self.to(memory_format=torch.channels_last_3d)
 
@@ -101,14 +96,15 @@ class C3D(nn.Module):
 
 
 class SegmentNetwork(EmotionModel):
-    """A network on its own: a clip is what most of its segments are taken for.
+    """A network, its only part: a clip is what most of its segments are taken for.
 
     An epoch trains on one segment of each clip, drawn at random.
     """
 
     @property
-    def network(self) -> AlexNet | C3D:
-        raise NotImplementedError
+    def network(self) -> Any:
+        (network,) = self.children()
+        return network
 
     def segments(self, clips: Tensor) -> Tensor:
         """What the row is given of clips, (clip, segment, ...)."""
@@ -145,11 +141,7 @@ class HeardSegments(SegmentNetwork):
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
         self.size = sizes.hybrid.picture_size
-        self.audio = AlexNet(sizes.hybrid.width, sizes.n_emotions, sizes.hybrid.dropout)
-
-    @property
-    def network(self) -> AlexNet:
-        return self.audio
+        self.audio = AlexNet(sizes.hybrid, sizes.n_emotions)
 
     def segments(self, clips: Tensor) -> Tensor:
         """(clip, segment, 3, 64, 64)."""
@@ -165,15 +157,8 @@ class SeenSegments(SegmentNetwork):
 
     def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        hybrid = sizes.hybrid
-        self.n_frames = hybrid.n_frames
-        self.video = C3D(
-            hybrid.width, hybrid.n_frames, hybrid.frame_size, sizes.n_emotions, hybrid.dropout
-        )
-
-    @property
-    def network(self) -> C3D:
-        return self.video
+        self.n_frames = sizes.hybrid.n_frames
+        self.video = C3D(sizes.hybrid, sizes.n_emotions)
 
     def segments(self, clips: Tensor) -> Tensor:
         """(clip, segment, 3 or 1, frame, S, S)."""

@@ -54,7 +54,7 @@ def batch(name, n_clips=N_CLIPS):
 
 def test_alexnet_is_torchvision_s():
     theirs = torchvision.models.alexnet(num_classes=FULL_SIZE.n_emotions).eval()
-    ours = AlexNet().eval()
+    ours = AlexNet(Hybrid(), FULL_SIZE.n_emotions).eval()
     ours.load_state_dict(theirs.state_dict())
     pictures = torch.randn(1, 3, 227, 227)
     with torch.no_grad():
@@ -69,7 +69,7 @@ def n_parameters(network):
 
 def test_the_networks_have_their_published_parameters_at_full_size():
     with torch.device("meta"):
-        alexnet, c3d = AlexNet(n_classes=1000), C3D(n_classes=487)
+        alexnet, c3d = AlexNet(Hybrid(), 1000), C3D(Hybrid(), 487)
     assert n_parameters(alexnet) == 61_100_840
     channels = (3, 64, 128, 256, 256, 512, 512, 512, 512)
     trunk = sum(27 * a * b + b for a, b in pairwise(channels))
@@ -84,7 +84,7 @@ def test_the_networks_have_their_published_parameters_at_full_size():
 
 @pytest.mark.slow
 def test_c3d_computes_at_full_size():
-    network = C3D().eval()
+    network = C3D(Hybrid(), FULL_SIZE.n_emotions).eval()
     with torch.no_grad():
         fc7 = network.embed(torch.randn(1, 3, 16, 112, 112))
     assert fc7.shape == (1, 4096)
@@ -93,7 +93,7 @@ def test_c3d_computes_at_full_size():
 
 @pytest.mark.parametrize(("n_frames", "size"), [(16, 112), (8, 32), (16, 48), (5, 17), (1, 40)])
 def test_c3d_knows_what_its_convolutions_leave(n_frames, size):
-    network = C3D(WIDTH, n_frames, size)
+    network = C3D(Hybrid(width=WIDTH, n_frames=n_frames, frame_size=size), 8)
     assert network.embed(torch.randn(2, 3, n_frames, size, size)).shape == (2, 32)
 
 
@@ -153,21 +153,20 @@ def test_a_clip_is_what_most_segments_vote_for_and_a_tie_goes_to_the_surer_side(
 
 
 @pytest.mark.parametrize(
-    ("name", "module", "other"),
-    [("audio", lambda: AlexNet(WIDTH), C3D), ("video", lambda: C3D(WIDTH, 4, 16), AlexNet)],
+    ("name", "module", "other"), [("audio", AlexNet, C3D), ("video", C3D, AlexNet)]
 )
 def test_public_weights_go_in_without_their_head_and_those_of_another_network_do_not(
     tmp_path, name, module, other
 ):
     path = tmp_path / "weights.pt"
-    public, ours = module(), module()
+    public, ours = (module(SETTINGS, FULL_SIZE.n_emotions) for _ in range(2))
     head = "classifier.6" if name == "audio" else "fc8"
     state = public.state_dict() | {f"{head}.weight": torch.ones(487, 32)}
     torch.save(state | {f"{head}.bias": torch.ones(487)}, path)
     start_from(ours, name, path)
     for key, tensor in ours.state_dict().items():
         assert torch.equal(tensor, public.state_dict()[key]) != key.startswith(f"{head}.w"), key
-    torch.save(other(WIDTH).state_dict(), path)
+    torch.save(other(SETTINGS, FULL_SIZE.n_emotions).state_dict(), path)
     with pytest.raises(InputError, match=rf"does not fit the {name} encoder: expected a") as caught:
         start_from(ours, name, path)
     assert "\n" not in str(caught.value)
