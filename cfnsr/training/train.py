@@ -69,8 +69,8 @@ def train(
         report: is called after each epoch with its number.
 
     Raises:
-        InputError: actors are missing, an input or a logit is not finite, the training diverges,
-            or the disk is full or read-only.
+        InputError: actors are missing, a logit is not finite, the training diverges, or the disk
+            is full or read-only.
     """
     started = time.time()
     source, system = experiment.source, experiment.system
@@ -180,10 +180,6 @@ def _loader(experiment: Experiment, device: torch.device) -> tuple[dict[str, Sca
     for name in experiment.system.inputs:
         arrays[name] = array = experiment.array(name)
         if name != "frames":
-            for part, actors in vars(experiment.split).items():
-                positions = clips.of_actors(actors)
-                why = "mend or remove them, and preprocess again"
-                _check_finite(experiment, f"{part} {name}", positions, array[positions], why)
             standardise = name != "mfcc" or training.standardise_mfcc
             scaling[name] = Scaling.of(array[trained_on], standardise)
             arrays[name] = scaling[name](array)
@@ -342,22 +338,15 @@ def _check_logits(
     rate = experiment.schedule and experiment.schedule.learning_rate
     remedy = f"lower the learning rate ({rate})" if rate else "look at these clips"
     for name, positions in held_out.items():
-        what = f"in epoch {epoch} the logits (at most 65504) of {name}"
-        _check_finite(experiment, what, positions, logits[name], remedy)
-
-
-def _check_finite(
-    experiment: Experiment, what: str, positions: np.ndarray, values: np.ndarray, remedy: str
-) -> None:
-    """`values` (clip, ...) are of the clips at `positions`."""
-    bad = ~np.isfinite(values).all(axis=tuple(range(1, values.ndim)))
-    if bad.any():
-        clips = experiment.clips.index["clip"].iloc[positions[bad]]
-        named = ", ".join(clips[:3]) + (", …" if len(clips) > 3 else "")
-        raise InputError(
-            f"{experiment.row}, fold {experiment.fold}: {what} clips are not finite for "
-            f"{len(clips)} of {len(values)} ({named}); {remedy}"
-        )
+        bad = ~np.isfinite(logits[name]).all(axis=1)
+        if bad.any():
+            clips = experiment.clips.index["clip"].iloc[positions[bad]]
+            named = ", ".join(clips[:3]) + (", …" if len(clips) > 3 else "")
+            raise InputError(
+                f"{experiment.row}, fold {experiment.fold}: in epoch {epoch} the logits (at most "
+                f"65504) of {name} clips are not finite for {len(clips)} of {len(bad)} ({named}); "
+                f"{remedy}"
+            )
 
 
 @torch.no_grad()
