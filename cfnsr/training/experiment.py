@@ -141,14 +141,8 @@ def is_a_change(row: Row, params: Params) -> bool:
         return True
     if params.draws_landmarks and "crop" in row.preprocess:
         return False  # nothing is cropped out of a drawn face
-    return all(
-        getattr(section, name) != value
-        for section, changes in (
-            (params.source.training, row.training),
-            (params.source.preprocess, row.preprocess),
-        )
-        for name, value in changes.items()
-    )
+    changes_settings = row.training or row.preprocess
+    return not changes_settings or changed_by(row, params.source) != params.source
 
 
 def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path) -> dict[str, Path]:
@@ -161,10 +155,15 @@ def starting_weights(row: str, fold: int, seed: int, params: Params, runs: Path)
     checkpoint = params.checkpoint(system.schedule)
     if checkpoint is not None:
         return {"video" if system.of_face else "audio": checkpoint}
-    return {
-        module: _weights(name, fold, before, runs, row)
-        for module, (name, before) in predecessors(row, seed, params.seeds).items()
-    }
+    found = {}
+    for module, (name, before) in predecessors(row, seed, params.seeds).items():
+        found[module] = run_folder(runs, name, fold, before) / "weights.pt"
+        if not found[module].exists():
+            raise InputError(
+                f"{row} starts from {name} of fold {fold}, but there is no {found[module]}; run "
+                f"`dvc repro train@{fold}` first"
+            )
+    return found
 
 
 def predecessors(row: str, seed: int, seeds: Sequence[int]) -> dict[str, tuple[str, int]]:
@@ -179,16 +178,6 @@ def predecessors(row: str, seed: int, seeds: Sequence[int]) -> dict[str, tuple[s
     return {
         module: (name, own + find(name).seed_step) for module, name in system.starts_from.items()
     }
-
-
-def _weights(name: str, fold: int, seed: int, runs: Path, for_row: str) -> Path:
-    path = run_folder(runs, name, fold, seed) / "weights.pt"
-    if not path.exists():
-        raise InputError(
-            f"{for_row} starts from {name} of fold {fold}, but there is no {path}; run "
-            f"`dvc repro train@{fold}` first"
-        )
-    return path
 
 
 def start_from(module: nn.Module, name: str, path: Path) -> None:

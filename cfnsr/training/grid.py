@@ -4,7 +4,7 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -46,11 +46,6 @@ class Task:
     repository: Path
 
     @property
-    def run(self) -> tuple[str, int, int]:
-        """Its row, fold and seed."""
-        return self.row, self.fold, self.seed
-
-    @property
     def name(self) -> str:
         return f"{self.row}, fold {self.fold}, seed {self.seed}"
 
@@ -83,7 +78,8 @@ class Task:
         """
         weights = starting_weights(self.row, self.fold, self.seed, self.params, self.runs)
         arrays = arrays_folder(self.row, self.params, self.repository)
-        clips = _clips(arrays)
+        index = arrays / "index.csv"
+        clips = _load(arrays, index.stat().st_mtime_ns if index.exists() else 0)
         return Experiment(self.row, self.fold, self.seed, self.params, clips, weights)
 
     def is_done(self) -> bool:
@@ -135,9 +131,7 @@ def train_group(
         for row in rows:
             _make_arrays(row, params, repository)
         run_all(wanted)
-    runs: dict[str, list[Run]] = {row: [] for row in rows}
-    for task in wanted:
-        runs[task.row].append(read_run(task.folder))
+    runs = {row: [read_run(task.folder) for task in wanted if task.row == row] for row in rows}
     return {row: found for row, found in runs.items() if found}
 
 
@@ -149,7 +143,7 @@ def run_all(wanted: Sequence[Task]) -> None:
     """
     todo: list[Task] = []
     for task in wanted:
-        waits = any(other.run in _before(task) for other in todo)
+        waits = any(other.name in _before(task) for other in todo)
         if waits or not task.is_done():
             todo.append(task)
     if todo:
@@ -157,10 +151,10 @@ def run_all(wanted: Sequence[Task]) -> None:
             _train_on(client, todo, len(wanted))
 
 
-def _before(task: Task) -> list[tuple[str, int, int]]:
-    """What it starts from, as `Task.run`."""
+def _before(task: Task) -> list[str]:
+    """The names of the tasks that it starts from."""
     before = predecessors(task.row, task.seed, task.params.seeds).values()
-    return [(row, task.fold, seed) for row, seed in before]
+    return [replace(task, row=row, seed=seed).name for row, seed in before]
 
 
 def _train_on(client: Client, todo: Sequence[Task], n_wanted: int) -> None:
@@ -172,12 +166,12 @@ def _train_on(client: Client, todo: Sequence[Task], n_wanted: int) -> None:
         file=sys.stderr,
     )
     client.subscribe_topic(TOPIC, progress.note)
-    futures: dict[tuple[str, int, int], Future[None]] = {}
+    futures: dict[str, Future[None]] = {}
     for task in todo:
-        futures[task.run] = client.submit(
+        futures[task.name] = client.submit(
             _train,
             task,
-            [futures[run] for run in _before(task) if run in futures],
+            [futures[name] for name in _before(task) if name in futures],
             key=f"{task.name} {uuid4().hex}",  # what is trained again is not the task of before
             priority=_cost(task),
         )
@@ -302,11 +296,6 @@ def _make_arrays(row: str, params: Params, repository: Path) -> None:
         settings,
         repository / "build" / "scratch" / "preprocess",
     )
-
-
-def _clips(arrays: Path) -> Clips:
-    index = arrays / "index.csv"
-    return _load(arrays, index.stat().st_mtime_ns if index.exists() else 0)
 
 
 @lru_cache(maxsize=2)
