@@ -1,11 +1,12 @@
 """What determines a result, and what merely accompanies it."""
 
 import ast
-import datetime
 import hashlib
 import json
 import platform
 import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -41,11 +42,11 @@ def device() -> dict[str, Any]:
     return {"device": "cpu", "n_threads": 1, "capability": capability}
 
 
-def timing(started_s: float, finished_s: float) -> dict[str, Any]:
+def timing(started: datetime) -> dict[str, Any]:
     """Seconds, date, host and git state: no result depends on them."""
-    finished = datetime.datetime.fromtimestamp(finished_s, datetime.UTC)
+    finished = datetime.now(UTC)
     return {
-        "seconds": round(finished_s - started_s, 2),
+        "seconds": round((finished - started).total_seconds(), 2),
         "finished": finished.isoformat(timespec="seconds"),
         "host": platform.node(),
         "git_commit": _git("rev-parse", "HEAD"),
@@ -53,9 +54,9 @@ def timing(started_s: float, finished_s: float) -> dict[str, Any]:
     }
 
 
-def fingerprint(description: dict[str, Any]) -> str:
-    """A short name for a training, from all that determines it."""
-    return _sha256(description)[:32]
+def sha256(description: Mapping[str, Any]) -> str:
+    """Of what can be written as JSON, such as all that determines a training."""
+    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
 
 
 def code_sha256(model: str) -> str:
@@ -74,7 +75,7 @@ def code_sha256(model: str) -> str:
         found[name] = hashlib.sha256(source).hexdigest()
         if name not in SHARED:
             todo += _imports(source)
-    return _sha256(found)
+    return sha256(found)
 
 
 def _imports(source: bytes) -> list[str]:
@@ -85,10 +86,6 @@ def _imports(source: bytes) -> list[str]:
         and node.module is not None
         and node.module.startswith(_BELOW_MODELS)
     ]
-
-
-def _sha256(what: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(what, sort_keys=True).encode()).hexdigest()
 
 
 def _git(*arguments: str) -> str | None:

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 SAVE_EVERY_S = 20.0
 #: So many clips at a time become features.
 FEATURE_BATCH = 16
+
+#: What epochs.csv says of one, and the logits of each held-out set.
+Epoch = tuple[dict[str, float], dict[str, np.ndarray]]
 
 
 @dataclass
@@ -72,14 +76,14 @@ def train(
         InputError: actors are missing, a logit is not finite, the training diverges, or the disk
             is full or read-only.
     """
-    started = time.time()
+    started = datetime.now(UTC)
     source, system = experiment.source, experiment.system
     info = wanted_info(experiment)
     if is_there(folder, info):
         return
     held_out = _held_out(experiment)
     fabric = _fabric(experiment)
-    scratch = scratch / provenance.fingerprint(info)
+    scratch = scratch / provenance.sha256(info)[:32]
 
     torch.manual_seed(experiment.seed)
     model = system.build(Sizes.of(source, experiment.params.corpus))
@@ -95,11 +99,12 @@ def train(
     info["forward_gflops"] = model.forward_gflops(*shapes.values())
     info["scaling"] = {name: each.as_dict() for name, each in scaling.items()}
 
+    history = History()
     if isinstance(model, LateFusion) and system.combines:
         runs = [path.parent for path in weights.values()]
-        history = _combined(experiment, model, runs, held_out)
+        history.add(*_combined(experiment, model, runs, held_out))
     elif experiment.schedule is None:
-        history = _fit_at_once(experiment, model, loader, held_out)
+        history.add(*_fit_at_once(experiment, model, loader, held_out))
     else:
         state = scratch / "state.pt"
         history = _fit(
@@ -114,7 +119,7 @@ def train(
             np.save(partial / "fc7.npy", fc7(model, loader))
         info["weights_sha256"] = file_hash(partial / "weights.pt")
         _write_json(partial / "run.json", info)
-        _write_json(partial / "timing.json", provenance.timing(started, time.time()))
+        _write_json(partial / "timing.json", provenance.timing(started))
     with writing(folder):
         folder.parent.mkdir(parents=True, exist_ok=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -205,9 +210,8 @@ def _combined(
     model: LateFusion,
     runs: Sequence[Path],
     held_out: Mapping[str, np.ndarray],
-) -> History:
-    """The decisions of trained networks, joined as they were kept: a history of one epoch."""
-    history = History()
+) -> Epoch:
+    """The decisions of trained networks, joined as they were kept: one epoch, by convention."""
     nothing = {"epoch": 1, "train_loss": math.nan, "train_accuracy_pct": math.nan}
     parts = [read_run(folder) for folder in runs]
     logits = {}
@@ -216,8 +220,7 @@ def _combined(
         joined = model.combine(torch.from_numpy(np.stack(kept)).log_softmax(dim=-1))
         logits[name] = _half(joined)
     _check_logits(experiment, 1, held_out, logits)
-    history.add(nothing, logits)
-    return history
+    return nothing, logits
 
 
 def _fit_at_once(
@@ -225,8 +228,8 @@ def _fit_at_once(
     model: EmotionModel,
     loader: Loader,
     held_out: Mapping[str, np.ndarray],
-) -> History:
-    """A model that finds its optimum itself: a history of one epoch, by convention."""
+) -> Epoch:
+    """A model that finds its optimum itself: one epoch, by convention."""
     clips = experiment.clips
     training = clips.of_actors(experiment.split.training)
     emotion = clips.emotion[training]
@@ -238,16 +241,13 @@ def _fit_at_once(
     _check_logits(experiment, 1, every, found)
     logits = torch.from_numpy(found.pop("training").astype(np.float32))
     target = torch.from_numpy(emotion)
-    history = History()
-    history.add(
-        {
-            "epoch": 1,
-            "train_loss": nn.functional.cross_entropy(logits, target).item(),
-            "train_accuracy_pct": 100 * (logits.argmax(dim=1) == target).float().mean().item(),
-        },
-        found,
-    )
-    return history
+    right = logits.argmax(dim=1) == target
+    of_training = {
+        "epoch": 1,
+        "train_loss": nn.functional.cross_entropy(logits, target).item(),
+        "train_accuracy_pct": 100 * right.float().mean().item(),
+    }
+    return of_training, found
 
 
 def _fit(
