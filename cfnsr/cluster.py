@@ -76,18 +76,6 @@ def environment(same_bits: bool) -> dict[str, str]:
     return ENVIRONMENT | (SAME_BITS if same_bits else {})
 
 
-def has_same_bits() -> bool:
-    return SAME_BITS.items() <= os.environ.items()
-
-
-def n_cores() -> int:
-    """How many cores this process may use."""
-    # Linux alone tells them from those that the machine has, which may be more.
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
 def visible_gpus() -> list[str]:
     """The NVIDIA GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
@@ -111,12 +99,13 @@ def local_cluster(
         host: where scheduler, workers and dashboard listen.
     """
     import dask
+    from dask.system import cpu_count
     from distributed import Nanny, Scheduler
     from distributed.deploy.spec import SpecCluster
 
     gpus = visible_gpus() if gpus is None else gpus
     own: list[dict[str, str]] = [{"CUDA_VISIBLE_DEVICES": gpu} for gpu in gpus]
-    own = own or [{} for _ in range(n_workers or n_cores())]
+    own = own or [{} for _ in range(n_workers or cpu_count())]
     common = {
         "nthreads": 1,
         "memory_limit": 0,

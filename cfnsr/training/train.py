@@ -30,7 +30,7 @@ from cfnsr.models.segment_networks import SegmentNetwork
 from cfnsr.params import Schedule
 from cfnsr.training import provenance
 from cfnsr.training.experiment import Experiment, save_tensors, start_from
-from cfnsr.training.runs import CLIP_COLUMNS, Predictions, read_run, write_predictions
+from cfnsr.training.runs import Predictions, read_run, write_predictions
 
 if TYPE_CHECKING:
     from lightning_fabric import Fabric
@@ -157,7 +157,8 @@ def _fabric(experiment: Experiment) -> "Fabric":
     from lightning_fabric import Fabric
     from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 
-    if experiment.source.training.same_bits and not cluster.has_same_bits():
+    has_same_bits = cluster.SAME_BITS.items() <= os.environ.items()
+    if experiment.source.training.same_bits and not has_same_bits:
         raise InputError(
             "same_bits is set, but this process was started without it; train with `dvc repro`, on "
             "the workers of `python -m cfnsr cluster`, or set same_bits: false"
@@ -396,7 +397,7 @@ def _write(
     held_out: Mapping[str, np.ndarray],
     model: nn.Module,
 ) -> None:
-    index = clips.index.assign(emotion=clips.emotion)[list(CLIP_COLUMNS)]
+    index = clips.index.assign(emotion=clips.emotion)
     for name, positions in held_out.items():
         predictions = Predictions(np.stack(history.logits[name]), index.iloc[positions])
         write_predictions(folder, name, predictions)
