@@ -154,12 +154,10 @@ def _train(options: argparse.Namespace) -> int:
     from cfnsr import notebook
 
     chosen = params.load()
-    runs = Path("runs") / chosen.data / chosen.protocol
-    executed = runs / "systems" / f"fold_{options.fold}" / "02_train.ipynb"
-    parameters = ["-p", "group", "systems", "-p", "fold", str(options.fold)]
-    return notebook.main(
-        ["build/notebooks/02_train.ipynb", str(executed), "--if-asked", *parameters]
-    )
+    group, fold = "systems", str(options.fold)
+    folder = Path("runs", chosen.data, chosen.protocol, group, f"fold_{fold}")
+    files = ["build/notebooks/02_train.ipynb", str(folder / "02_train.ipynb")]
+    return notebook.main([*files, "--if-asked", "-p", "group", group, "-p", "fold", fold])
 
 
 def _predictions(options: argparse.Namespace) -> None:
