@@ -156,9 +156,8 @@ def normalise(notebook: "NotebookNode") -> None:
     """
     from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 
-    language = notebook.metadata.get("kernelspec", {}).get("language", "python")
     notebook.metadata = {
-        "kernelspec": {"display_name": "Python 3", "language": language, "name": "python3"}
+        "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"}
     }
     for i, cell in enumerate(notebook.cells):
         cell.id = f"cell-{i:02d}"

@@ -145,9 +145,9 @@ def average_pool(features: Tensor) -> Tensor:
 class VideoOnly(EmotionModel):
     """Table 1, "3D ResNeXt50 (Vid.)": the video encoder with its own head."""
 
-    def __init__(self, sizes: Sizes, *, stem_relu: bool = True) -> None:
+    def __init__(self, sizes: Sizes) -> None:
         super().__init__()
-        self.video = ResNeXt(sizes, stem_relu=stem_relu)
+        self.video = ResNeXt(sizes)
 
     def forward(self, frames: Tensor) -> Tensor:
         return self.video(frames)
