@@ -195,20 +195,22 @@ def start_from(module: nn.Module, name: str, path: Path) -> None:
         key.removeprefix("module.").removeprefix(f"{name}."): tensor
         for key, tensor in read_tensors(path).items()
     }
-    weights = module.state_dict()
+    weights, problems = module.state_dict(), []
     for key, own in weights.items():
         if key in given and given[key].shape == own.shape:
             weights[key] = given[key]
         # Checkpoints of torch 0.3 do not count batches.
         elif not key.startswith(_HEADS) and not key.endswith(".num_batches_tracked"):
             found = f"one of {tuple(given[key].shape)}" if key in given else "none"
-            raise _other_network(
-                path, name, f"expected a {key} of {tuple(own.shape)}, found {found}"
-            )
+            problems.append(f"expected a {key} of {tuple(own.shape)}, found {found}")
     parts = {part for part, _ in module.named_children()} - {"fc"}
     surplus = [key for key in given if key not in weights and key.split(".")[0] in parts]
-    if surplus:
-        raise _other_network(path, name, f"it has a {surplus[0]} too many")
+    problems += [f"it has a {key} too many" for key in surplus]
+    if problems:
+        raise InputError(
+            f"{path} does not fit the {name} encoder: {problems[0]}; compare model: in params.yaml "
+            "with the network that was saved"
+        )
     module.load_state_dict(weights)
 
 
@@ -269,10 +271,3 @@ def save_tensors(content: dict[str, Any], path: Path) -> None:
         torch.save(content, path)
     except RuntimeError as error:
         raise OSError(errno.ENOSPC, str(error), str(path)) from error
-
-
-def _other_network(path: Path, name: str, why: str) -> InputError:
-    return InputError(
-        f"{path} does not fit the {name} encoder: {why}; compare model: in params.yaml with the "
-        "network that was saved"
-    )

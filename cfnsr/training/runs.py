@@ -15,7 +15,6 @@ runs/<data>/<protocol>/<group>/fold_<k>/<row>/seed_<s>/
 """
 
 import json
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +29,6 @@ from cfnsr import InputError
 from cfnsr.data import corpora
 from cfnsr.models.registry import find
 
-_SEED_FOLDER = re.compile(r"seed_(\d+)")
 CLIP_COLUMNS = ("clip", "actor", "emotion")
 
 
@@ -199,8 +197,8 @@ def read_run(folder: Path) -> Run:
     Raises:
         InputError: the folder is not a complete run.
     """
+    info = read_info(folder)
     try:
-        info = read_info(folder)
         has_validation = (folder / "validation_logits.npy").exists()
         return Run(
             row=info["row"],
@@ -213,8 +211,6 @@ def read_run(folder: Path) -> Run:
         )
     except FileNotFoundError as error:
         raise _no_run(folder, Path(error.filename).name) from None
-    except InputError:
-        raise
     except (ValueError, EOFError):
         raise InputError(f"{folder} is damaged; remove it and train again") from None
 
@@ -235,12 +231,8 @@ def run_folder(runs: Path, row: str, fold: int, seed: int) -> Path:
 
 def run_folders(runs: Path, row: str, fold: int) -> list[Path]:
     """A row's runs of a fold that are there, in the order of their seeds."""
-    seeds = [
-        int(match[1])
-        for path in run_folder(runs, row, fold, 0).parent.glob("seed_*")
-        if (match := _SEED_FOLDER.fullmatch(path.name))
-    ]
-    return [run_folder(runs, row, fold, seed) for seed in sorted(seeds)]
+    found = run_folder(runs, row, fold, 0).parent.glob("seed_*[0-9]")
+    return sorted(found, key=lambda path: int(path.name.removeprefix("seed_")))
 
 
 def read_runs(folder: Path, rows: Iterable[str], folds: Iterable[int]) -> list[Run]:
