@@ -11,6 +11,7 @@ from pathlib import Path
 import grimp
 import pytest
 import yaml
+from conftest import REPOSITORY
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
 from packaging.utils import canonicalize_name
@@ -19,7 +20,6 @@ from cfnsr.data.corpora.ravdess import CORPUS
 from cfnsr.models.registry import ROWS, asked_for
 from cfnsr.training.runs import trained_by
 
-REPOSITORY = Path(__file__).parents[1]
 PYPROJECT = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 LOCK = (REPOSITORY / "requirements.lock").read_text()
 ENVIRONMENT = yaml.safe_load((REPOSITORY / "environment.yml").read_text())

@@ -5,8 +5,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-
-REPOSITORY = Path(__file__).parents[1]
+from conftest import REPOSITORY
 
 
 def test_the_arrows_between_modules_point_to_the_left_only():

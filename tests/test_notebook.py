@@ -5,15 +5,13 @@ import shutil
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import nbformat
 import psutil
 import pytest
+from conftest import REPOSITORY
 
 from cfnsr import InputError, notebook
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 def cell(source, **metadata):

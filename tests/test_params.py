@@ -1,14 +1,12 @@
 import re
-from pathlib import Path
 
 import pytest
+from conftest import REPOSITORY
 from pydantic import ValidationError
 
 from cfnsr import InputError, params
 from cfnsr.__main__ import main
 from cfnsr.params import Params, Preprocess
-
-REPOSITORY = Path(__file__).parents[1]
 
 
 def bomb(line, first="[a, a]"):

@@ -234,15 +234,8 @@ def test_another_seed_gives_other_logits(clips, tmp_path):
     assert not np.array_equal(one.test.logits, two.test.logits)
 
 
-@pytest.mark.parametrize("row", ["audio", "cfn_sr"])
-def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
-    clips, encoders, tmp_path, monkeypatch, row
-):
-    for name in ("whole", "killed"):
-        if row == "cfn_sr":
-            shutil.copytree(encoders, tmp_path / name)
-    run(clips, tmp_path / "whole", row=row)
-
+def die_in_the_third_epoch(monkeypatch):
+    """Once; the state is saved after each epoch. Returns a list that grows by one an epoch."""
     monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
     predict, n_calls = train.predict, []
 
@@ -253,6 +246,23 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
         return predict(*arguments)
 
     monkeypatch.setattr(train, "predict", predict_or_die)
+    return n_calls
+
+
+def die(*arguments):
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("row", ["audio", "cfn_sr"])
+def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
+    clips, encoders, tmp_path, monkeypatch, row
+):
+    for name in ("whole", "killed"):
+        if row == "cfn_sr":
+            shutil.copytree(encoders, tmp_path / name)
+    run(clips, tmp_path / "whole", row=row)
+
+    n_calls = die_in_the_third_epoch(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(clips, tmp_path / "killed", row=row)
     run(clips, tmp_path / "killed", row=row)
@@ -267,10 +277,6 @@ def test_a_killed_training_goes_on_and_ends_as_if_it_had_not_been_killed(
 def test_a_changed_training_does_not_go_on_from_an_old_state(clips, tmp_path, monkeypatch):
     monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
     predict = train.predict
-
-    def die(*arguments):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(train, "predict", die)
     with pytest.raises(KeyboardInterrupt):
         run(clips, tmp_path)
@@ -417,16 +423,7 @@ def test_a_state_that_cannot_be_read_is_said_and_the_training_starts_anew(
     clips, tmp_path, monkeypatch, capsys, damage
 ):
     run(clips, tmp_path / "whole")
-    monkeypatch.setattr(train, "SAVE_EVERY_S", -1.0)
-    predict, n_calls = train.predict, []
-
-    def predict_or_die(*arguments):
-        n_calls.append(1)
-        if len(n_calls) == 3:
-            raise KeyboardInterrupt
-        return predict(*arguments)
-
-    monkeypatch.setattr(train, "predict", predict_or_die)
+    n_calls = die_in_the_third_epoch(monkeypatch)
     with pytest.raises(KeyboardInterrupt):
         run(clips, tmp_path)
     (state,) = tmp_path.glob("scratch/*/state.pt")
@@ -486,9 +483,6 @@ def test_a_run_whose_weights_are_not_its_own_is_not_there(clips, tmp_path, spoil
 
 
 def test_a_run_folder_is_complete_or_absent(clips, tmp_path, monkeypatch):
-    def die(*arguments):
-        raise KeyboardInterrupt
-
     monkeypatch.setattr(train, "_write_json", die)
     with pytest.raises(KeyboardInterrupt):
         run(clips, tmp_path)
