@@ -108,10 +108,22 @@ class Row:
             return sum(p.numel() for p in self.build(sizes).parameters() if p.requires_grad)
 
 
-_DECISIONS = (
-    "of the two encoders' probabilities after their last epoch; trains nothing, and so is the same "
-    "under every rule"
-)
+def _of_decisions(rule: str, paper_accuracy_pct: float) -> Row:
+    """A rule that joins what both encoders decide; it trains nothing."""
+    return Row(
+        rule,
+        "Late",
+        f"late_fusion.{rule}",
+        paper_accuracy_pct,
+        25.92,
+        note="of the two encoders' probabilities after their last epoch; trains nothing, and so is "
+        "the same under every rule",
+        schedule="none",
+        starts_from=ENCODERS,
+        combines=True,
+        additive=True,
+    )
+
 
 CFN_SR = Row("CFN-SR", "Model", "cross_modal.CFNSR", 75.76, 26.30, starts_from=ENCODERS)
 
@@ -128,18 +140,7 @@ TABLE_1: dict[str, Row] = {
     "audio": Row(
         "1D CNN (Aud.)", "-", "mfcc_cnn.AudioOnly", 56.53, 0.03, inputs=("mfcc",), schedule="audio"
     ),
-    "averaging": Row(
-        "Averaging",
-        "Late",
-        "late_fusion.Averaging",
-        68.82,
-        25.92,
-        note=_DECISIONS,
-        schedule="none",
-        starts_from=ENCODERS,
-        combines=True,
-        additive=True,
-    ),
+    "averaging": _of_decisions("Averaging", 68.82),
     "multiplicative": Row(
         "Multiplicative β=0.3",
         "Late",
@@ -150,18 +151,7 @@ TABLE_1: dict[str, Row] = {
         "the weights, as its authors'",
         starts_from=ENCODERS,
     ),
-    "multiplication": Row(
-        "Multiplication",
-        "Late",
-        "late_fusion.Multiplication",
-        70.56,
-        25.92,
-        note=_DECISIONS,
-        schedule="none",
-        starts_from=ENCODERS,
-        combines=True,
-        additive=True,
-    ),
+    "multiplication": _of_decisions("Multiplication", 70.56),
     "concat_fc": Row(
         "Concat + FC",
         "Early",
@@ -234,32 +224,18 @@ TABLE_2: dict[str, Row] = {
         note="the paper's 25.67 M is impossible: its two headless trunks alone have 25.89 M",
         starts_from=ENCODERS,
     ),
-    "audio_to_video": Row(
-        "A->V Cross-modal",
-        "Model",
-        CFN_SR.model,
-        75.76,
-        26.30,
-        note="CFN-SR under another name",
-        alias="cfn_sr",
+    "audio_to_video": replace(
+        CFN_SR, label="A->V Cross-modal", note="CFN-SR under another name", alias="cfn_sr"
     ),
-    "no_self_attention": Row(
-        "w/o self-attention",
-        "Model",
-        CFN_SR.model,
-        73.86,
-        26.05,
+    "no_self_attention": replace(
+        CFN_SR,
+        label="w/o self-attention",
+        paper_accuracy_pct=73.86,
+        paper_params_millions=26.05,
         options={"self_attention": False},
-        starts_from=ENCODERS,
     ),
-    "no_residual": Row(
-        "w/o residual",
-        "Model",
-        CFN_SR.model,
-        75.33,
-        26.30,
-        options={"residual": False},
-        starts_from=ENCODERS,
+    "no_residual": replace(
+        CFN_SR, label="w/o residual", paper_accuracy_pct=75.33, options={"residual": False}
     ),
 }
 
