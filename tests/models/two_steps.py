@@ -15,11 +15,8 @@ import torch
 
 from cfnsr import params
 from cfnsr.data import corpora
-from cfnsr.data.audio import N_MELS
 from cfnsr.data.clips import Clips, Loader, Scaling, augmentation
 from cfnsr.data.corpora.ravdess import EMOTIONS
-from cfnsr.data.motion import N_TRACKS, n_moments
-from cfnsr.data.summary import N_LANDMARK_STATISTICS
 from cfnsr.models.base import Sizes
 from cfnsr.models.registry import ROWS
 from cfnsr.params import SourceParams
@@ -54,7 +51,6 @@ def random_clips(source: SourceParams, n_frames: int) -> Clips:
     """Uniform numbers, because drawing those takes no function of a mathematical library."""
     rng = np.random.Generator(np.random.PCG64(0))
     size, sizes = source.preprocess.frame_size, Sizes.of(source, corpora.find())
-    n_heard = sizes.n_mfcc_frames
     index = pd.DataFrame(
         {
             "emotion": [EMOTIONS[i % len(EMOTIONS)] for i in range(N_CLIPS)],
@@ -68,10 +64,10 @@ def random_clips(source: SourceParams, n_frames: int) -> Clips:
     return Clips(
         index,
         rng.integers(0, 256, (N_CLIPS, n_frames, size, size, 3), dtype=np.uint8),
-        mfcc=uniform(sizes.n_mfcc, n_heard),
-        log_mel=uniform(N_MELS, n_heard).astype(np.float16),
-        landmark_statistics=uniform(N_LANDMARK_STATISTICS),
-        motion=uniform(N_TRACKS, n_moments(n_heard)),
+        mfcc=uniform(*sizes.shape("mfcc")),
+        log_mel=uniform(*sizes.shape("log_mel")).astype(np.float16),
+        landmark_statistics=uniform(*sizes.shape("landmark_statistics")),
+        motion=uniform(*sizes.shape("motion")),
         sha256="",
         segment_mel=uniform(*sizes.shape("segment_mel")).astype(np.float16),
     )
