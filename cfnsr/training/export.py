@@ -16,7 +16,7 @@ from cfnsr import InputError
 from cfnsr.data.clips import colour_statistics
 from cfnsr.data.files import writing
 from cfnsr.models.base import Sizes
-from cfnsr.params import Preprocess, SourceParams, n_channels
+from cfnsr.params import SourceParams, n_channels
 from cfnsr.training.trained import Trained
 
 #: Taken over from run.json.
@@ -65,17 +65,22 @@ def export(trained: Trained, path: Path) -> None:
         import onnxscript  # noqa: F401  of torch's exporter
     except ImportError:
         raise InputError("export needs more packages: pip install cfnsr[onnx]") from None
-    examples = tuple(
-        torch.zeros(2, *shape, dtype=torch.uint8 if name == "frames" else torch.float32)
-        for name, shape in _shapes(trained).items()
-    )
+    settings, examples = trained.preprocess, []
+    sizes = Sizes.of(SourceParams(preprocess=settings), trained.corpus)
+    pictures = (settings.n_frames, settings.frame_size, settings.frame_size)
+    for name in trained.row.inputs:
+        if name == "frames":
+            shape = (2, *pictures, n_channels(trained.info["data"]))
+            examples.append(torch.zeros(shape, dtype=torch.uint8))
+        else:
+            examples.append(torch.zeros(2, *sizes.shape(name)))
     clip = torch.export.Dim("clip")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     with warnings.catch_warnings(action="ignore"):
         try:
             program = torch.onnx.export(
                 FromArrays(trained).eval(),
-                examples,
+                tuple(examples),
                 input_names=list(trained.row.inputs),
                 output_names=["logits"],
                 dynamic_shapes=(tuple({0: clip} for _ in examples),),
@@ -92,12 +97,3 @@ def export(trained: Trained, path: Path) -> None:
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         program.save(path, external_data=False)
-
-
-def _shapes(trained: Trained) -> dict[str, tuple[int, ...]]:
-    """Of one clip's arrays."""
-    settings: Preprocess = trained.preprocess
-    sizes = Sizes.of(SourceParams(preprocess=settings), trained.corpus)
-    size = settings.frame_size
-    frames = (settings.n_frames, size, size, n_channels(trained.info["data"]))
-    return {name: frames if name == "frames" else sizes.shape(name) for name in trained.row.inputs}
