@@ -78,14 +78,14 @@ class DrawnClips(_Section):
 
 
 class Clips(DrawnClips):
-    """Face and voice are independent evidence; see `cfnsr.data.synthetic.control`."""
+    """Face and voice are independent evidence; see `cfnsr.data.synthetic.design`."""
 
     face_reliability: Probability = 0.7
     voice_reliability: Probability = 0.65
 
 
 class PointingClips(DrawnClips):
-    """The voice says which part of the face to believe; see `cfnsr.data.synthetic.pointing`.
+    """The voice says which part of the face to believe; see `cfnsr.data.synthetic.design`.
 
     `part_reliability`: how often that part shows the clip's emotion; `pointer_reliability`: how
     often the voice names the right part. With a `voice_reliability` the voice also shows an

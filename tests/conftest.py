@@ -24,7 +24,7 @@ from cfnsr.data.corpora.ravdess import EMOTIONS, stem
 from cfnsr.data.motion import N_TRACKS
 from cfnsr.data.summary import N_LANDMARK_STATISTICS
 from cfnsr.data.synthetic import recording
-from cfnsr.data.synthetic.cues import takes
+from cfnsr.data.synthetic.design import takes
 from cfnsr.params import Clips, Preprocess
 
 # The tests compare bytes and expect the processor; CUDA_VISIBLE_DEVICES=0 shows them a GPU.

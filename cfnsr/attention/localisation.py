@@ -15,7 +15,7 @@ from cfnsr import InputError
 from cfnsr.attention.interval import ratio
 from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic import design
-from cfnsr.data.synthetic.cues import Part
+from cfnsr.data.synthetic.design import Part
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
 from cfnsr.data.video import choose_frames
 from cfnsr.params import DrawnClips, Preprocess

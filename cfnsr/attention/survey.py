@@ -41,7 +41,7 @@ from cfnsr.data.audio import HOP
 from cfnsr.data.clips import Arrays, Clips
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import design
-from cfnsr.data.synthetic.cues import PARTS, Part, takes_of
+from cfnsr.data.synthetic.design import PARTS, Part, takes_of
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
 from cfnsr.training.runs import read_info, run_folder

@@ -298,10 +298,10 @@ def ceilings(params: Params) -> pd.DataFrame:
     chance_pct = params.corpus.chance_pct
     if params.drawn is not None:
         # They load OpenCV, which tables of real data need not.
-        from cfnsr.data.synthetic import cues, design
+        from cfnsr.data.synthetic import design
 
         known = design.ceilings(params.drawn)
-        chance_pct = most_frequent_pct(cues.takes(params.drawn))
+        chance_pct = most_frequent_pct(design.takes(params.drawn))
     names = get_args(Modality)
     ceiling_pct = [known.get(name, nan) for name in names]
     return pd.DataFrame({"modality": names, "ceiling_pct": ceiling_pct, "chance_pct": chance_pct})

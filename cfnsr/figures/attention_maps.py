@@ -25,7 +25,7 @@ from cfnsr.attention.survey import Located, Look, Study, cams
 from cfnsr.data import audio
 from cfnsr.data.drawing import STROKES
 from cfnsr.data.synthetic import design, faces
-from cfnsr.data.synthetic.cues import takes_of
+from cfnsr.data.synthetic.design import takes_of
 from cfnsr.evaluation import tables
 from cfnsr.figures.examples import draw_mfcc, film_strips, mark_z, spread
 from cfnsr.figures.style import BLUE, GREY, STYLE, drawn, entitle, nothing

@@ -44,7 +44,7 @@ class Row:
     `members` the row whose trained networks, one per seed, this one averages. `combines` says that
     the row trains nothing: its decisions are computed from those of the rows that it starts from.
     `additive` says that it decides for the emotion of the largest sum of a function of what it sees
-    and one of what it hears, see `cfnsr.data.synthetic.pointing`. `alias` names the row that is the
+    and one of what it hears, see `cfnsr.data.synthetic.design`. `alias` names the row that is the
     same system under another name; it is not trained again. `training` and `preprocess` are values
     of these sections of params.yaml that the row changes, and `seed_step` is added to its seeds.
     """

@@ -31,9 +31,8 @@ from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS, stem
 from cfnsr.data.landmarks import read_landmarks
-from cfnsr.data.synthetic import pointing, recording
-from cfnsr.data.synthetic.control import cue
-from cfnsr.data.synthetic.cues import takes
+from cfnsr.data.synthetic import recording
+from cfnsr.data.synthetic.design import cue, takes
 from cfnsr.data.video import choose_frames
 from cfnsr.figures import attention_effects, attention_maps
 from cfnsr.models.registry import find
@@ -104,7 +103,7 @@ def test_where_the_voice_points_its_part_alone_is_the_cue(tmp_path):
     study = SimpleNamespace(settings=settings, clips=SimpleNamespace(index=index))
     named, other = _Cues(study, tmp_path)._face(0)
     landmarks = read_landmarks(tmp_path / "landmarks" / f"{stem(take)}.csv").points
-    part = pointing.cue(take, clips).points_to
+    part = cue(take, clips).points_to
     cues = face_cues(landmarks, settings.pointing.preprocess)
     np.testing.assert_array_equal(named, cues.pop(part))
     np.testing.assert_array_equal(other, *cues.values())

@@ -19,7 +19,7 @@ from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora import CORPORA, baum1s
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import recording
-from cfnsr.data.synthetic.cues import takes
+from cfnsr.data.synthetic.design import takes
 from cfnsr.evaluation import predictions, scores, tables
 from cfnsr.params import Clips, Model, Params, SyntheticParams, Training, load
 

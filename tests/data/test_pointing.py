@@ -1,4 +1,4 @@
-"""Tests of `cfnsr.data.synthetic.pointing`: what is shown, and what can be known from it."""
+"""Tests of `cfnsr.data.synthetic.design`: what is shown, and what can be known from it."""
 
 from itertools import permutations
 
@@ -7,8 +7,7 @@ import pytest
 
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
-from cfnsr.data.synthetic.cues import even_lots, takes
-from cfnsr.data.synthetic.pointing import ceilings, cue
+from cfnsr.data.synthetic.design import ceilings, cue, even_lots, takes
 from cfnsr.data.synthetic.voices import SAMPLE_RATE_HZ
 from cfnsr.params import PointingClips
 

@@ -9,9 +9,8 @@ from conftest import alone
 
 from cfnsr import InputError
 from cfnsr.data.corpora.ravdess import EMOTIONS, parse_name, stem
-from cfnsr.data.synthetic import control, recording
-from cfnsr.data.synthetic.control import FACE_PARTNER, VOICE_PARTNER, ceilings, cue
-from cfnsr.data.synthetic.cues import takes
+from cfnsr.data.synthetic import design, recording
+from cfnsr.data.synthetic.design import FACE_PARTNER, VOICE_PARTNER, ceilings, cue, takes
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
 from cfnsr.params import Clips
 
@@ -77,7 +76,7 @@ def test_partners_are_involutions_without_fixed_points_and_differ_but_for_one_pa
 def test_a_cue_is_the_same_when_asked_again_and_another_for_another_seed():
     take = takes(CLIPS)[100]
     before = cue(take, CLIPS)
-    control._shown.cache_clear()
+    design._shown.cache_clear()
     assert cue(take, CLIPS) == before
     assert cue(take, Clips(seed=8)) != before
 

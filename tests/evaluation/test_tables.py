@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
-from cfnsr.data.synthetic.control import takes
+from cfnsr.data.synthetic.design import takes
 from cfnsr.evaluation import tables, typeset
 from cfnsr.evaluation.selection import RULES
 from cfnsr.models.registry import EXTRA, TABLE_1, TABLE_2, find

@@ -10,8 +10,8 @@ from cfnsr import InputError
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora import CORPORA
-from cfnsr.data.synthetic import control
-from cfnsr.data.synthetic.cues import takes
+from cfnsr.data.synthetic import design
+from cfnsr.data.synthetic.design import takes
 from cfnsr.evaluation.transfer import decisions, score, transfer
 from cfnsr.params import Clips
 
@@ -34,9 +34,9 @@ def index_of(clips):
 
 def best_logits(known, clips, modality):
     """Of the best rule for `known`, for each clip of `clips`."""
-    joint = control._joint(known)[modality]
-    shown = list(dict.fromkeys([*CORPORA[clips.corpus].emotions, *control.FACE_PARTNER]))
-    cues = [control.cue(take, clips) for take in takes(clips)]
+    joint = design._joint(known)[modality]
+    shown = list(dict.fromkeys([*CORPORA[clips.corpus].emotions, *design.FACE_PARTNER]))
+    cues = [design.cue(take, clips) for take in takes(clips)]
     places = {
         "video": lambda cue: (shown.index(cue.upper),),
         "audio": lambda cue: (shown.index(cue.voice),),
@@ -52,10 +52,10 @@ def test_between_two_controls_the_best_rule_scores_its_closed_form_expectation(c
     clips = Clips(corpus=corpus, face_reliability=0.4, voice_reliability=0.9, **EVERY_TAKE)
     lines = decisions(best_logits(known, clips, modality), CORPORA[corpus], index_of(clips))
     found = score([lines])
-    joint = control._joint(clips)[modality]
-    most_probable = control._joint(known)[modality].argmax(axis=0)
+    joint = design._joint(clips)[modality]
+    most_probable = design._joint(known)[modality].argmax(axis=0)
     expected = 100 * np.take_along_axis(joint, most_probable[None], axis=0).sum()
-    assert expected < control.ceilings(clips)[modality] + 1e-9
+    assert expected < design.ceilings(clips)[modality] + 1e-9
     assert found["accuracy_pct"] == pytest.approx(expected, abs=2)
     assert found["ci_low_pct"] <= found["accuracy_pct"] <= found["ci_high_pct"]
 

@@ -19,7 +19,7 @@ from cfnsr.data import face_detection, landmark_detection, preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
-from cfnsr.data.synthetic.cues import takes
+from cfnsr.data.synthetic.design import takes
 from cfnsr.models.registry import find
 from cfnsr.own_clip import PUBLISHED, predict, reading
 from cfnsr.params import Clips, Model, Params, Preprocess, Schedule, SyntheticParams, Training

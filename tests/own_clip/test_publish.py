@@ -15,7 +15,7 @@ from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS
 from cfnsr.data.synthetic import recording
-from cfnsr.data.synthetic.cues import takes
+from cfnsr.data.synthetic.design import takes
 from cfnsr.evaluation import predictions, scores
 from cfnsr.own_clip import PUBLISHED, publish
 from cfnsr.params import Clips, Model, Params, Schedule, SourceParams, Training

@@ -20,7 +20,7 @@ from cfnsr.data import corpora
 from cfnsr.data.corpora import Take
 from cfnsr.data.files import replacing
 from cfnsr.data.synthetic import design, faces, voices
-from cfnsr.data.synthetic.cues import Cue, random_numbers, takes
+from cfnsr.data.synthetic.design import Cue, random_numbers, takes
 from cfnsr.data.synthetic.faces import EXPRESSIONS, Array, Expression, Look, Pose, composed
 from cfnsr.data.synthetic.voices import (
     CARRIER,
