@@ -388,7 +388,7 @@ def _overlay(
 
 def _schematic_face(axis: Axes, size: int) -> None:
     """A neutral face that is nobody's, its box filling the picture as every crop's does."""
-    nobody = faces.Look.draw_lots(np.random.default_rng(0), long_hair=False)
+    nobody = faces.Look(np.random.default_rng(0), long_hair=False)
     rest = faces.Expression(*(np.array([value]) for value in faces.EXPRESSIONS["neutral"]))
     points = faces.landmarks(nobody, rest)[0]
     low, high = points.min(axis=0), points.max(axis=0)

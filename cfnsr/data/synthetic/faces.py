@@ -4,8 +4,7 @@ Lengths are in face units (half the width of the face; x to the right, y down, o
 ears) until `place` puts them into a frame.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,12 +17,8 @@ FRAME_WIDTH, FRAME_HEIGHT = 192, 144
 #: Which of dlib's 68 points carry the emotion.
 CUE_LANDMARKS = {"brows": range(17, 27), "eyes": range(36, 48), "mouth": range(48, 68)}
 _JAW, _LEFT_BROW, _RIGHT_BROW = slice(0, 17), slice(17, 22), slice(22, 27)
-_BRIDGE, _NOSTRILS, _OUTER_LIPS, _INNER_LIPS = (
-    slice(27, 31),
-    slice(31, 36),
-    slice(48, 60),
-    slice(60, 68),
-)
+_BRIDGE, _NOSTRILS = slice(27, 31), slice(31, 36)
+_OUTER_LIPS, _INNER_LIPS = slice(48, 60), slice(60, 68)
 _EYES = (slice(36, 42), slice(42, 48))
 
 _SKINS = ((244, 208, 177), (232, 190, 152), (214, 164, 124), (180, 128, 92), (140, 94, 66))
@@ -82,50 +77,30 @@ def composed(upper: str, lower: str) -> Expression:
     return mouth._replace(brow_inner=brow_inner, brow_outer=brow_outer, eyes=eyes)
 
 
-@dataclass(frozen=True)
 class Look:
     """What stays the same in all takes of an actor: colours, proportions, place in the frame."""
 
-    skin: Colour
-    hair: Colour
-    background: Colour
-    shirt: Colour
-    iris: Colour
-    long_hair: bool
-    scale_px: float
-    centre_px: tuple[float, float]
-    face_length: float
-    brow_height: float
-    eye_distance: float
-    eye_size: float
-    nose_length: float
-    mouth_height: float
-    mouth_width: float
-
-    @classmethod
-    def draw_lots(cls, rng: np.random.Generator, long_hair: bool) -> Self:
+    def __init__(self, rng: np.random.Generator, long_hair: bool) -> None:
         """A new actor."""
 
         def one_of(palette: tuple[Colour, ...]) -> Colour:
             return palette[rng.integers(len(palette))]
 
-        return cls(
-            skin=one_of(_SKINS),
-            hair=one_of(_HAIRS),
-            background=one_of(_BACKGROUNDS),
-            shirt=one_of(_SHIRTS),
-            iris=one_of(_IRISES),
-            long_hair=long_hair,
-            scale_px=rng.uniform(33, 39),
-            centre_px=(rng.uniform(78, 114), rng.uniform(62, 72)),
-            face_length=rng.uniform(1.1, 1.25),
-            brow_height=rng.uniform(0.46, 0.54),
-            eye_distance=rng.uniform(0.4, 0.46),
-            eye_size=rng.uniform(0.9, 1.1),
-            nose_length=rng.uniform(0.3, 0.38),
-            mouth_height=rng.uniform(0.6, 0.68),
-            mouth_width=rng.uniform(0.33, 0.4),
-        )
+        self.skin = one_of(_SKINS)
+        self.hair = one_of(_HAIRS)
+        self.background = one_of(_BACKGROUNDS)
+        self.shirt = one_of(_SHIRTS)
+        self.iris = one_of(_IRISES)
+        self.long_hair = long_hair
+        self.scale_px = rng.uniform(33, 39)
+        self.centre_px = (rng.uniform(78, 114), rng.uniform(62, 72))
+        self.face_length = rng.uniform(1.1, 1.25)
+        self.brow_height = rng.uniform(0.46, 0.54)
+        self.eye_distance = rng.uniform(0.4, 0.46)
+        self.eye_size = rng.uniform(0.9, 1.1)
+        self.nose_length = rng.uniform(0.3, 0.38)
+        self.mouth_height = rng.uniform(0.6, 0.68)
+        self.mouth_width = rng.uniform(0.33, 0.4)
 
 
 class Pose(NamedTuple):
@@ -149,54 +124,38 @@ def place(points: Array, look: Look, pose: Pose) -> Array:
 
 def paint(look: Look, points: Array, pose: Pose) -> NDArray[np.uint8]:
     """One RGB frame, shape (FRAME_HEIGHT, FRAME_WIDTH, 3), from 68 landmarks in face units."""
-    canvas = _Canvas(look, pose)
+    image = np.empty((FRAME_HEIGHT, FRAME_WIDTH, 3), np.uint8)
+    image[:] = look.background
+
+    def fixed(points: Array) -> NDArray[np.int32]:
+        return np.rint(place(points, look, pose) * (1 << _SUBPIXEL_BITS)).astype(np.int32)
+
+    def fill(points: Array, colour: Colour) -> None:
+        cv2.fillPoly(image, [fixed(points)], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
+
+    def line(points: Array, colour: Colour, width_px: int) -> None:
+        lines = [fixed(points)]
+        cv2.polylines(image, lines, False, colour, width_px, cv2.LINE_AA, _SUBPIXEL_BITS)
+
     lips, brow = _shade(look.skin, 0.72, red=24), _shade(look.hair, 0.75)
-    canvas.fill(_ellipse(0, 2.6, 1.9, 1.2), look.shirt)
+    fill(_ellipse(0, 2.6, 1.9, 1.2), look.shirt)
     if look.long_hair:
-        canvas.fill(_ellipse(0, 0.35, 1.28, 1.55), look.hair)
-    canvas.fill(_ellipse(0, 1.1, 0.5, 0.8), _shade(look.skin, 0.85))
-    canvas.fill(_ellipse(0, -0.25, 1.12, 1.05), look.hair)
-    canvas.fill(np.concatenate([points[_JAW], _FOREHEAD]), look.skin)
+        fill(_ellipse(0, 0.35, 1.28, 1.55), look.hair)
+    fill(_ellipse(0, 1.1, 0.5, 0.8), _shade(look.skin, 0.85))
+    fill(_ellipse(0, -0.25, 1.12, 1.05), look.hair)
+    fill(np.concatenate([points[_JAW], _FOREHEAD]), look.skin)
     for eyebrow in (_LEFT_BROW, _RIGHT_BROW):
-        canvas.line(points[eyebrow], brow, 3)
-    for eye in _EYES:
-        _paint_eye(canvas, points[eye], look)
+        line(points[eyebrow], brow, 3)
+    for eye in (points[part] for part in _EYES):
+        fill(eye, (250, 248, 244))
+        radius = 0.1 * look.eye_size
+        fill(_ellipse(*eye.mean(0), radius, min(radius, np.ptp(eye[:, 1]) / 2)), look.iris)
+        line(eye[:4], _shade(look.hair, 0.6), 1)
     for part in (_BRIDGE, _NOSTRILS):
-        canvas.line(points[part], _shade(look.skin, 0.78), 1)
-    canvas.fill(points[_OUTER_LIPS], lips)
-    canvas.fill(points[_INNER_LIPS], (70, 24, 28))
-    return canvas.image
-
-
-class _Canvas:
-    """A frame that is drawn on in face units, anti-aliased at a fraction of a pixel."""
-
-    def __init__(self, look: Look, pose: Pose) -> None:
-        self.image = np.empty((FRAME_HEIGHT, FRAME_WIDTH, 3), np.uint8)
-        self.image[:] = look.background
-        self._look, self._pose = look, pose
-
-    def fill(self, points: Array, colour: Colour) -> None:
-        cv2.fillPoly(self.image, [self._fixed(points)], colour, cv2.LINE_AA, _SUBPIXEL_BITS)
-
-    def line(self, points: Array, colour: Colour, thickness_px: int) -> None:
-        fixed = [self._fixed(points)]
-        cv2.polylines(
-            self.image, fixed, False, colour, thickness_px, cv2.LINE_AA, shift=_SUBPIXEL_BITS
-        )
-
-    def _fixed(self, points: Array) -> NDArray[np.int32]:
-        pixels = place(points, self._look, self._pose)
-        return np.rint(pixels * (1 << _SUBPIXEL_BITS)).astype(np.int32)
-
-
-def _paint_eye(canvas: _Canvas, eye: Array, look: Look) -> None:
-    canvas.fill(eye, (250, 248, 244))
-    x, y = eye.mean(0)
-    half_height = (eye[:, 1].max() - eye[:, 1].min()) / 2
-    radius = 0.1 * look.eye_size
-    canvas.fill(_ellipse(x, y, radius, min(radius, half_height)), look.iris)
-    canvas.line(eye[:4], _shade(look.hair, 0.6), 1)
+        line(points[part], _shade(look.skin, 0.78), 1)
+    fill(points[_OUTER_LIPS], lips)
+    fill(points[_INNER_LIPS], (70, 24, 28))
+    return image
 
 
 def _shade(colour: Colour, factor: float, red: int = 0) -> Colour:

@@ -22,16 +22,7 @@ from cfnsr.data.files import replacing
 from cfnsr.data.synthetic import design, faces, voices
 from cfnsr.data.synthetic.design import Cue, random_numbers, takes
 from cfnsr.data.synthetic.faces import EXPRESSIONS, Array, Expression, Look, Pose, composed
-from cfnsr.data.synthetic.voices import (
-    CARRIER,
-    POINTERS,
-    SAMPLE_RATE_HZ,
-    SPEECH_S,
-    TIMBRES,
-    Speaker,
-    Stretch,
-    Timbre,
-)
+from cfnsr.data.synthetic.voices import SAMPLE_RATE_HZ, SPEECH_S, Speaker, Stretch, Timbre
 from cfnsr.params import DrawnClips
 
 FRAME_RATE_HZ = 15
@@ -125,7 +116,7 @@ def _write(path: Path, content: bytes) -> None:
 
 def _look(actor: int, clips: DrawnClips) -> Look:
     is_woman = actor in corpora.find(clips.corpus).women
-    return Look.draw_lots(random_numbers(clips, f"face of actor {actor}"), long_hair=is_woman)
+    return Look(random_numbers(clips, f"face of actor {actor}"), long_hair=is_woman)
 
 
 def _expression(shown: Cue, time_s: Array, rng: np.random.Generator) -> Expression:
@@ -159,21 +150,23 @@ def _waveform(
 ) -> NDArray[np.float32]:
     """The sound of the whole clip, shape (n_samples,)."""
     is_woman = actor in corpora.find(clips.corpus).women
-    speaker = Speaker.draw_lots(random_numbers(clips, f"voice of actor {actor}"), woman=is_woman)
+    speaker = Speaker(random_numbers(clips, f"voice of actor {actor}"), woman=is_woman)
     start_s, end_s = shown.voice_start_s, shown.voice_end_s
     spoken = []
     if shown.points_to is not None:
-        pointer = POINTERS[shown.points_to]
+        pointer = voices.POINTERS[shown.points_to]
         middle_s = end_s if shown.voice is None else (start_s + end_s) / 2
         spoken.append(Stretch(_as_strong(pointer, shown.strength), start_s, middle_s))
         start_s = middle_s
     if shown.voice is not None:
-        spoken.append(Stretch(_as_strong(TIMBRES[shown.voice], shown.strength), start_s, end_s))
+        spoken.append(
+            Stretch(_as_strong(voices.TIMBRES[shown.voice], shown.strength), start_s, end_s)
+        )
     return voices.speak(speaker, spoken, duration_s, rng)
 
 
 def _as_strong(timbre: Timbre, strength: int) -> Timbre:
-    carrier, target = np.array(CARRIER), np.array(timbre)
+    carrier, target = np.array(voices.CARRIER), np.array(timbre)
     return Timbre(*(carrier + _STRENGTH[strength] * (target - carrier)))
 
 

@@ -1,8 +1,7 @@
 """A synthetic voice: a glottal source through formants, with emotional stretches in it."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,19 +61,14 @@ class Stretch(NamedTuple):
     end_s: float
 
 
-@dataclass(frozen=True)
 class Speaker:
     """An actor's pitch, and the factor on all formants that the length of the vocal tract sets."""
 
-    pitch_hz: float
-    formant_scale: float
-
-    @classmethod
-    def draw_lots(cls, rng: np.random.Generator, woman: bool) -> Self:
+    def __init__(self, rng: np.random.Generator, woman: bool) -> None:
         """A new actor."""
-        if woman:
-            return cls(rng.uniform(180, 240), rng.uniform(1.08, 1.18))
-        return cls(rng.uniform(95, 140), rng.uniform(0.95, 1.05))
+        pitches_hz, scales = ((180, 240), (1.08, 1.18)) if woman else ((95, 140), (0.95, 1.05))
+        self.pitch_hz = rng.uniform(*pitches_hz)
+        self.formant_scale = rng.uniform(*scales)
 
 
 def speak(
@@ -89,13 +83,13 @@ def speak(
     cycles = np.cumsum(speaker.pitch_hz * vibrato) / SAMPLE_RATE_HZ
     glottis = 2 * (cycles % 1) - 1
     noise = rng.standard_normal(len(time_s))
-    shares = [_fade(time_s, (start_s, end_s)) for _, start_s, end_s in stretches]
+    shares = [_fade(time_s, start_s, end_s) for _, start_s, end_s in stretches]
     voiced = (1 - sum(shares)) * _resonate(glottis, noise, CARRIER, speaker)
     for (timbre, _, _), share in zip(stretches, shares, strict=True):
         tremor = 1 - timbre.tremor * np.sin(np.pi * _TREMOR_HZ * time_s) ** 2
         voiced += share * tremor * _resonate(glottis, noise, timbre, speaker)
     syllables = 0.7 + 0.3 * _swing(time_s, rng.uniform(3.5, 4.5), rng)
-    waveform = 0.1 * voiced * syllables * _fade(time_s, SPEECH_S) + 0.001 * noise
+    waveform = 0.1 * voiced * syllables * _fade(time_s, *SPEECH_S) + 0.001 * noise
     return np.clip(waveform, -1, 1).astype(np.float32)
 
 
@@ -104,9 +98,8 @@ def _swing(time_s: Array, rate_hz: float, rng: np.random.Generator) -> Array:
     return np.sin(2 * np.pi * (rate_hz * time_s + rng.random()))
 
 
-def _fade(time_s: Array, stretch_s: tuple[float, float]) -> Array:
+def _fade(time_s: Array, start_s: float, end_s: float) -> Array:
     """1 within the stretch, 0 outside."""
-    start_s, end_s = stretch_s
     return np.interp(time_s, [start_s, start_s + _FADE_S, end_s - _FADE_S, end_s], [0, 1, 1, 0])
 
 
