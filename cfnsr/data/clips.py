@@ -27,8 +27,6 @@ RGB_SD = (0.229, 0.224, 0.225)
 CROP_SCALE = (0.8, 1.0)
 #: How many batches are gathered while a GPU works on another.
 N_AHEAD = 2
-#: How many float32 values a processor normalises at a time.
-IN_CACHE = 2**18
 
 #: uint8 pictures (clip, frame, channel, S, S) to others of that shape.
 Augment = Callable[[Tensor], Tensor]
@@ -248,21 +246,8 @@ def normalise(pictures: Tensor) -> Tensor:
     n_channels = pictures.shape[2]
     rows = pictures.movedim(2, -1).flatten(3)  # clip frame height width*channel
     mean, sd = _of_rows(n_channels, pictures.shape[-1], pictures.device)
-    scaled = _empty(rows.shape, rows.device)
-    # On a processor, what is in the cache stays there from one operation to the next.
-    n_frames = scaled[:, :, 0, 0].numel() if rows.is_cuda else 1 + IN_CACHE // scaled[0, 0].numel()
-    for part, into in zip(
-        rows.flatten(0, 1).split(n_frames), scaled.flatten(0, 1).split(n_frames), strict=True
-    ):
-        torch.div(part, 255, out=into).sub_(mean).div_(sd)
+    scaled = rows.float().div_(255).sub_(mean).div_(sd)
     return scaled.unflatten(3, (-1, n_channels)).movedim(-1, 1)
-
-
-def _empty(shape: tuple[int, ...], device: torch.device) -> Tensor:
-    if device.type != "cpu":
-        return torch.empty(shape, device=device)
-    # NumPy asks for huge pages: touching a large array for the first time is five times as fast.
-    return torch.from_numpy(np.empty(shape, np.float32))
 
 
 def colour_statistics(n_channels: int) -> tuple[Tensor, Tensor]:
