@@ -4,14 +4,8 @@ build/<data>/arrays/
     index.csv      one line a clip: names, labels, sha256 of its files; the arrays' row order
     rejected.csv   the files that cannot be used, and why
     settings.json  what the arrays were made with
-    frames.npy     uint8 (clip, frame, S, S, channel): 3 of RGB, or 1 of strokes where a face is
-                   drawn from its landmarks
-    mfcc.npy       float32 (clip, coefficient, time)
-    log_mel.npy    float16 (clip, band, time)
-    landmark_statistics.npy   float32 (clip, statistic), see `cfnsr.data.summary`
-    motion.npy     float32 (clip, track, moment), see `cfnsr.data.motion`
-    segment_mel.npy   float16 (clip, channel * band, segment, moment), where frames are those of
-                   segments, see `cfnsr.data.segments`
+    *.npy          frames, mfcc, log_mel, landmark_statistics, motion and segment_mel, see
+                   `cfnsr.data.clips.Clips`
     faces.csv      of the clips whose landmarks were looked for, by actor: in how many frames a face
                    was looked for and seen
 """
@@ -43,16 +37,6 @@ from cfnsr.params import Params, Preprocess
 VERSION = 4
 #: Of a finished clip whose landmarks were looked for: in how many frames, and seen in how many.
 _LOOKS = "face_looks"
-INDEX_COLUMNS = (
-    "clip",
-    "actor",
-    "emotion",
-    "intensity",
-    "statement",
-    "repetition",
-    "media_sha256",
-    "landmarks_sha256",
-)
 
 
 @dataclass(frozen=True)
@@ -72,7 +56,7 @@ def preprocess_clip(
     settings: Preprocess,
     draws_landmarks: bool,
 ) -> dict[str, np.ndarray]:
-    """One clip's arrays, by the names that the module lists.
+    """One clip's arrays, by their names in `Clips`.
 
     Args:
         landmarks: their table; without one they are looked for in the film.
@@ -145,7 +129,7 @@ def drawn(points: np.ndarray, settings: Preprocess) -> np.ndarray:
 
 
 def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarray]:
-    """What a network hears: `mfcc`, `log_mel` and segments, by the names that the module lists.
+    """What a network hears: `mfcc`, `log_mel` and segments, by their names in `Clips`.
 
     Args:
         window: float32 samples of the analysed sound at the settings' rate.
@@ -161,7 +145,7 @@ def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarr
 def track_arrays(
     points: np.ndarray, shown_s: np.ndarray, settings: Preprocess
 ) -> dict[str, np.ndarray]:
-    """How a face moves: `landmark_statistics` and `motion`, by the names that the module lists.
+    """How a face moves: `landmark_statistics` and `motion`, by their names in `Clips`.
 
     Args:
         points: (frame, 68, 2), pixels.
@@ -319,12 +303,13 @@ def _index(
             problems[i] = f"{Path(file.media).name} is there twice; keep one of the two"
             continue
         lines[take.clip] = {
+            "clip": take.clip,  # the first column
             **asdict(take),
             "emotion": corpus.emotions[take.emotion_index],
             "media_sha256": file.media_sha256,
             "landmarks_sha256": file.landmarks_sha256,
         }
-    return pd.DataFrame(list(lines.values()), columns=list(INDEX_COLUMNS))
+    return pd.DataFrame(list(lines.values()))
 
 
 def _assemble(results: list[Path], output: Path) -> None:

@@ -79,7 +79,7 @@ def publish(params: Params, repository: Path) -> Path:
     Raises:
         InputError: the data, or the predictions that its accuracy follows from, are not there.
     """
-    tested = _tested(repository)
+    _tested(repository)  # before anything is trained
     params = params.model_copy(update={"data": DATA, "protocol": PROTOCOL, "seeds": SEEDS})
     _preprocess(params, repository)
     for row in asked_for(ROW, SEEDS):
@@ -88,7 +88,7 @@ def publish(params: Params, repository: Path) -> Path:
             if error is not None:
                 raise error
     _write(_Job(ROW, 0, params, repository).folder)
-    return _write_card(tested)
+    return write_card(repository)
 
 
 def write_card(repository: Path) -> Path:
@@ -97,7 +97,18 @@ def write_card(repository: Path) -> Path:
     Raises:
         InputError: the predictions that they follow from are not there.
     """
-    return _write_card(_tested(repository))
+    tested = _tested(repository)
+    n_parameters = json.loads((PUBLISHED / "run.json").read_text())["n_parameters"]
+    confidence = by_confidence(tested)
+    confidence.to_csv(
+        PUBLISHED / "confidence.csv",
+        columns=["high", "accuracy_pct", "n_clips"],
+        index_label="low",
+        float_format="%.4g",
+        lineterminator="\n",
+    )
+    (PUBLISHED / "README.md").write_text(card(n_parameters, tested, confidence), "utf-8")
+    return PUBLISHED
 
 
 def _tested(repository: Path) -> list[Run]:
@@ -137,20 +148,6 @@ def _write(run: Path) -> None:
     save_file(read_tensors(run / "weights.pt"), weights)
     info = json.loads((run / "run.json").read_text()) | {"weights_sha256": file_hash(weights)}
     (PUBLISHED / "run.json").write_text(json.dumps(info, indent=1) + "\n")
-
-
-def _write_card(tested: list[Run]) -> Path:
-    n_parameters = json.loads((PUBLISHED / "run.json").read_text())["n_parameters"]
-    confidence = by_confidence(tested)
-    confidence.to_csv(
-        PUBLISHED / "confidence.csv",
-        columns=["high", "accuracy_pct", "n_clips"],
-        index_label="low",
-        float_format="%.4g",
-        lineterminator="\n",
-    )
-    (PUBLISHED / "README.md").write_text(card(n_parameters, tested, confidence), "utf-8")
-    return PUBLISHED
 
 
 def card(n_parameters: int, tested: list[Run], confidence: pd.DataFrame) -> str:
