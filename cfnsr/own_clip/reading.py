@@ -7,7 +7,6 @@ sliding window of the length of an average take, so that each window holds what 
 
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
-from itertools import repeat
 from pathlib import Path
 
 import numpy as np
@@ -83,15 +82,15 @@ class OwnClip:
     """An opened clip.
 
     `points` (frame, point, 2), pixels: 68 landmarks, or the two corners of a found face, whose
-    box is all that a crop needs; None where nobody looks. `shown_s` (frame,), the middle of each of
-    those frames, seconds of the clip. `waveform` at the settings' rate.
+    box is all that a crop needs; no frame where nobody looks. `shown_s` (frame,), the middle of
+    each of those frames, seconds of the clip. `waveform` at the settings' rate.
     """
 
     media: Clip
     settings: Preprocess
     needs: Needs
     windows: list[Window]
-    points: np.ndarray | None
+    points: np.ndarray
     shown_s: np.ndarray
     waveform: np.ndarray | None
     warnings: tuple[str, ...]
@@ -102,32 +101,24 @@ class OwnClip:
         Raises:
             InputError: the file is damaged, or the face leaves the frame.
         """
-        looked_at = self._looked_at() if self.points is not None else repeat({})
-        for window, seen in zip(self.windows, looked_at, strict=False):
-            arrays = seen | (self._sound(window) if self.needs.sound else {})
-            preprocess.check_finite(self.media.path.name, arrays)
-            yield arrays
-
-    def _sound(self, window: Window) -> dict[str, np.ndarray]:
-        assert self.waveform is not None
-        start_s = window.start_s + self.settings.offset_s
-        analysed = audio.cut_resampled(self.waveform, start_s, self.settings)
-        return preprocess.sound_arrays(analysed, self.settings)
-
-    def _looked_at(self) -> Iterator[dict[str, np.ndarray]]:
-        assert self.points is not None
-        spans = [self._span(window) for window in self.windows]
+        spans = [self._span(window) for window in self.windows] if len(self.points) else []
         chosen = [video.choose_shown(self.media.picture, *span, self.settings) for span in spans]
-        cropped = self._crops(chosen) if self.needs.crops else iter(())
-        for window, (first, end), frames in zip(self.windows, spans, chosen, strict=True):
+        cropped = self._crops(chosen)
+        for i, window in enumerate(self.windows):
             arrays = {}
             if self.needs.crops:
                 arrays["frames"] = next(cropped)
             elif self.needs.video:
-                arrays["frames"] = preprocess.drawn(self.points[frames], self.settings)
+                arrays["frames"] = preprocess.drawn(self.points[chosen[i]], self.settings)
             if self.needs.tracks:
-                shown_s = self.shown_s[first:end] - window.start_s
-                arrays |= preprocess.track_arrays(self.points[first:end], shown_s, self.settings)
+                seen = slice(*spans[i])
+                shown_s = self.shown_s[seen] - window.start_s
+                arrays |= preprocess.track_arrays(self.points[seen], shown_s, self.settings)
+            if self.waveform is not None:
+                start_s = window.start_s + self.settings.offset_s
+                heard = audio.cut_resampled(self.waveform, start_s, self.settings)
+                arrays |= preprocess.sound_arrays(heard, self.settings)
+            preprocess.check_finite(self.media.path.name, arrays)
             yield arrays
 
     def _span(self, window: Window) -> tuple[int, int]:
@@ -140,7 +131,6 @@ class OwnClip:
 
     def _crops(self, chosen: list[np.ndarray]) -> Iterator[np.ndarray]:
         """Each window's faces in one pass; only those of the windows under way are kept."""
-        assert self.points is not None
         wanted = {int(i) for frames in chosen for i in frames}
         faces: dict[int, np.ndarray] = {}
         ahead = video.faces(self.media, wanted, self.points, self.settings)
@@ -185,7 +175,7 @@ def open_clip(path: Path, landmarks: Path | None, settings: Preprocess, needs: N
                 f"part of its sound starts at {settings.offset_s} s"
             )
     n_frames = len(clip.picture.starts_s) if clip.picture else 0
-    points: np.ndarray | None = None
+    points = np.empty((0, 68, 2))
     warnings: tuple[str, ...] = ()
     if landmarks is not None and (needs.video or needs.tracks):
         remedy = "export them again with OpenFace" + otherwise
