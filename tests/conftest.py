@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from cfnsr.data import audio, media
 from cfnsr.data.corpora.ravdess import EMOTIONS, stem
 from cfnsr.data.motion import N_TRACKS
 from cfnsr.data.summary import N_LANDMARK_STATISTICS
@@ -48,6 +49,12 @@ def alone():
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(cluster, "finished", finished)
         yield
+
+
+def read_waveform(path):
+    """The sound of a file, and its rate in Hz."""
+    with media.opened(path) as clip:
+        return audio.decode(clip)
 
 
 @pytest.fixture(scope="session")

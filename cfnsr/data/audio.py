@@ -28,20 +28,11 @@ def n_mfcc_frames(sample_rate_hz: int, duration_s: float) -> int:
     return 1 + round(duration_s * sample_rate_hz) // HOP
 
 
-def read_waveform(path: Path) -> tuple[np.ndarray, int]:
-    """The sound of a wav, flac or mp4 file: mono float32 samples in [-1, 1], and their rate in Hz.
-
-    The first sample is the clip's first moment, be it of picture or sound, see `decode`.
-
-    Raises:
-        InputError: no sound stream, or one that is cut short or cannot be decoded.
-    """
-    with opened(path) as clip:
-        return decode(clip)
-
-
 def decode(clip: Clip) -> tuple[np.ndarray, int]:
-    """The sound of an opened clip, as `read_waveform`; silence where the stream is missing.
+    """The sound of an opened clip: mono float32 samples in [-1, 1], and their rate in Hz.
+
+    The first sample is the clip's first moment, be it of picture or sound; silence where the
+    stream is missing.
 
     Raises:
         InputError: no sound stream, or one that cannot be decoded or is no sound.
@@ -107,10 +98,11 @@ def _laid(blocks: list[tuple[int, np.ndarray]]) -> np.ndarray:
 def read_window(path: Path, settings: Preprocess) -> np.ndarray:
     """The analysed part of a file's sound: from `offset_s` for `duration_s`, zero-padded.
 
-    Mono float32 samples at `settings.sample_rate_hz`; an `InputError` as of `read_waveform`, or
+    Mono float32 samples at `settings.sample_rate_hz`; an `InputError` as of `decode`, or
     where the sound ends before the window starts.
     """
-    return cut_window(path.name, *read_waveform(path), settings)
+    with opened(path) as clip:
+        return cut_window(path.name, *decode(clip), settings)
 
 
 def cut_window(name: str, waveform: np.ndarray, rate_hz: int, settings: Preprocess) -> np.ndarray:

@@ -7,12 +7,12 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
-from conftest import cut, remux
+from conftest import cut, read_waveform, remux
 from hypothesis import given
 from hypothesis import strategies as st
 
 from cfnsr import InputError
-from cfnsr.data.audio import decode, log_mel, mfcc, n_mfcc_frames, read_waveform, read_window
+from cfnsr.data.audio import decode, log_mel, mfcc, n_mfcc_frames, read_window
 from cfnsr.data.media import opened, probe
 from cfnsr.params import Preprocess
 

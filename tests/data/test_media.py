@@ -6,10 +6,9 @@ import av
 import cv2
 import numpy as np
 import pytest
-from conftest import cut, remux, write_film
+from conftest import cut, read_waveform, remux, write_film
 
 from cfnsr import InputError
-from cfnsr.data import audio
 from cfnsr.data.media import opened, pictures, probe
 
 RATE_HZ = 16_000
@@ -30,7 +29,7 @@ def shown_at(path, time_s):
 
 def heard_at(path, time_s):
     """When the tenth of a second of tone was made that a clip plays around a time, by its power."""
-    waveform, rate_hz = audio.read_waveform(path)
+    waveform, rate_hz = read_waveform(path)
     around = waveform[round((time_s - 0.05) * rate_hz) :][: rate_hz // 10]
     return np.sqrt(2 * np.mean(around**2)) / 0.2 if len(around) else 0
 
@@ -66,8 +65,8 @@ def test_a_fragmented_copy_has_no_hole_after_its_first_block_of_sound(tmp_path):
     write_film(plain, FILM[:30], SHOWN_S[:30], [(0, noise)], rate_hz=48_000)
     remux(plain, whole, form="matroska", flags={})
     remux(plain, fragmented, flags={"movflags": "frag_keyframe+empty_moov"})
-    expected, _ = audio.read_waveform(whole)
-    found, _ = audio.read_waveform(fragmented)
+    expected, _ = read_waveform(whole)
+    found, _ = read_waveform(fragmented)
     np.testing.assert_array_equal(found[:40_000], expected[:40_000])
     assert probe(fragmented).duration_s == pytest.approx(probe(whole).duration_s, abs=0.03)
 
@@ -217,7 +216,7 @@ def test_a_clip_whose_only_sound_has_an_unknown_codec_is_refused(plain, tmp_path
         content[start : start + 4] = other
     (tmp_path / "clip.mp4").write_bytes(content)
     with pytest.raises(InputError, match="has no sound stream that FFmpeg can decode; "):
-        audio.read_waveform(tmp_path / "clip.mp4")
+        read_waveform(tmp_path / "clip.mp4")
 
 
 @pytest.mark.parametrize("name", ["2024-08-20T13:28:35Z.mp4", "http:clip.mp4", "50 %d?.mp4"])
@@ -241,7 +240,7 @@ def test_a_title_that_is_no_utf_8_is_no_obstacle(tmp_path):
     at = content.index(b"data")
     content = content[:at] + title + content[at:]
     path.write_bytes(content[:4] + struct.pack("<I", len(content) - 8) + content[8:])
-    assert len(audio.read_waveform(path)[0]) == len(TONE)
+    assert len(read_waveform(path)[0]) == len(TONE)
 
 
 def test_pictures_that_ffmpeg_invents_are_refused(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import SMALL, TAKES, alone, cut, remux, write_film
+from conftest import SMALL, TAKES, alone, cut, read_waveform, remux, write_film
 from distributed import KilledWorker
 from test_cluster import kill_at_work
 
@@ -99,7 +99,7 @@ def test_the_arrays_hold_every_clip_in_the_order_of_the_index(arrays, synthetic_
         tracks = motion.tracks(points)
         expected = summary.landmark_statistics(tracks)
         np.testing.assert_array_equal(whole["landmark_statistics"][i], expected)
-        waveform, rate_hz = audio.read_waveform(media)
+        waveform, rate_hz = read_waveform(media)
         shown_s = (np.arange(len(tracks)) + 0.5) * len(waveform) / rate_hz / len(tracks)
         expected = motion.on_the_clock(tracks, shown_s, SMALL)
         np.testing.assert_array_equal(whole["motion"][i], expected)
@@ -439,7 +439,7 @@ def test_a_clip_that_ends_its_workers_is_rejected_and_costs_no_other(
 def test_faces_of_landmarks_are_drawn_at_the_chosen_frames(clips_root, tmp_path):
     for name in STEMS:
         media = clips_root / f"Actor_{name[-2:]}" / f"{name}.mp4"
-        waveform, rate = audio.read_waveform(media)
+        waveform, rate = read_waveform(media)
         soundfile.write(media.with_name(f"03{name[2:]}.wav"), waveform, rate)
     drawing = Drawing(box="frame", line_width_px=2)
     settings = SMALL.model_copy(update={"drawing": drawing})
@@ -462,7 +462,7 @@ def test_faces_of_landmarks_are_drawn_at_the_chosen_frames(clips_root, tmp_path)
 
 def test_landmarks_that_were_cut_at_the_end_of_a_line_are_rejected(clips_root, tmp_path):
     media = clips_root / "Actor_01" / f"{STEMS[0]}.mp4"
-    waveform, rate = audio.read_waveform(media)
+    waveform, rate = read_waveform(media)
     soundfile.write(media.with_name(f"03{STEMS[0][2:]}.wav"), waveform, rate)
     csv = clips_root / "landmarks" / f"{STEMS[0]}.csv"
     lines = csv.read_text().splitlines()

@@ -4,10 +4,10 @@ import librosa
 import numpy as np
 import pytest
 import soundfile
-from conftest import SMALL
+from conftest import SMALL, read_waveform
 
 from cfnsr import InputError
-from cfnsr.data import audio, preprocess, segments, video
+from cfnsr.data import preprocess, segments, video
 from cfnsr.data.clips import load_clips
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.media import probe
@@ -109,7 +109,7 @@ def test_preprocessing_adds_segments_and_changes_no_other_array(one_clip):
     assert arrays["segment_mel"].dtype == np.float16
     for name in usual.keys() - {"frames"}:
         np.testing.assert_array_equal(arrays[name], usual[name])
-    points, (waveform, rate_hz) = read_landmarks(csv).points, audio.read_waveform(media)
+    points, (waveform, rate_hz) = read_landmarks(csv).points, read_waveform(media)
     chosen = segments.frames_beside(len(points), len(waveform) / rate_hz, SEGMENTS)
     every = SMALL.model_copy(update={"n_frames": len(points)})
     whole = video.crop_faces(probe(media), points, every)
@@ -118,7 +118,7 @@ def test_preprocessing_adds_segments_and_changes_no_other_array(one_clip):
 
 def test_a_clip_that_ends_within_its_first_segment_is_rejected(one_clip, tmp_path):
     path = tmp_path / "03-01-01-01-01-01-01.wav"
-    waveform, rate_hz = audio.read_waveform(one_clip[0])
+    waveform, rate_hz = read_waveform(one_clip[0])
     soundfile.write(path, waveform[:rate_hz], rate_hz)
     csv = tmp_path / "landmarks.csv"
     csv.write_text("\n".join(one_clip[1].read_text().splitlines()[:17]))

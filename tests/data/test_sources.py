@@ -4,11 +4,10 @@ import shutil
 import pandas as pd
 import pytest
 import soundfile
-from conftest import TAKES
+from conftest import TAKES, read_waveform
 
 from cfnsr import InputError
 from cfnsr.data import download, sources
-from cfnsr.data.audio import read_waveform
 from cfnsr.data.corpora import ravdess
 from cfnsr.data.corpora.ravdess import stem
 from cfnsr.data.synthetic import recording

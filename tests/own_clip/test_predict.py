@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
-from conftest import REPOSITORY, alone, cut, remux, train_row
+from conftest import REPOSITORY, alone, cut, read_waveform, remux, train_row
 
 from cfnsr import notebook
 from cfnsr.__main__ import main
@@ -139,7 +139,7 @@ def joined(paths, target):
         film = [frame for path in paths for frame in av.open(path).decode(video=0)]
         stream = container.add_stream("libx264", recording.FRAME_RATE_HZ)
         stream.width, stream.height, stream.pix_fmt = film[0].width, film[0].height, "yuv420p"
-        sound = [reading.audio.read_waveform(path) for path in paths]
+        sound = [read_waveform(path) for path in paths]
         voice = container.add_stream("aac", sound[0][1], layout="mono")
         for i, frame in enumerate(film):
             frame = av.VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")

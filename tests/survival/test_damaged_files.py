@@ -17,10 +17,9 @@ from pathlib import Path
 
 import pytest
 import soundfile
-from conftest import SMALL, remux
+from conftest import SMALL, read_waveform, remux
 from harness import read_all
 
-from cfnsr.data import audio
 from cfnsr.data.preprocess import preprocess_clip
 from cfnsr.own_clip.reading import Needs, open_clip
 
@@ -116,7 +115,7 @@ def test_damaged_clips_of_the_control(one_clip, tmp_path, counts):
     fast.parent.mkdir()
     remux(media, fast)
     wav = tmp_path / f"03{media.stem[2:]}.wav"
-    soundfile.write(wav, *audio.read_waveform(media))
+    soundfile.write(wav, *read_waveform(media))
     clips = [
         ("mp4, index last", media, landmarks, 0),
         ("mp4, index first", fast, landmarks, 0),
