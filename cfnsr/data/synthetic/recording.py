@@ -22,7 +22,7 @@ from cfnsr.data.files import replacing
 from cfnsr.data.synthetic import design, faces, voices
 from cfnsr.data.synthetic.design import Cue, random_numbers, takes
 from cfnsr.data.synthetic.faces import EXPRESSIONS, Array, Expression, Look, Pose, composed
-from cfnsr.data.synthetic.voices import SAMPLE_RATE_HZ, SPEECH_S, Speaker, Stretch, Timbre
+from cfnsr.data.synthetic.voices import SAMPLE_RATE_HZ, SPEECH_S, Speaker
 from cfnsr.params import DrawnClips
 
 FRAME_RATE_HZ = 15
@@ -154,20 +154,12 @@ def _waveform(
     start_s, end_s = shown.voice_start_s, shown.voice_end_s
     spoken = []
     if shown.points_to is not None:
-        pointer = voices.POINTERS[shown.points_to]
         middle_s = end_s if shown.voice is None else (start_s + end_s) / 2
-        spoken.append(Stretch(_as_strong(pointer, shown.strength), start_s, middle_s))
+        spoken.append((voices.POINTERS[shown.points_to], start_s, middle_s))
         start_s = middle_s
     if shown.voice is not None:
-        spoken.append(
-            Stretch(_as_strong(voices.TIMBRES[shown.voice], shown.strength), start_s, end_s)
-        )
-    return voices.speak(speaker, spoken, duration_s, rng)
-
-
-def _as_strong(timbre: Timbre, strength: int) -> Timbre:
-    carrier, target = np.array(voices.CARRIER), np.array(timbre)
-    return Timbre(*(carrier + _STRENGTH[strength] * (target - carrier)))
+        spoken.append((voices.TIMBRES[shown.voice], start_s, end_s))
+    return voices.speak(speaker, spoken, _STRENGTH[shown.strength], duration_s, rng)
 
 
 def _landmark_csv(pixels: Array) -> str:

@@ -53,14 +53,6 @@ POINTERS = {
 }
 
 
-class Stretch(NamedTuple):
-    """When the voice has a timbre."""
-
-    timbre: Timbre
-    start_s: float
-    end_s: float
-
-
 class Speaker:
     """An actor's pitch, and the factor on all formants that the length of the vocal tract sets."""
 
@@ -73,11 +65,17 @@ class Speaker:
 
 def speak(
     speaker: Speaker,
-    stretches: Sequence[Stretch],
+    stretches: Sequence[tuple[Timbre, float, float]],
+    strength: float,
     duration_s: float,
     rng: np.random.Generator,
 ) -> NDArray[np.float32]:
-    """The waveform, shape (n_samples,), in -1 to 1: CARRIER around the stretches."""
+    """The waveform, shape (n_samples,), in -1 to 1: CARRIER around the stretches.
+
+    Args:
+        stretches: when the voice has another timbre, from start to end in seconds.
+        strength: how far it goes from CARRIER to that timbre, 1 for all the way.
+    """
     time_s = np.arange(round(duration_s * SAMPLE_RATE_HZ)) / SAMPLE_RATE_HZ
     vibrato = 1 + 0.06 * _swing(time_s, rng.uniform(0.6, 1.2), rng)
     cycles = np.cumsum(speaker.pitch_hz * vibrato) / SAMPLE_RATE_HZ
@@ -85,7 +83,9 @@ def speak(
     noise = rng.standard_normal(len(time_s))
     shares = [_fade(time_s, start_s, end_s) for _, start_s, end_s in stretches]
     voiced = (1 - sum(shares)) * _resonate(glottis, noise, CARRIER, speaker)
-    for (timbre, _, _), share in zip(stretches, shares, strict=True):
+    carrier = np.array(CARRIER)
+    for (target, _, _), share in zip(stretches, shares, strict=True):
+        timbre = Timbre(*(carrier + strength * (np.array(target) - carrier)))
         tremor = 1 - timbre.tremor * np.sin(np.pi * _TREMOR_HZ * time_s) ** 2
         voiced += share * tremor * _resonate(glottis, noise, timbre, speaker)
     syllables = 0.7 + 0.3 * _swing(time_s, rng.uniform(3.5, 4.5), rng)
