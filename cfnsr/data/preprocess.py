@@ -87,7 +87,7 @@ def preprocess_clip(
         arrays |= track_arrays(points, shown_s, settings)
         if draws_landmarks:
             chosen = video.choose_shown(clip.picture, 0, len(points), settings, duration_s)
-            arrays["frames"] = drawn(points[chosen], settings)
+            arrays["frames"] = draw_faces(points[chosen], settings)
         else:
             arrays["frames"] = video.crop_faces(clip, points, settings, duration_s)
     check_finite(media.name, arrays)
@@ -117,15 +117,6 @@ def check_finite(name: str, arrays: dict[str, np.ndarray]) -> None:
             raise InputError(
                 f"{name}: its {of} would not be finite numbers; look at its sound and landmarks"
             )
-
-
-def drawn(points: np.ndarray, settings: Preprocess) -> np.ndarray:
-    """A face from its landmarks alone: uint8 (frame, S, S, 1).
-
-    Args:
-        points: (frame, 68, 2), in any unit.
-    """
-    return draw_faces(points.astype(np.float32), settings.frame_size, settings.drawing)[..., None]
 
 
 def sound_arrays(window: np.ndarray, settings: Preprocess) -> dict[str, np.ndarray]:

@@ -30,7 +30,6 @@ from cfnsr.params import DRAWN, draws_landmarks
 from cfnsr.training.runs import read_run
 from cfnsr.training.trained import Trained, Viewed, load_trained
 
-FIGURES = ("attention", "timeline")
 #: A sound whose tenths differ by less, in standard deviations of the training clips, is no voice.
 #: By RAVDESS's those of its own takes differ by 0.35 or more, of the control's drawn voices by 0.14
 #: or more, of noise, tones and silence by 0.07 at most.
@@ -164,7 +163,7 @@ def write(prediction: Prediction, folder: Path) -> list[Path]:
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
         table.to_csv(folder / "prediction.csv", index=False, lineterminator="\n")
-        for name in FIGURES:
+        for name in ("attention", "timeline"):
             for suffix in ("svg", "png"):
                 # An earlier clip's must not be taken for this one's.
                 (folder / f"{name}.{suffix}").unlink(missing_ok=True)

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from cfnsr import InputError
 from cfnsr.data import audio, face_detection, landmark_detection, preprocess, video
+from cfnsr.data.drawing import draw_faces
 from cfnsr.data.landmarks import are_of_one_clip, check_duration, read_landmarks
 from cfnsr.data.media import Clip, Kind, pictures, probe
 from cfnsr.params import Preprocess
@@ -109,7 +110,7 @@ class OwnClip:
             if self.needs.crops:
                 arrays["frames"] = next(cropped)
             elif self.needs.video:
-                arrays["frames"] = preprocess.drawn(self.points[chosen[i]], self.settings)
+                arrays["frames"] = draw_faces(self.points[chosen[i]], self.settings)
             if self.needs.tracks:
                 seen = slice(*spans[i])
                 shown_s = self.shown_s[seen] - window.start_s

@@ -5,10 +5,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
+from cfnsr.data import drawing
 from cfnsr.data.corpora.ravdess import stem
-from cfnsr.data.drawing import STROKES, draw_faces
+from cfnsr.data.drawing import STROKES
 from cfnsr.data.landmarks import read_landmarks
-from cfnsr.params import Drawing
+from cfnsr.params import Drawing, Preprocess
 
 SIZE = 64
 finite = st.floats(-1e4, 1e4, width=32)
@@ -17,6 +18,10 @@ finite = st.floats(-1e4, 1e4, width=32)
 @pytest.fixture(scope="module")
 def points(synthetic_root):
     return read_landmarks(synthetic_root / "landmarks" / f"{stem(TAKES[0])}.csv").points
+
+
+def draw_faces(points, size, how):
+    return drawing.draw_faces(points, Preprocess(frame_size=size, drawing=how))[..., 0]
 
 
 def extent(pictures):
