@@ -25,7 +25,6 @@ import io
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -226,14 +225,14 @@ def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]
             yield from loader.batches(positions, arguments.batch_size, augmented=True)
 
     kept = positions[: arguments.batch_size]
-    first = next(loader.batches(kept, arguments.batch_size))
+    (_, *others), emotion = next(loader.batches(kept, arguments.batch_size))
     pictures = loader.gather(kept)[0].to(loader.device).movedim(-1, 2)
 
     def train(batches: Iterator[Any]) -> None:
         for _ in range(arguments.steps):
-            batch = next(batches)
+            inputs, emotion = next(batches)
             with torch.autocast(loader.device.type, torch.bfloat16):
-                loss, _ = model.loss(batch.emotion, *batch.inputs)
+                loss, _ = model.loss(emotion, *inputs)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
@@ -242,7 +241,7 @@ def utilisation(loader: Loader, arguments: argparse.Namespace) -> dict[str, Any]
     def stays() -> Iterator[Any]:
         while True:
             frames = normalise(loader.augment(pictures))
-            yield replace(first, inputs=(frames, *first.inputs[1:]))
+            yield (frames, *others), emotion
 
     seconds = report.interleaved(
         {"loader": lambda: train(from_loader()), "stays": lambda: train(stays())}, 3, n_warm_up=1

@@ -34,6 +34,9 @@ Augment = Callable[[Tensor], Tensor]
 Arrays = Mapping[str, np.ndarray]
 #: Of a batch: its inputs, frames still uint8 (clip, frame, S, S, channel), and its emotions.
 OnHost = tuple[Tensor, ...]
+#: What a model is given, in the order in which it takes it, and emotions (clip,). Frames are
+#: (clip, 3 or 1, frame, S, S), normalised; their channels come last in memory.
+Batch = tuple[tuple[Tensor, ...], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -159,17 +162,6 @@ class Scaling:
         return np.sqrt(mean)
 
 
-@dataclass(frozen=True)
-class Batch:
-    """What a model is given, in the order in which it takes it, and `emotion` (clip,).
-
-    Frames are (clip, 3 or 1, frame, S, S), normalised; their channels come last in memory.
-    """
-
-    inputs: tuple[Tensor, ...]
-    emotion: Tensor
-
-
 @dataclass(frozen=True, eq=False)
 class Loader:
     """Batches of chosen clips on a device.
@@ -199,7 +191,7 @@ class Loader:
                 if name == "frames":
                     pictures = inputs[i].movedim(-1, 2)  # clip frame channel height width
                     inputs[i] = normalise(self.augment(pictures) if augmented else pictures)
-            yield Batch(tuple(inputs), emotion)
+            yield tuple(inputs), emotion
 
     def gather(self, chosen: np.ndarray) -> OnHost:
         """The host's part of a batch."""

@@ -279,14 +279,14 @@ def _fit(
             group["lr"] = learning_rate(schedule, epoch)
         model.train()
         totals = torch.zeros(2, device=fabric.device)  # loss, clips classified rightly
-        for batch in loader.batches(order, schedule.batch_size, augmented=True):
+        for inputs, emotion in loader.batches(order, schedule.batch_size, augmented=True):
             with fabric.autocast():  # Fabric itself sees to `forward` alone
-                loss, logits = wrapped.loss(batch.emotion, *batch.inputs)
+                loss, logits = wrapped.loss(emotion, *inputs)
             wrapped_optimizer.zero_grad()
             fabric.backward(loss)
             wrapped_optimizer.step()
-            right = (logits.detach().argmax(dim=1) == batch.emotion).sum()
-            totals += torch.stack([loss.detach() * len(batch.emotion), right])
+            right = (logits.detach().argmax(dim=1) == emotion).sum()
+            totals += torch.stack([loss.detach() * len(emotion), right])
         mean_loss, share = (totals / len(training)).tolist()
         if not np.isfinite(mean_loss):
             raise InputError(
@@ -320,7 +320,7 @@ def learning_rate(schedule: Schedule, epoch: int) -> float:
 def predict(model: nn.Module, loader: Loader, positions: np.ndarray, batch_size: int) -> np.ndarray:
     """Logits of the clips at `positions` in evaluation mode, float16 (clip, emotion)."""
     model.eval()
-    logits = [model(*batch.inputs).float() for batch in loader.batches(positions, batch_size)]
+    logits = [model(*inputs).float() for inputs, _ in loader.batches(positions, batch_size)]
     return _half(torch.cat(logits))
 
 
@@ -355,7 +355,7 @@ def fc7(model: SegmentNetwork, loader: Loader) -> np.ndarray:
     """What a network says of each segment of all clips, float32 (clip, unit, segment)."""
     model.eval()
     everything = loader.batches(np.arange(len(loader.emotion)), FEATURE_BATCH)
-    return torch.cat([model.fc7(*batch.inputs).float() for batch in everything]).cpu().numpy()
+    return torch.cat([model.fc7(*inputs).float() for inputs, _ in everything]).cpu().numpy()
 
 
 def _save(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, history: History) -> None:

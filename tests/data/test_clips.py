@@ -133,7 +133,7 @@ def test_batches_take_each_clip_once_in_order_and_none_is_alone(n_clips, batch_s
     numbers = np.arange(n_clips, dtype=np.float32)[:, None, None]
     loader = Loader({"mfcc": numbers}, np.ones(n_clips, np.int64), augmentation(1), CPU)
     positions = np.random.default_rng(1).permutation(n_clips)
-    batches = [batch.inputs[0][:, 0, 0] for batch in loader.batches(positions, batch_size)]
+    batches = [inputs[0][:, 0, 0] for inputs, _ in loader.batches(positions, batch_size)]
     sizes = [len(batch) for batch in batches]
     assert torch.cat(batches).tolist() == positions.tolist()
     assert max(sizes) - min(sizes) <= 1
@@ -144,10 +144,10 @@ def test_batches_take_each_clip_once_in_order_and_none_is_alone(n_clips, batch_s
 
 
 def test_a_batch_has_the_chosen_clips_pictures_sound_and_emotions(clips, loader):
-    (batch,) = loader.batches(np.array([7, 2, 9]), 16)
-    assert batch.inputs[0].shape == (3, 3, N_FRAMES, SIZE, SIZE)
-    assert batch.emotion.tolist() == [7, 2, 1]
-    np.testing.assert_array_equal(batch.inputs[1].numpy(), clips.mfcc[[7, 2, 9]])
+    ((inputs, emotion),) = loader.batches(np.array([7, 2, 9]), 16)
+    assert inputs[0].shape == (3, 3, N_FRAMES, SIZE, SIZE)
+    assert emotion.tolist() == [7, 2, 1]
+    np.testing.assert_array_equal(inputs[1].numpy(), clips.mfcc[[7, 2, 9]])
     pictures = torch.from_numpy(clips.frames[[7, 2, 9]]).permute(0, 1, 4, 2, 3)
     to_float = v2.Compose(
         [
@@ -155,7 +155,7 @@ def test_a_batch_has_the_chosen_clips_pictures_sound_and_emotions(clips, loader)
             v2.Normalize([0.485, 0.456, 0.406], [0.229, 0.224, 0.225]),
         ]
     )
-    for found, picture in zip(batch.inputs[0], pictures, strict=True):
+    for found, picture in zip(inputs[0], pictures, strict=True):
         torch.testing.assert_close(found.transpose(0, 1), to_float(picture), atol=1e-6, rtol=1e-6)
 
 
@@ -167,31 +167,33 @@ def test_drawn_strokes_are_normalised_as_grey_pictures():
 
 
 def test_a_batch_holds_what_was_asked_for_in_that_order(clips):
-    (batch,) = loader_of(clips, ("mfcc", "landmark_statistics")).batches(np.arange(4), 16)
-    assert [tuple(array.shape) for array in batch.inputs] == [(4, 13, 30), (4, 416)]
-    (batch,) = loader_of(clips, ("mfcc", "frames")).batches(np.arange(4), 16)
-    assert batch.inputs[1].shape == (4, 3, N_FRAMES, SIZE, SIZE)
-    assert len(batch.emotion) == 4
+    ((inputs, emotion),) = loader_of(clips, ("mfcc", "landmark_statistics")).batches(
+        np.arange(4), 16
+    )
+    assert [tuple(array.shape) for array in inputs] == [(4, 13, 30), (4, 416)]
+    ((inputs, emotion),) = loader_of(clips, ("mfcc", "frames")).batches(np.arange(4), 16)
+    assert inputs[1].shape == (4, 3, N_FRAMES, SIZE, SIZE)
+    assert len(emotion) == 4
 
 
 def test_batches_that_are_not_augmented_are_the_same_every_time(loader):
     first, second = (list(loader.batches(np.arange(N_CLIPS), 5)) for _ in range(2))
-    for one, other in zip(first, second, strict=True):
-        assert torch.equal(one.inputs[0], other.inputs[0])
-        assert torch.equal(one.inputs[1], other.inputs[1])
+    for (one, _), (other, _) in zip(first, second, strict=True):
+        assert torch.equal(one[0], other[0])
+        assert torch.equal(one[1], other[1])
 
 
 def test_augmented_batches_follow_the_seed_and_change_the_pictures_alone(loader):
     def augmented(seed):
         torch.manual_seed(seed)
-        (batch,) = loader.batches(np.arange(4), 16, augmented=True)
-        return batch
+        ((inputs, _),) = loader.batches(np.arange(4), 16, augmented=True)
+        return inputs
 
-    assert torch.equal(augmented(1).inputs[0], augmented(1).inputs[0])
-    assert not torch.equal(augmented(1).inputs[0], augmented(2).inputs[0])
-    (plain,) = loader.batches(np.arange(4), 16)
-    assert augmented(1).inputs[0].shape == plain.inputs[0].shape
-    assert torch.equal(augmented(1).inputs[1], plain.inputs[1])
+    assert torch.equal(augmented(1)[0], augmented(1)[0])
+    assert not torch.equal(augmented(1)[0], augmented(2)[0])
+    ((plain, _),) = loader.batches(np.arange(4), 16)
+    assert augmented(1)[0].shape == plain[0].shape
+    assert torch.equal(augmented(1)[1], plain[1])
 
 
 def test_batches_keep_the_channels_last_in_memory_as_they_lie_on_disk(loader, tmp_path):
@@ -199,9 +201,9 @@ def test_batches_keep_the_channels_last_in_memory_as_they_lie_on_disk(loader, tm
     strokes = loader_of(drawn)
     for augmented in (False, True):
         for chosen, n_channels in ((loader, 3), (strokes, 1)):
-            (batch,) = chosen.batches(np.arange(4), 16, augmented)
-            assert batch.inputs[0].shape == (4, n_channels, N_FRAMES, SIZE, SIZE)
-            assert batch.inputs[0].is_contiguous(memory_format=torch.channels_last_3d)
+            ((inputs, _),) = chosen.batches(np.arange(4), 16, augmented)
+            assert inputs[0].shape == (4, n_channels, N_FRAMES, SIZE, SIZE)
+            assert inputs[0].is_contiguous(memory_format=torch.channels_last_3d)
 
 
 def test_gathering_ahead_gives_what_gathering_does_in_order_and_draws_nothing(loader):
@@ -293,13 +295,13 @@ def test_a_gpu_gets_the_batches_of_a_processor(clips, per_frame):
         loader = loader_of(clips, per_frame=per_frame, device=device)
         return list(loader.batches(np.arange(N_CLIPS), 3, augmented=True))
 
-    for ours, plain in zip(batches(torch.device("cuda", 0)), batches(CPU), strict=True):
-        assert ours.inputs[0].is_cuda
-        torch.testing.assert_close(
-            ours.inputs[0].cpu(), plain.inputs[0], atol=1.01 / 255 / 0.22, rtol=0
-        )
-        assert torch.equal(ours.inputs[1].cpu(), plain.inputs[1])
-        assert torch.equal(ours.emotion.cpu(), plain.emotion)
+    for (ours, emotion), (plain, expected) in zip(
+        batches(torch.device("cuda", 0)), batches(CPU), strict=True
+    ):
+        assert ours[0].is_cuda
+        torch.testing.assert_close(ours[0].cpu(), plain[0], atol=1.01 / 255 / 0.22, rtol=0)
+        assert torch.equal(ours[1].cpu(), plain[1])
+        assert torch.equal(emotion.cpu(), expected)
 
 
 @pytest.mark.parametrize("per_frame", [False, True])

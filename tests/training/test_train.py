@@ -406,7 +406,7 @@ def test_logits_beyond_float16_stop_the_run_with_epoch_set_and_clips(
         for batch in forward(self, positions, batch_size, augmented):
             if not augmented and loud in positions and len(n_calls) > 3:
                 at = np.flatnonzero(positions == loud)[0]
-                batch.inputs[0][at] *= 1e9
+                batch[0][0][at] *= 1e9
             yield batch
 
     monkeypatch.setattr(Loader, "batches", shout)

@@ -149,7 +149,8 @@ def paint(look: Look, points: Array, pose: Pose) -> NDArray[np.uint8]:
     for eye in (points[part] for part in _EYES):
         fill(eye, (250, 248, 244))
         radius = 0.1 * look.eye_size
-        fill(_ellipse(*eye.mean(0), radius, min(radius, np.ptp(eye[:, 1]) / 2)), look.iris)
+        x, y = eye.mean(0)
+        fill(_ellipse(x, y, radius, min(radius, np.ptp(eye[:, 1]) / 2)), look.iris)
         line(eye[:4], _shade(look.hair, 0.6), 1)
     for part in (_BRIDGE, _NOSTRILS):
         line(points[part], _shade(look.skin, 0.78), 1)
