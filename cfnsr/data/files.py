@@ -59,14 +59,7 @@ def writing(path: Path, n_bytes: int | None = None) -> Iterator[None]:
 
 @contextmanager
 def replacing(path: Path, n_bytes: int | None = None) -> Iterator[Path]:
-    """A path to write to, beside `path`, which takes its place when all is written.
-
-    Args:
-        n_bytes: how much is written, if that is known.
-
-    Raises:
-        InputError: the disk is full or read-only.
-    """
+    """A path to write to, which takes the place of `path` when all is written; see `writing`."""
     partial = path.with_name(f".{path.name}.{platform.node()}-{os.getpid()}.part")
     with writing(path, n_bytes):
         path.parent.mkdir(parents=True, exist_ok=True)
