@@ -14,7 +14,7 @@ With --card only the last two are written, and nothing is trained.
 """
 
 import json
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from string import Template
 
@@ -58,18 +58,6 @@ class _OfAllActors(Experiment):
         return Split(self.params.corpus.people, (), ())
 
 
-@dataclass(frozen=True)
-class _Job:
-    row: str
-    seed: int
-    params: Params
-    repository: Path
-
-    @property
-    def folder(self) -> Path:
-        return self.repository / "build" / "published" / self.row / f"seed_{self.seed}"
-
-
 def publish(params: Params, repository: Path) -> Path:
     """Train the row on all actors and write the published network; its folder.
 
@@ -83,11 +71,12 @@ def publish(params: Params, repository: Path) -> Path:
     params = params.model_copy(update={"data": DATA, "protocol": PROTOCOL, "seeds": SEEDS})
     _preprocess(params, repository)
     for row in asked_for(ROW, SEEDS):
-        jobs = [_Job(row, seed, params, repository) for seed in find(row).seeds(SEEDS)]
-        for _, error in cluster.finished(_train, jobs):
+        runs = [(row, seed) for seed in find(row).seeds(SEEDS)]
+        train_one = partial(_train, params=params, repository=repository)
+        for _, error in cluster.finished(train_one, runs):
             if error is not None:
                 raise error
-    _write(_Job(ROW, 0, params, repository).folder)
+    _write(_folder(ROW, 0, repository))
     return write_card(repository)
 
 
@@ -132,14 +121,19 @@ def _preprocess(params: Params, repository: Path) -> None:
         preprocess.preprocess(manifest, root, arrays, params, settings, scratch)
 
 
-def _train(job: _Job) -> None:
+def _train(run: tuple[str, int], params: Params, repository: Path) -> None:
+    row, seed = run
     starts_from = {
-        module: _Job(row, seed, job.params, job.repository).folder / "weights.pt"
-        for module, (row, seed) in predecessors(job.row, job.seed, SEEDS).items()
+        module: _folder(*before, repository) / "weights.pt"
+        for module, before in predecessors(row, seed, SEEDS).items()
     }
-    clips = load_clips(arrays_folder(job.row, job.params, job.repository))
-    experiment = _OfAllActors(job.row, 0, job.seed, job.params, clips, starts_from)
-    train(experiment, job.folder, job.repository / "build" / "scratch" / "train")
+    clips = load_clips(arrays_folder(row, params, repository))
+    experiment = _OfAllActors(row, 0, seed, params, clips, starts_from)
+    train(experiment, _folder(row, seed, repository), repository / "build" / "scratch" / "train")
+
+
+def _folder(row: str, seed: int, repository: Path) -> Path:
+    return repository / "build" / "published" / row / f"seed_{seed}"
 
 
 def _write(run: Path) -> None:
