@@ -103,26 +103,23 @@ class Look:
         self.mouth_width = rng.uniform(0.33, 0.4)
 
 
-class Pose(NamedTuple):
-    """Where the head is in the frame: pixels, and radians clockwise."""
-
-    centre_px: Array
-    roll: float
-
-
 def landmarks(look: Look, expression: Expression) -> Array:
     """The 68 points in dlib's order, in face units: (n_frames, 68, 2)."""
     parts = (_jaw, _brows, _nose, _eyes, _mouth)
     return np.concatenate([part(look, expression) for part in parts], axis=1)
 
 
-def place(points: Array, look: Look, pose: Pose) -> Array:
-    """Face units to pixels of the frame; `points` has shape (n_points, 2)."""
-    cos, sin = np.cos(pose.roll), np.sin(pose.roll)
-    return look.scale_px * points @ np.array([[cos, sin], [-sin, cos]]) + pose.centre_px
+def place(points: Array, look: Look, pose: Array) -> Array:
+    """Face units to pixels of the frame; `points` has shape (n_points, 2).
+
+    Args:
+        pose: where the head is: x and y in pixels, and radians clockwise.
+    """
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    return look.scale_px * points @ np.array([[cos, sin], [-sin, cos]]) + pose[:2]
 
 
-def paint(look: Look, points: Array, pose: Pose) -> NDArray[np.uint8]:
+def paint(look: Look, points: Array, pose: Array) -> NDArray[np.uint8]:
     """One RGB frame, shape (FRAME_HEIGHT, FRAME_WIDTH, 3), from 68 landmarks in face units."""
     image = np.empty((FRAME_HEIGHT, FRAME_WIDTH, 3), np.uint8)
     image[:] = look.background

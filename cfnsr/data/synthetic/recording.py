@@ -21,7 +21,7 @@ from cfnsr.data.corpora import Take
 from cfnsr.data.files import replacing
 from cfnsr.data.synthetic import design, faces, voices
 from cfnsr.data.synthetic.design import Cue, random_numbers, takes
-from cfnsr.data.synthetic.faces import EXPRESSIONS, Array, Expression, Look, Pose, composed
+from cfnsr.data.synthetic.faces import EXPRESSIONS, Array, Expression, Look, composed
 from cfnsr.data.synthetic.voices import SAMPLE_RATE_HZ, SPEECH_S, Speaker
 from cfnsr.params import DrawnClips
 
@@ -138,11 +138,11 @@ def _expression(shown: Cue, time_s: Array, rng: np.random.Generator) -> Expressi
     )
 
 
-def _poses(look: Look, time_s: Array, rng: np.random.Generator) -> list[Pose]:
-    """A slightly swaying head."""
+def _poses(look: Look, time_s: Array, rng: np.random.Generator) -> Array:
+    """A slightly swaying head, (frame, 3), see `faces.place`."""
     rate_hz, phase = rng.uniform(0.2, 0.5, 3), rng.random(3)
     sway = np.sin(2 * np.pi * (time_s[:, None] * rate_hz + phase)) * (3.0, 2.0, 0.05)
-    return [Pose(np.add(look.centre_px, motion[:2]), motion[2]) for motion in sway]
+    return np.add(sway, (*look.centre_px, 0))
 
 
 def _waveform(
