@@ -32,7 +32,6 @@ CORPUS = Corpus(
     pattern="anna/joy.mp4",
     read=read,
     path=lambda take: PurePath(*take.clip.split("-")).with_suffix(".mp4"),
-    citation="nobody",
     licence="none",
     source="nowhere",
 )

@@ -67,7 +67,7 @@ class Corpus:
         has_landmarks: whether such tables are distributed with it.
         tables: the text files that say more of some takes than their names, by path below the root.
         n_paper_folds: how many of the folds protocol `paper` tests; all unless it says so.
-        citation, licence, source: what to cite, what is allowed, and where to ask for it.
+        licence, source: what is allowed, and where to ask for it.
     """
 
     name: str
@@ -78,7 +78,6 @@ class Corpus:
     pattern: str
     read: Callable[[Path], Take]
     path: Callable[[Take], PurePath]
-    citation: str
     licence: str
     source: str
     women: frozenset[int] = frozenset()

@@ -74,7 +74,6 @@ CORPUS = Corpus(
     path=lambda take: PurePath("BAUM1s_MP4 - All", f"s{take.actor:03d}", f"{take.clip}.mp4"),
     uses=lambda path: _label(path) not in _OTHERS,
     tables=_table,
-    citation="Zhalehpour et al. (2017), doi.org/10.1109/TAFFC.2016.2553038",
     licence="ask its authors",
-    source="its authors, see the citation",
+    source="its authors, doi.org/10.1109/TAFFC.2016.2553038",
 )

@@ -3,7 +3,7 @@
 Names, sexes and the 20 takes of the full grid that are not distributed: the files of the
 distribution itself, github.com/CheyneyComputerScience/CREMA-D (VideoFlash, SentenceFilenames.csv,
 VideoDemographics.csv), which agree with each other. An emotion is the one that the actor was asked
-for, not what the crowd saw.
+for, not what the crowd saw. Paper: doi.org/10.1109/TAFFC.2014.2336244.
 """
 
 import re
@@ -67,7 +67,6 @@ CORPUS = Corpus(
     suffixes=(".flv", ".mp4"),
     read=read,
     path=lambda take: PurePath("VideoFlash", f"{take.clip}.flv"),
-    citation="Cao et al. (2014), doi.org/10.1109/TAFFC.2014.2336244",
     licence="Open Database License 1.0",
     source="github.com/CheyneyComputerScience/CREMA-D",
 )

@@ -6,6 +6,7 @@ folders, because file names are not consistent. Person 6 has one uncut film an e
 but the first leave out, as is done here. The first counts 1293 films: 6 of person 6, and 3 happy
 ones fewer than the grid among people 1 to 30; which ones only the folder can tell. Nor is it
 known who the women are, 19 % by the corpus's page, enterface.net/enterface05/emotion.html.
+Paper: doi.org/10.1109/ICDEW.2006.145.
 """
 
 import re
@@ -60,7 +61,6 @@ CORPUS = Corpus(
     read=read,
     path=_path,
     uses=lambda path: re.search(rf"/subject[ -]{_UNCUT}/", path.as_posix().lower()) is None,
-    citation="Martin et al. (2006), doi.org/10.1109/ICDEW.2006.145",
     licence="for scientific research",
     source="enterface.net/enterface05",
 )

@@ -1,4 +1,4 @@
-"""RAVDESS: file names, emotions, actors and folds (Livingstone & Russo, 2018)."""
+"""RAVDESS: file names, emotions, actors and folds (doi.org/10.1371/journal.pone.0196391)."""
 
 import re
 from itertools import product
@@ -98,7 +98,6 @@ CORPUS = Corpus(
     uses=_is_used,
     landmarks_name=stem,
     has_landmarks=True,
-    citation="Livingstone & Russo (2018), doi.org/10.1371/journal.pone.0196391",
     licence="CC BY-NC-SA 4.0",
     source="zenodo.org/records/1188976",
 )

@@ -5,6 +5,7 @@ page of the corpus (rml.ryerson.ca/rml-emotion-database.html) for people, emotio
 films; code of albanie/mcnDatasets (rml/getRmlImdb.m), which finds 120 films an emotion, and the
 notes of another project (Canziyos/Mood_Detection) for folders and names. How the films are spread
 over people and languages, and who are women, could not be established: only the folder can tell.
+Paper: doi.org/10.1109/TMM.2008.927665.
 """
 
 import re
@@ -45,7 +46,6 @@ CORPUS = Corpus(
     suffixes=(".avi",),
     read=read,
     path=lambda take: PurePath(f"s{take.actor}", f"{take.clip.split('_')[-1]}.avi"),
-    citation="Wang & Guan (2008), doi.org/10.1109/TMM.2008.927665",
     licence="free of charge for research, not for commercial use; a signed agreement is asked for",
     source="rml.ryerson.ca/rml-emotion-database.html",
 )
