@@ -8,7 +8,7 @@ import csv
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,29 +57,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Section:
-    """One folder that a notebook or command filled; `notebook` is None for a command."""
+    """One folder of figures that a notebook or command filled, or a page with its `sections`."""
 
     folder: Path
     title: str
-    notebook: Path | None
-    shown: list[Shown]
-
-    @property
-    def name(self) -> str:
-        return NAMES.get(self.folder.name, self.title)
-
-    def files(self, pattern: str) -> list[Path]:
-        """In order of name."""
-        return sorted(self.folder.glob(pattern))
-
-
-@dataclass(frozen=True)
-class Page:
-    """One folder of `figures/`."""
-
-    folder: Path
-    title: str
-    sections: list[Section]
+    notebook: Path | None = None
+    shown: Sequence[Shown] = ()
+    sections: Sequence["Section"] = ()
 
     @property
     def name(self) -> str:
@@ -92,8 +76,25 @@ def build(repository: Path, card: Path) -> Path:
     shutil.rmtree(output, ignore_errors=True)  # DVC may have linked it to its cache
     shutil.copytree(figures, output, ignore=shutil.ignore_patterns("*.ipynb"))
     _write_static(output / "static")
-    pages = [_page(folder) for folder in sorted(figures.iterdir(), key=_rank) if folder.is_dir()]
-    environment = _environment(pages)
+    # Data sources first.
+    folders = sorted(figures.iterdir(), key=lambda path: (path.name not in DATA_LABELS, path.name))
+    pages = [_page(folder) for folder in folders if folder.is_dir()]
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"markdown": markdown, "csv_lines": csv_lines}
+    environment.globals |= {
+        "pages": pages,
+        "protocols": PROTOCOL_LABELS,
+        "reference": find(REFERENCE).label,
+        "rule": TEST_RULE,
+    }
+    # Pictures are embedded.
+    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
 
     def write(name: str, template: str, title: str, **values: Any) -> Path:
         path = output / name
@@ -107,10 +108,9 @@ def build(repository: Path, card: Path) -> Path:
         for section in page.sections:
             if section.notebook:
                 name = section.notebook.relative_to(figures).with_suffix(".html").as_posix()
-                body = notebook_html(section.notebook)
-                write(name, "notebook.html", section.title, body=body, page=page)
-    about = card.read_text("utf-8")
-    write("network.html", "card.html", "The published network", card=about)
+                body, _ = exporter.from_filename(str(section.notebook))
+                write(name, "notebook.html", section.title, body=Markup(body), page=page)
+    write("network.html", "card.html", "The published network", card=card.read_text("utf-8"))
     return write(
         "index.html",
         "index.html",
@@ -128,7 +128,7 @@ def lead(readme: str) -> str:
     return "\n\n".join(paragraphs[:end])
 
 
-def headlines(page: Page) -> Iterator[dict[Any, Any]]:
+def headlines(page: Section) -> Iterator[dict[Any, Any]]:
     """CFN-SR after the last epoch, a line per protocol; none where its row is missing."""
     path = page.folder / "tables" / "table1.csv"
     if not path.is_file():
@@ -169,13 +169,6 @@ def captions(cells: list[nbformat.NotebookNode], folder: Path) -> list[Shown]:
     return found + [Shown([name], "") for name in [*waiting, *sorted(left)]]
 
 
-def notebook_html(path: Path) -> Markup:
-    """An executed notebook's cells, with their pictures embedded."""
-    exporter = HTMLExporter(template_name="basic", exclude_anchor_links=True)
-    html, _ = exporter.from_filename(str(path))
-    return Markup(html)
-
-
 def markdown(text: str) -> Markup:
     """Markdown with tables and raised notes, as JupyterLab shows it."""
     renderer = IPythonRenderer(escape=False, exclude_anchor_links=True)
@@ -189,17 +182,13 @@ def csv_lines(path: Path) -> list[list[str]]:
     return [header, *lines] if 0 < len(lines) <= MAX_LINES else []
 
 
-def _rank(folder: Path) -> tuple[bool, str]:
-    """Data sources first."""
-    return folder.name not in DATA_LABELS, folder.name
-
-
-def _page(folder: Path) -> Page:
+def _page(folder: Path) -> Section:
     # The tables come before what explains them.
     below = sorted(folder.iterdir(), key=lambda path: (path.name != "tables", path.name))
     sections = [_section(path) for path in [folder, *below] if any(path.glob("*.png"))]
     data = folder.name in DATA_LABELS
-    return Page(folder, NAMES[folder.name] if data else sections[0].title, sections)
+    title = NAMES[folder.name] if data else sections[0].title
+    return Section(folder, title, sections=sections)
 
 
 def _section(folder: Path) -> Section:
@@ -207,25 +196,7 @@ def _section(folder: Path) -> Section:
         notebook = nbformat.read(path, as_version=4)
         title = notebook.cells[0].source.splitlines()[0].removeprefix("# ")
         return Section(folder, title, path, captions(notebook.cells, folder))
-    return Section(folder, NAMES.get(folder.name, folder.name), None, captions([], folder))
-
-
-def _environment(pages: list[Page]) -> jinja2.Environment:
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"markdown": markdown, "csv_lines": csv_lines}
-    environment.globals |= {
-        "pages": pages,
-        "protocols": PROTOCOL_LABELS,
-        "reference": find(REFERENCE).label,
-        "rule": TEST_RULE,
-    }
-    return environment
+    return Section(folder, NAMES.get(folder.name, folder.name), shown=captions([], folder))
 
 
 def _write_static(folder: Path) -> None:
