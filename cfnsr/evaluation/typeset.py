@@ -1,7 +1,7 @@
 """Tables as csv, Markdown and LaTeX files; equal tables give equal bytes."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isnan
 from pathlib import Path
@@ -163,69 +163,56 @@ _MARKDOWN = _Markup(
 )
 
 
-@dataclass
-class _Notes:
-    """Numbered in the order of their marks; equal notes share a number."""
-
-    markup: _Markup
-    texts: list[str] = field(default_factory=list)
-
-    def mark(self, notes: Iterable[str]) -> str:
-        """The raised numbers of some notes; empty ones have none."""
-        numbers = []
-        for note in filter(None, notes):
-            if note not in self.texts:
-                self.texts.append(note)
-            numbers.append(str(self.texts.index(note) + 1))
-        return self.markup.raised.format(", ".join(numbers)) if numbers else ""
-
-    def written(self) -> list[str]:
-        return [f"{self.mark([text])} {self.markup.escape(text)}." for text in self.texts]
-
-
 def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]], list[str]]:
     """Header, lines and notes; a rule has a column where it applies to any row."""
-    table, tests, ceilings = printed.table, printed.tests, printed.ceilings
-    rules = [rule for rule in RULES if rule in set(table["rule"])]
-    has_ceilings = bool(ceilings["ceiling_pct"].notna().any())
+    ceiling = row_ceilings(printed.table, printed.ceilings)
+    table, tests = printed.table.assign(ceiling=ceiling), printed.tests
+    has_ceilings = bool(printed.ceilings["ceiling_pct"].notna().any())
     has_protocols = table["protocol"].nunique() > 1
     differing_seeds = table["n_seeds"].nunique() > 1
     # The verdict comes early: a page that is narrow cuts off what is on the right.
-    others = [rule for rule in rules if rule != TEST_RULE]
+    others = [rule for rule in RULES if rule in set(table["rule"]) - {TEST_RULE}]
     header = ["System", *["Protocol"] * has_protocols, "Paper, %", TEST_RULE]
     header += ["vs CFN-SR, points (p)", *["Ceiling, %"] * has_ceilings, *others, "UAR, %"]
     header += ["Fusion", "Parameters as trained", "Paper, M", "Epochs"]
-    of_reference = table[(table["row"] == REFERENCE) & (table["rule"] == TEST_RULE)]
-    is_rising = of_reference["last_quarter_pct"] > CONVERGED_PCT
-    unconverged = set(of_reference.loc[is_rising, "protocol"])
-    notes, is_beyond = _Notes(markup), False
+    is_rising = table["last_quarter_pct"] > CONVERGED_PCT
+    unconverged = set(table.loc[is_rising & (table["row"] == REFERENCE), "protocol"])
+    numbers: dict[str, int] = {}  # of notes, in the order of their marks; equal notes share one
+
+    def mark(*notes: str) -> str:
+        """The raised numbers of some notes; empty ones have none."""
+        said = [str(numbers.setdefault(note, len(numbers) + 1)) for note in notes if note]
+        return markup.raised.format(", ".join(said)) if said else ""
+
+    is_beyond = False
     lines: list[list[str]] = []
-    table = table.assign(ceiling=row_ceilings(table, ceilings))
     for names, group in table.groupby(["row", "protocol"], sort=False):
         name, protocol = map(str, names)
         first, row = group.iloc[0], find(name)
-        n_seeds = first["n_seeds"]
+        n_seeds, rise_pct = first["n_seeds"], first["last_quarter_pct"]
         scores = {line["rule"]: line for line in group.to_dict("records")}
         of_row = tests[(tests["row"] == name) & (tests["protocol"] == protocol)]
         by_rule = {test["rule"]: test for test in of_row.to_dict("records")}
-        rising = _not_converged(first["last_quarter_pct"])
-        label = markup.escape(row.label) + notes.mark(
-            [
-                row.note,
-                printed.row_notes.get(name, ""),
-                rising,
-                f"mean of {n_seeds} seeds" if differing_seeds and n_seeds > 1 else "",
-            ]
+        rising = (
+            f"not converged: {signed(rise_pct, 2)} points over the last quarter of its epochs"
+            if rise_pct > CONVERGED_PCT
+            else ""
+        )
+        label = markup.escape(row.label) + mark(
+            row.note,
+            printed.row_notes.get(name, ""),
+            rising,
+            f"mean of {n_seeds} seeds" if differing_seeds and n_seeds > 1 else "",
         )
         accuracies = {
-            rule: markup.escape(_accuracy(scores.get(rule)))
-            + notes.mark([_no_width(scores.get(rule))])
-            for rule in rules
+            rule: markup.escape(_accuracy(scores[rule])) + mark(_no_width(scores[rule]))
+            if rule in scores
+            else "-"
+            for rule in RULES
         }
         test = by_rule.get(TEST_RULE)
         difference = markup.escape(_difference(test))
-        has_converged = not rising and protocol not in unconverged
-        if test and verdict(test) and has_converged:
+        if test and verdict(test) and not rising and protocol not in unconverged:
             difference = markup.bold.format(difference)
         if lines and row.paper_accuracy_pct is None and not is_beyond:
             is_beyond = True
@@ -236,7 +223,7 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
                 *[protocol] * has_protocols,
                 _number(first["paper_accuracy_pct"]),
                 accuracies[TEST_RULE],
-                difference + notes.mark([_other_verdicts(by_rule)]),
+                difference + mark(_other_verdicts(by_rule)),
                 *[_number(first["ceiling"])] * has_ceilings,
                 *[accuracies[rule] for rule in others],
                 _number(scores[TEST_RULE]["uar_pct"]),
@@ -246,20 +233,13 @@ def _cells(printed: Printed, markup: _Markup) -> tuple[list[str], list[list[str]
                 "-" if row.schedule == "none" else str(first["n_epochs"]),
             ]
         )
-    return [markup.escape(name) for name in header], lines, notes.written()
+    notes = [f"{mark(text)} {markup.escape(text)}." for text in list(numbers)]
+    return [markup.escape(name) for name in header], lines, notes
 
 
-def _not_converged(last_quarter_pct: float) -> str:
-    if not last_quarter_pct > CONVERGED_PCT:
-        return ""
-    return (
-        f"not converged: {signed(last_quarter_pct, 2)} points over the last quarter of its epochs"
-    )
-
-
-def _no_width(score: Mapping[Any, Any] | None) -> str:
-    has_width = score is None or not score["ci_high_pct"] - score["ci_low_pct"] < _ROUNDING
-    return "" if has_width else "an interval of width 0: every actor has the same number right"
+def _no_width(score: Mapping[Any, Any]) -> str:
+    has_none = score["ci_high_pct"] - score["ci_low_pct"] < _ROUNDING
+    return "an interval of width 0: every actor has the same number right" if has_none else ""
 
 
 def _other_verdicts(by_rule: Mapping[str, Mapping[Any, Any]]) -> str:
@@ -278,9 +258,7 @@ def _number(value: float | None) -> str:
     return "-" if value is None or isnan(value) else f"{value:.2f}"
 
 
-def _accuracy(score: Mapping[Any, Any] | None) -> str:
-    if score is None:
-        return "-"
+def _accuracy(score: Mapping[Any, Any]) -> str:
     low, high = score["ci_low_pct"], score["ci_high_pct"]
     interval = "" if isnan(low) else f"{_SPACE}[{low:.1f},{_SPACE}{high:.1f}]"
     return f"{score['accuracy_pct']:.2f}{interval}"
