@@ -14,7 +14,7 @@ from scipy import stats
 
 from cfnsr.data.corpora import CORPORA, DEFAULT, Protocol, most_frequent_pct
 from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
-from cfnsr.evaluation.selection import RULES, Rule
+from cfnsr.evaluation.selection import RULES, Rule, with_epochs
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.models.registry import REFERENCE, ROWS, Row, find
 from cfnsr.params import Model, Params
@@ -197,20 +197,20 @@ def metrics(table: pd.DataFrame, folds: Sequence[int], asked: str) -> dict[str, 
         The folds and the row; its accuracy under each rule, by the rule's name; of the last epoch
         also the interval's ends and the UAR. All in percent.
     """
-    last = {line["row"]: line for line in table.to_dict("records") if line["rule"] == TEST_RULE}
     found: dict[str, Any] = {"folds": _span(folds)}
-    row = next((row for row in (asked, REFERENCE, *last) if row in last), None)
+    rows = table["row"].unique()
+    row = next((row for row in (asked, REFERENCE, *rows) if row in rows), None)
     if row is not None:
-        of_rule = table[table["row"] == row]
+        of_rule = table[table["row"] == row].set_index("rule")
         found["system"] = row  # params.yaml has a `row`, and `dvc exp show` shows both
-        for rule, accuracy_pct in zip(of_rule["rule"], of_rule["accuracy_pct"], strict=True):
-            found[metric_key(rule)] = round(accuracy_pct, 2)
+        for rule, accuracy_pct in of_rule["accuracy_pct"].items():
+            found[metric_key(str(rule))] = round(accuracy_pct, 2)
         for name, column in (("low", "ci_low_pct"), ("high", "ci_high_pct"), ("uar", "uar_pct")):
-            found[metric_key(TEST_RULE, name)] = round(last[row][column], 2)
+            found[metric_key(TEST_RULE, name)] = round(of_rule.loc[TEST_RULE, column], 2)
     return found
 
 
-def metric_key(rule: Rule, what: str = "") -> str:
+def metric_key(rule: str, what: str = "") -> str:
     """The name in `metrics` of a rule's accuracy, or of `low`, `high` or `uar` beside it."""
     return f"{rule} {what}".rstrip().replace(" ", "_")
 
@@ -269,24 +269,21 @@ def seeds(runs_by_row: RunsByRow, rule: Rule) -> pd.DataFrame:
     One line a row, one column a seed, and the range over seeds: means over the folds that all of
     the row's seeds have, whose number is `n_folds`.
     """
-    lines = {}
-    for name, runs in runs_by_row.items():
-        of_seed = {seed: [run for run in runs if run.seed == seed] for seed in _seeds(runs)}
-        common = set.intersection(*({run.fold for run in same} for same in of_seed.values()))
-        if len(of_seed) > 1 and common:
-            accuracy = {
-                seed: score([run for run in same if run.fold in common], rule).accuracy_pct
-                for seed, same in of_seed.items()
-            }
-            spread = max(accuracy.values()) - min(accuracy.values())
-            lines[find(name).label] = accuracy | {"range": spread, "n_folds": len(common)}
-    columns = [*_seeds(run for runs in runs_by_row.values() for run in runs), "range", "n_folds"]
-    table = pd.DataFrame.from_dict(lines, orient="index").rename_axis("system")
-    return table[[column for column in columns if column in table]]
-
-
-def _seeds(runs: Iterable[Run]) -> list[int]:
-    return sorted({run.seed for run in runs})
+    lines = pd.DataFrame(
+        [
+            (find(name).label, run.fold, run.seed, run.test.accuracy_pct[epoch - 1])
+            for name, runs in runs_by_row.items()
+            for run, epoch in with_epochs(runs, rule)
+        ],
+        columns=["system", "fold", "seed", "accuracy_pct"],
+    )
+    n_seeds = lines.groupby("system")["seed"].transform("nunique")
+    n_of_fold = lines.groupby(["system", "fold"])["seed"].transform("nunique")
+    common = lines[(n_seeds > 1) & (n_of_fold == n_seeds)]
+    table = common.pivot_table("accuracy_pct", "system", "seed", sort=False).sort_index(axis=1)
+    spread = table.max(axis=1) - table.min(axis=1)
+    n_folds = common.groupby("system")["fold"].nunique()
+    return table.rename_axis(columns=None).assign(range=spread, n_folds=n_folds)
 
 
 def ceilings(params: Params) -> pd.DataFrame:
