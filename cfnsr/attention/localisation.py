@@ -12,12 +12,12 @@ import numpy as np
 import pandas as pd
 
 from cfnsr import InputError
-from cfnsr.attention.interval import ratio
 from cfnsr.data.corpora import Take
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.design import Part
 from cfnsr.data.synthetic.faces import CUE_LANDMARKS, FRAME_HEIGHT, FRAME_WIDTH
 from cfnsr.data.video import choose_frames
+from cfnsr.evaluation.uncertainty import ratio
 from cfnsr.params import DrawnClips, Preprocess
 
 #: What is drawn of each part of a face that can show an emotion, each as its own hull.

@@ -16,9 +16,9 @@ import pandas as pd
 from tqdm import tqdm
 
 from cfnsr import InputError
-from cfnsr.attention.interval import ratio
 from cfnsr.data import audio, preprocess
 from cfnsr.data.clips import Arrays, Clips
+from cfnsr.evaluation.uncertainty import ratio
 from cfnsr.models.registry import find
 from cfnsr.params import Preprocess
 from cfnsr.training.trained import Viewed

@@ -14,7 +14,6 @@ from tqdm import tqdm
 from cfnsr import InputError
 from cfnsr.attention import deletion
 from cfnsr.attention.deletion import Curves
-from cfnsr.attention.interval import ratio
 from cfnsr.attention.localisation import (
     face_cues,
     face_overlap,
@@ -42,6 +41,7 @@ from cfnsr.data.clips import Arrays, Clips
 from cfnsr.data.landmarks import read_landmarks
 from cfnsr.data.synthetic import design
 from cfnsr.data.synthetic.design import PARTS, Part, takes_of
+from cfnsr.evaluation.uncertainty import ratio
 from cfnsr.models.registry import REFERENCE, find, reported
 from cfnsr.params import Params
 from cfnsr.training.runs import read_info, run_folder

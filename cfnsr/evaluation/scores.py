@@ -16,7 +16,7 @@ import pandas as pd
 
 from cfnsr import InputError
 from cfnsr.evaluation.selection import Rule, with_epochs
-from cfnsr.evaluation.uncertainty import LEVEL, actor_interval, holm, sign_flip_p_value
+from cfnsr.evaluation.uncertainty import LEVEL, actor_interval, holm, ratio, sign_flip_p_value
 from cfnsr.training.runs import CLIP_COLUMNS, Run
 
 N_BINS = 15
@@ -110,9 +110,8 @@ def score(runs: Sequence[Run], rule: Rule) -> Score:
     if lines.empty:
         return Score(rule, nan, nan, nan, nan, nan, nan, nan, 0, 0, 0)
     accuracy = lines.groupby(["fold", "seed"])["correct"].mean()
-    right = lines["weight"] * lines["correct"]
-    by_actor = pd.DataFrame({"right": right, "all": lines["weight"]}).groupby(lines["actor"]).sum()
-    low, high = actor_interval(by_actor["right"], by_actor["all"])
+    weight = lines["weight"]
+    _, low, high = ratio(weight * lines["correct"], weight, lines["actor"])
     counts = _confusion(lines, runs)
     hits, n_true, n_predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
     f1 = (2 * hits / (n_true + n_predicted.to_numpy())).where(n_true.to_numpy() > 0)

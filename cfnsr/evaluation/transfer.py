@@ -14,7 +14,7 @@ import pandas as pd
 
 from cfnsr import InputError
 from cfnsr.data.corpora import Corpus
-from cfnsr.evaluation.uncertainty import actor_interval
+from cfnsr.evaluation.uncertainty import ratio
 from cfnsr.models.registry import find, reported
 from cfnsr.params import Params, draws_landmarks
 from cfnsr.training.runs import read_info, run_folders
@@ -48,18 +48,19 @@ def score(runs: list[pd.DataFrame]) -> dict[str, float | int | str]:
     Clips count alike, and each by its mean over the runs that were asked about it.
     """
     lines = pd.concat(runs)
-    correct = (lines["predicted"] == lines["emotion"]).groupby([lines["actor"], lines["clip"]])
-    by_actor = correct.mean().groupby("actor").agg(["sum", "count"])
-    low, high = actor_interval(by_actor["sum"], by_actor["count"])
+    correct = lines["predicted"] == lines["emotion"]
+    of_clips = correct.groupby([lines["actor"], lines["clip"]]).mean()
+    actor = of_clips.index.get_level_values("actor")
+    accuracy, low, high = ratio(of_clips, np.ones(len(of_clips)), actor)
     emotion = lines.drop_duplicates("clip")["emotion"]
     return {
         "emotions": " ".join(sorted(set(emotion))),
-        "accuracy_pct": 100 * by_actor["sum"].sum() / by_actor["count"].sum(),
+        "accuracy_pct": 100 * accuracy,
         "ci_low_pct": 100 * low,
         "ci_high_pct": 100 * high,
         "chance_pct": 100 * emotion.value_counts(normalize=True).max(),
         "n_clips": len(emotion),
-        "n_actors": len(by_actor),
+        "n_actors": actor.nunique(),
         "n_runs": len(runs),
     }
 

@@ -7,6 +7,7 @@ from functools import lru_cache
 from math import nan, sqrt
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 from scipy import stats
 
@@ -47,6 +48,13 @@ def actor_interval(correct: ArrayLike, total: ArrayLike) -> tuple[float, float]:
     resampled_correct, resampled_total = (_resamples(n_actors) @ actors).T
     low, high = np.quantile(resampled_correct / resampled_total, [level, 1 - level])
     return float(low), float(high)
+
+
+def ratio(value: ArrayLike, weight: ArrayLike, actor: ArrayLike) -> tuple[float, float, float]:
+    """The sum of values over that of weights, all (clip,), and its `actor_interval`."""
+    values, weights = np.asarray(value), np.asarray(weight)
+    sums = pd.DataFrame({"value": values, "weight": weights}).groupby(np.asarray(actor)).sum()
+    return float(values.sum() / weights.sum()), *actor_interval(sums["value"], sums["weight"])
 
 
 def sign_flip_p_value(differences: ArrayLike) -> float:
