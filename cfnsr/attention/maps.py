@@ -4,10 +4,8 @@ Nothing here changes a model or its logits.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -29,6 +27,7 @@ from cfnsr.training.trained import Trained, Viewed
 Modality = Literal["video", "audio"]
 #: Of a gated network; that of the face may be its motion, not video.
 Stream = Literal["face", "voice"]
+_STREAMS: tuple[Stream, ...] = get_args(Stream)
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,23 +70,46 @@ class Maps:
         return self.logits.argmax(axis=1)
 
 
-class _Heard:
-    """What was heard, by the module or gate that said it: a tensor (clip, ...) a batch."""
-
-    def __init__(self) -> None:
-        self.self_attention: dict[str, list[Tensor]] = defaultdict(list)
-        self.cross_modal: list[Tensor] = []
-        self.gates: dict[tuple[str, Stream, float], list[Tensor]] = defaultdict(list)
-
-
 @torch.no_grad()
 def record(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Maps:
     """Run the model, in evaluation mode, on batches of clips, and keep what it attended to."""
     assert not model.training, "dropout would hide a part of the attention; call model.eval()"
-    with _listening(model) as heard:
+    places = {module: name.split("_")[0] for name, module in model.named_modules()}
+    attention: dict[nn.Module, list[Tensor]] = defaultdict(list)
+    cross_modal: list[Tensor] = []
+    gates: dict[tuple[str, Stream, float], list[Tensor]] = defaultdict(list)
+    scores: dict[nn.Module, Tensor] = {}  # of the linear layers, in this batch
+
+    def listen(module: nn.Module, inputs: tuple[Tensor, ...], output: Any) -> None:
+        """Looks only: it returns nothing."""
+        match module:
+            case SelfAttention():
+                attention[module].append(output[1])
+            case CrossModalAttention():
+                cross_modal.append(output)
+            case nn.Linear():
+                scores[module] = output
+            case TransferModule():
+                excites = module.excite_video, module.excite_audio
+                for stream, excite in zip(_STREAMS, excites, strict=True):
+                    gates[places[module], stream, 0.5].append(scores[excite].sigmoid())
+            case SplitAttention():
+                n_blocks = sum(module.n_blocks)
+                blocks = scores[module.excite].unflatten(1, (n_blocks, module.n_block_channels))
+                of_stream = blocks.softmax(dim=1).split(module.n_blocks, dim=1)
+                for stream, gate, features in zip(_STREAMS, of_stream, inputs, strict=True):
+                    # The last block may be filled up with zeros; their gates act on nothing.
+                    used = gate.flatten(1)[:, : features.shape[1]]
+                    gates[places[module], stream, 1 / n_blocks].append(used)
+
+    handles = [module.register_forward_hook(listen) for module in model.modules()]
+    try:
         logits = [model(*inputs) for inputs in batches]
-    layers = [torch.cat(layer) for layer in heard.self_attention.values()]
-    over = _numpy(torch.cat(heard.cross_modal)) if heard.cross_modal else None
+    finally:
+        for handle in handles:
+            handle.remove()
+    layers = [torch.cat(layer) for layer in attention.values()]
+    over = _numpy(torch.cat(cross_modal)) if cross_modal else None
     of_sound = None
     if over is not None and isinstance(model, VideoToAudio):
         of_sound, over = over.reshape(len(over), -1), None
@@ -97,8 +119,8 @@ def record(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Maps:
         over,
         of_sound,
         tuple(
-            Gate(name.split("_")[0], stream, _numpy(torch.cat(gates)), neutral)
-            for (name, stream, neutral), gates in heard.gates.items()
+            Gate(place, stream, _numpy(torch.cat(found)), neutral)
+            for (place, stream, neutral), found in gates.items()
         ),
     )
 
@@ -220,61 +242,6 @@ def video_regions(trained: Trained, n_positions: tuple[int, ...]) -> np.ndarray:
     )
     _, n_lines, n_columns = n_positions
     return (slices[:, None, None] * n_lines + lines[:, None]) * n_columns + columns
-
-
-@contextmanager
-def _listening(model: nn.Module) -> Iterator[_Heard]:
-    heard = _Heard()
-    handles = [
-        handle for name, module in model.named_modules() for handle in _hooks(module, name, heard)
-    ]
-    try:
-        yield heard
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-def _hooks(module: nn.Module, name: str, heard: _Heard) -> list[Any]:
-    """Hooks that only look; none of them returns anything."""
-    if isinstance(module, SelfAttention):
-        layer = heard.self_attention[name]
-        return [module.register_forward_hook(lambda *call: layer.append(call[2][1]))]
-    if isinstance(module, CrossModalAttention):
-        return [module.register_forward_hook(lambda *call: heard.cross_modal.append(call[2]))]
-    if isinstance(module, TransferModule):
-
-        def keep_gate(stream: Stream, _: nn.Module, __: Any, output: Tensor) -> None:
-            heard.gates[name, stream, 0.5].append(output.sigmoid())
-
-        return [
-            module.excite_video.register_forward_hook(partial(keep_gate, "face")),
-            module.excite_audio.register_forward_hook(partial(keep_gate, "voice")),
-        ]
-    if isinstance(module, SplitAttention):
-        return _split_attention_hooks(module, name, heard)
-    return []
-
-
-def _split_attention_hooks(module: SplitAttention, name: str, heard: _Heard) -> list[Any]:
-    scores: list[Tensor] = []
-
-    def keep_scores(_: nn.Module, __: Any, output: Tensor) -> None:
-        scores[:] = [output]
-
-    def keep_gates(_: nn.Module, inputs: tuple[Tensor, Tensor], __: Any) -> None:
-        n_blocks = sum(module.n_blocks)
-        gates = scores[0].unflatten(1, (n_blocks, module.n_block_channels)).softmax(dim=1)
-        of_stream = gates.split(module.n_blocks, dim=1)
-        for stream, gate, features in zip(get_args(Stream), of_stream, inputs, strict=True):
-            # The last block may be filled up with zeros; their gates act on nothing.
-            used = gate.flatten(1)[:, : features.shape[1]]
-            heard.gates[name, stream, 1 / n_blocks].append(used)
-
-    return [
-        module.excite.register_forward_hook(keep_scores),
-        module.register_forward_hook(keep_gates),
-    ]
 
 
 def _numpy(tensor: Tensor) -> np.ndarray:
