@@ -243,7 +243,11 @@ def _compare_rows(
     same = [row for row, found in pairs.items() if all(_same_bits(*pair) for pair in found)]
     decisions = {row: _decisions(found, rule) for row, found in pairs.items() if row not in same}
     differing = [row for row, found in decisions.items() if len(found) and _share_equal(found) < 1]
-    seeds = {row: _decisions(_pairs_of_seeds(there[row]), rule) for row in there if differing}
+    seeds = {
+        row: _decisions([pair for fold in _by_fold(runs).values() for pair in pairwise(fold)], rule)
+        for row, runs in there.items()
+        if differing
+    }
     correlation = seed_noise.correlation([found for found in seeds.values() if len(found)], rule)
     lines = []
     for row, found in pairs.items():
@@ -268,25 +272,18 @@ def _compare_rows(
             line |= another_seed(decisions[row], correlation, least)
         lines.append(line)
     if rule == "last epoch":
-        lines += _all_systems({row: pairs[row] for row in decisions}, decisions)
+        changes = seed_noise.confidence_changes({row: pairs[row] for row in decisions})
+        if changes.shape[1] > 1:  # two rows at least differ in how sure they are of actors
+            actors, p_value = seed_noise.surer_actors(changes)
+            line = {"row": ALL_SYSTEMS, "rule": rule, "p_value": p_value, "reason": actors}
+            equal_pct = 100 * _share_equal(pd.concat(decisions.values()))
+            lines.append(line | {"equal_pct": equal_pct})
     table = pd.DataFrame(lines, columns=list(_COLUMNS))
     table["p_holm"] = holm(table["p_value"].to_numpy(float))
     is_tested = table["p_value"].notna()
     table.loc[is_tested, "verdict"] = VERDICTS[2]
     table.loc[is_tested & (table["p_holm"] < LEVEL), "verdict"] = VERDICTS[3]
     return table
-
-
-def _all_systems(
-    pairs: Mapping[str, Sequence[Pair]], decisions: Mapping[str, pd.DataFrame]
-) -> list[dict[str, Any]]:
-    """A line, if two rows at least differ in how sure they are of actors."""
-    changes = seed_noise.confidence_changes(pairs)
-    if changes.shape[1] < 2:
-        return []
-    actors, p_value = seed_noise.surer_actors(changes)
-    line = {"row": ALL_SYSTEMS, "rule": "last epoch", "p_value": p_value, "reason": actors}
-    return [line | {"equal_pct": 100 * _share_equal(pd.concat(decisions.values()))}]
 
 
 def _same_bits(here: Run, there: Run) -> bool:
@@ -299,11 +296,6 @@ def _same_bits(here: Run, there: Run) -> bool:
         predictions.epochs(run).drop(columns=list(predictions.KEYS)) for run in (here, there)
     )
     return np.array_equal(a.confidence[is_kept], b.confidence[is_kept]) and ours.equals(theirs)
-
-
-def _pairs_of_seeds(runs: Sequence[Run]) -> list[Pair]:
-    """Each run with the one of the next seed of its fold."""
-    return [pair for of_fold in _by_fold(runs).values() for pair in pairwise(of_fold)]
 
 
 def _share_equal(decisions: pd.DataFrame) -> float:

@@ -2,14 +2,8 @@
 
 Trainings that differ in the seed or the processor alone are exchangeable: a clip that only one of
 them classifies rightly is as likely to be the one's as the other's. An actor-level test of two
-systems (`scores.paired_test`) would take the noise of training for a difference, so `another_seed`
-has three tests of its own, two-sided or symmetric: of the accuracy, of each actor, where a leaked
-one stands out, and of the agreement, which a network that sees the wrong modality loses at the
-same accuracy.
-
-A leaked actor may change few decisions of a system that is mostly right, but every row becomes
-surer of that actor's clips, whatever else a seed changes in it. `surer_actors` asks whether the
-rows agree on the actors whose clips are classified with more confidence.
+systems (`scores.paired_test`) would take the noise of training for a difference; hence the tests of
+`another_seed` for a row, and of `surer_actors` for all rows.
 
 The constants are measured between three seeds of nine rows on RAVDESS's voices and landmarks
 (folds of 60 clips per actor, and of 15 drawn from them, as the control has). They are assumptions
@@ -131,9 +125,10 @@ def confidence_changes(pairs: Mapping[str, Sequence[tuple[Run, Run]]]) -> pd.Dat
 def surer_actors(changes: pd.DataFrame) -> tuple[str, float]:
     """The actors of whom all rows are surer on one side, and the p value of both directions.
 
-    Leaked actors stand out from their fold's others, so the statistic is the sum over folds of the
-    square of the largest mean over rows. It is compared with simulated changes of another seed,
-    normal and correlated between rows by `_ROW_CORRELATION`.
+    A leaked actor may change few decisions of a system that is mostly right, but every row becomes
+    surer of that actor's clips, and of no others of the fold. So the statistic is the sum over
+    folds of the square of the largest mean over rows. It is compared with simulated changes of
+    another seed, normal and correlated between rows by `_ROW_CORRELATION`.
     """
     fold, actors = (changes.index.get_level_values(name) for name in ("fold", "actor"))
     groups = [np.flatnonzero(fold == name) for name in fold.unique()]

@@ -3,7 +3,6 @@
 Table values are those of `cfnsr.models.registry`; `released_log` looks at the training log.
 """
 
-from dataclasses import asdict, dataclass
 from math import nan, sqrt
 
 import numpy as np
@@ -43,26 +42,13 @@ def possible_rows() -> pd.DataFrame:
     )
 
 
-@dataclass(frozen=True)
-class Claim:
-    """A number in the paper's text beside what its tables give for it.
-
-    `said` keeps the printed decimals, to which it was rounded; "> 2" is a lower bound.
-    """
-
-    section: str
-    claim: str
-    unit: str
-    said: str
-    in_tables: float
-
-    @property
-    def holds(self) -> bool:
-        number = self.said.removeprefix("> ")
-        if number != self.said:
-            return self.in_tables > float(number) + _ROUNDING
-        half_a_digit = 0.5 * 10.0 ** -len(number.partition(".")[2])
-        return abs(self.in_tables - float(number)) <= half_a_digit + _ROUNDING
+def holds(said: str, in_tables: float) -> bool:
+    """Whether a number of the text is the tables', to its printed decimals; "> 2" is a bound."""
+    number = said.removeprefix("> ")
+    if number != said:
+        return in_tables > float(number) + _ROUNDING
+    half_a_digit = 0.5 * 10.0 ** -len(number.partition(".")[2])
+    return abs(in_tables - float(number)) <= half_a_digit + _ROUNDING
 
 
 def text_claims() -> pd.DataFrame:
@@ -78,22 +64,24 @@ def text_claims() -> pd.DataFrame:
     unattended = _accuracy("no_self_attention")
     no_residual = _accuracy("no_residual")
     v_to_a, a_to_v = _accuracy("video_to_audio"), _accuracy("audio_to_video")
-    block = _params_millions(REFERENCE) - _params_millions("no_cross_modal")
+    counts = (find(name).paper_params_millions or nan for name in (REFERENCE, "no_cross_modal"))
+    block = next(counts) - next(counts)
     claims = (
-        Claim("3.4", "better than one modality by", "points", "> 10", own - unimodal),
-        Claim("3.4", "the cross-modal block costs", "M parameters", "0.03", block),
-        Claim("3.4", "better than early fusion by", "points", "> 4", own - early),
-        Claim("3.4", "better than MMTM by", "points", "2.64", own - _accuracy("mmtm")),
-        Claim("3.4", "better than MSAF by", "points", "0.9", own - _accuracy("msaf")),
-        Claim("3.5", "the cross-modal block brings", "points", "> 2", own - splicing),
-        Claim("3.5", "the cross-modal block costs", "M parameters", "0.4", block),
-        Claim("3.5", "splicing beats early fusion by", "points", "> 0", splicing - early),
-        Claim("3.5", "self-attention brings", "points", "> 2", own - unattended),
-        Claim("3.5", "without residual still best by", "points", "> 0", no_residual - other),
-        Claim("3.5", "V->A is the final model; gap", "points", "0.00", own - v_to_a),
-        Claim("3.5", "V->A and A->V differ by", "points", "1.6", abs(v_to_a - a_to_v)),
+        ("3.4", "better than one modality by", "points", "> 10", own - unimodal),
+        ("3.4", "the cross-modal block costs", "M parameters", "0.03", block),
+        ("3.4", "better than early fusion by", "points", "> 4", own - early),
+        ("3.4", "better than MMTM by", "points", "2.64", own - _accuracy("mmtm")),
+        ("3.4", "better than MSAF by", "points", "0.9", own - _accuracy("msaf")),
+        ("3.5", "the cross-modal block brings", "points", "> 2", own - splicing),
+        ("3.5", "the cross-modal block costs", "M parameters", "0.4", block),
+        ("3.5", "splicing beats early fusion by", "points", "> 0", splicing - early),
+        ("3.5", "self-attention brings", "points", "> 2", own - unattended),
+        ("3.5", "without residual still best by", "points", "> 0", no_residual - other),
+        ("3.5", "V->A is the final model; gap", "points", "0.00", own - v_to_a),
+        ("3.5", "V->A and A->V differ by", "points", "1.6", abs(v_to_a - a_to_v)),
     )
-    return pd.DataFrame({**asdict(claim), "holds": claim.holds} for claim in claims)
+    table = pd.DataFrame(claims, columns=["section", "claim", "unit", "said", "in_tables"])
+    return table.assign(holds=list(map(holds, table["said"], table["in_tables"])))
 
 
 def resolution() -> pd.DataFrame:
@@ -237,15 +225,7 @@ def _distinct_rows() -> list[str]:
 
 
 def _accuracy(name: str) -> float:
-    value = find(name).paper_accuracy_pct
-    assert value is not None  # every row of the tables has one
-    return value
-
-
-def _params_millions(name: str) -> float:
-    value = find(name).paper_params_millions
-    assert value is not None
-    return value
+    return find(name).paper_accuracy_pct or nan  # every row of the tables has one
 
 
 def _n_correct(name: str) -> int:
