@@ -112,8 +112,10 @@ def score(runs: Sequence[Run], rule: Rule) -> Score:
     accuracy = lines.groupby(["fold", "seed"])["correct"].mean()
     weight = lines["weight"]
     _, low, high = ratio(weight * lines["correct"], weight, lines["actor"])
-    counts = _confusion(lines, runs)
+    counts = confusion(lines, runs[0].corpus.emotions)
     hits, n_true, n_predicted = np.diag(counts), counts.sum(axis=1), counts.sum(axis=0)
+    filled = reliability(lines).query("n > 0")
+    gap = (filled["accuracy"] - filled["confidence"]).abs()
     f1 = (2 * hits / (n_true + n_predicted.to_numpy())).where(n_true.to_numpy() > 0)
     return Score(
         rule=rule,
@@ -123,7 +125,7 @@ def score(runs: Sequence[Run], rule: Rule) -> Score:
         ci_high_pct=100 * high,
         uar_pct=100 * float((hits / n_true).mean()),
         macro_f1_pct=100 * float(f1.mean()),
-        ece=_calibration_error(_reliability(lines)),
+        ece=float((gap * filled["n"]).sum(skipna=False) / filled["n"].sum()),
         n_folds=lines["fold"].nunique(),
         n_clips=lines["clip"].nunique(),
         n_seeds=lines["seed"].nunique(),
@@ -182,9 +184,18 @@ def win_matrix(tests: pd.DataFrame) -> pd.DataFrame:
     return matrix
 
 
-def confusion(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
-    """Number of clips by (true, predicted) emotion; a clip of several seeds is shared out."""
-    return _confusion(outcomes(runs, rule), runs)
+def confusion(lines: pd.DataFrame, emotions: Sequence[str]) -> pd.DataFrame:
+    """Number of clips by (true, predicted) emotion; a clip of several seeds is shared out.
+
+    Args:
+        lines: see `outcomes`.
+        emotions: of the corpus.
+    """
+    n = len(emotions)
+    pairs = lines["emotion"].to_numpy(int) * n + lines["predicted"].to_numpy(int)
+    counts = np.bincount(pairs, _share(lines), minlength=n * n).reshape(n, n)
+    index = pd.Index(emotions, name="true")
+    return pd.DataFrame(counts, index=index, columns=pd.Index(emotions, name="predicted"))
 
 
 def actual_and_predicted(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
@@ -196,14 +207,27 @@ def actual_and_predicted(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
     )
 
 
-def reliability(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
-    """Accuracy against confidence in 15 equal bins (Guo et al., 2017, section 2).
+def reliability(lines: pd.DataFrame) -> pd.DataFrame:
+    """Accuracy against confidence in 15 equal bins (Guo et al., 2017, section 2), of `outcomes`.
 
     Columns: low and high (bin edges, 0 to 1), n (clips; one of several seeds is shared out),
     confidence and accuracy (means over the bin, nan in an empty one). The mean of
     |accuracy - confidence|, weighted by n, is the expected calibration error.
     """
-    return _reliability(outcomes(runs, rule))
+    edges = np.linspace(0, 1, N_BINS + 1)
+    confidence = lines["confidence"].to_numpy(float)
+    in_bin = np.digitize(confidence, edges[1:-1], right=True)
+    share = _share(lines)
+    n = pd.Series(np.bincount(in_bin, share, N_BINS))
+    return pd.DataFrame(
+        {
+            "low": edges[:-1],
+            "high": edges[1:],
+            "n": n,
+            "confidence": np.bincount(in_bin, share * confidence, N_BINS) / n,
+            "accuracy": np.bincount(in_bin, share * lines["correct"].to_numpy(float), N_BINS) / n,
+        }
+    )
 
 
 def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
@@ -262,35 +286,3 @@ def _per_clip(lines: pd.DataFrame, of_other: frozenset[tuple[int, int]]) -> pd.S
 def _share(lines: pd.DataFrame) -> np.ndarray:
     """Of each line in its clip, which has one line a seed."""
     return 1 / lines.groupby("clip")["clip"].transform("size").to_numpy(float)
-
-
-def _confusion(lines: pd.DataFrame, runs: Sequence[Run]) -> pd.DataFrame:
-    emotions = runs[0].corpus.emotions
-    n = len(emotions)
-    pairs = lines["emotion"].to_numpy(int) * n + lines["predicted"].to_numpy(int)
-    counts = np.bincount(pairs, _share(lines), minlength=n * n).reshape(n, n)
-    index = pd.Index(emotions, name="true")
-    return pd.DataFrame(counts, index=index, columns=pd.Index(emotions, name="predicted"))
-
-
-def _reliability(lines: pd.DataFrame) -> pd.DataFrame:
-    edges = np.linspace(0, 1, N_BINS + 1)
-    confidence = lines["confidence"].to_numpy(float)
-    in_bin = np.digitize(confidence, edges[1:-1], right=True)
-    share = _share(lines)
-    n = pd.Series(np.bincount(in_bin, share, N_BINS))
-    return pd.DataFrame(
-        {
-            "low": edges[:-1],
-            "high": edges[1:],
-            "n": n,
-            "confidence": np.bincount(in_bin, share * confidence, N_BINS) / n,
-            "accuracy": np.bincount(in_bin, share * lines["correct"].to_numpy(float), N_BINS) / n,
-        }
-    )
-
-
-def _calibration_error(curve: pd.DataFrame) -> float:
-    filled = curve[curve["n"] > 0]
-    gap = (filled["accuracy"] - filled["confidence"]).abs()
-    return float((gap * filled["n"]).sum(skipna=False) / filled["n"].sum())

@@ -197,17 +197,17 @@ def metrics(table: pd.DataFrame, folds: Sequence[int], asked: str) -> dict[str, 
         The folds and the row; its accuracy under each rule, by the rule's name; of the last epoch
         also the interval's ends and the UAR. All in percent.
     """
-    found: dict[str, Any] = {"folds": _span(folds)}
     rows = table["row"].unique()
-    row = next((row for row in (asked, REFERENCE, *rows) if row in rows), None)
-    if row is not None:
-        of_rule = table[table["row"] == row].set_index("rule")
-        found["system"] = row  # params.yaml has a `row`, and `dvc exp show` shows both
-        for rule, accuracy_pct in of_rule["accuracy_pct"].items():
-            found[metric_key(str(rule))] = round(accuracy_pct, 2)
-        for name, column in (("low", "ci_low_pct"), ("high", "ci_high_pct"), ("uar", "uar_pct")):
-            found[metric_key(TEST_RULE, name)] = round(of_rule.loc[TEST_RULE, column], 2)
-    return found
+    row = next(row for row in (asked, REFERENCE, *rows) if row in rows)
+    of_rule = table[table["row"] == row].set_index("rule")
+    last = of_rule.loc[TEST_RULE]
+    beside = {"low": last["ci_low_pct"], "high": last["ci_high_pct"], "uar": last["uar_pct"]}
+    return {
+        "folds": _span(folds),
+        "system": row,  # params.yaml has a `row`, and `dvc exp show` shows both
+        **{metric_key(str(rule)): round(pct, 2) for rule, pct in of_rule["accuracy_pct"].items()},
+        **{metric_key(TEST_RULE, name): round(pct, 2) for name, pct in beside.items()},
+    }
 
 
 def metric_key(rule: str, what: str = "") -> str:

@@ -146,8 +146,6 @@ def outcome(settings: Params, repository: Path) -> str:
     found = json.loads(path.read_text())
     split = PROTOCOL_LABELS[settings.protocol]
     about = f"{DATA_LABELS[settings.data]}, {split}, folds {found['folds']}"
-    if "system" not in found:
-        return f"{about}: no run"
     label = find(found["system"]).label
     value, low, high = (found[metric_key(TEST_RULE, end)] for end in ("", "low", "high"))
     return f"{about}: {label} {value:.1f} % [{low:.1f}, {high:.1f}], {TEST_RULE}"

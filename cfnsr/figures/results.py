@@ -280,7 +280,7 @@ def confusion(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     Clips of all folds are counted together, and their mean over seeds is taken; a field without
     clips is empty.
     """
-    counts = scores.confusion(runs, rule)
+    counts = scores.confusion(scores.outcomes(runs, rule), runs[0].corpus.emotions)
     share_pct = 100 * counts.div(counts.sum(axis=1), axis=0)
     text = share_pct.map("{:.0f} %\n".format) + counts.map("{:.0f}".format)
     figure, axis = plt.subplots(figsize=(6.6, 5.4))
@@ -311,7 +311,7 @@ def reliability(runs: Sequence[Run], rule: Rule, title: str) -> Figure:
     On the dotted line it is right as often as it says. A point's area is the number of clips (mean
     over seeds): few clips are uncertain.
     """
-    curve = scores.reliability(runs, rule)
+    curve = scores.reliability(scores.outcomes(runs, rule))
     ece = scores.score(runs, rule).ece
     filled = curve[curve["n"] > 0]
     figure, (above, below) = plt.subplots(

@@ -220,7 +220,7 @@ def test_the_pipeline_runs_on_every_corpus(name, toy, imitated, tmp_path):
     kept = predictions.read(tmp_path / "nested")
     assert kept[0].corpus is found
     assert set(kept[0].test.clips["actor"]) <= set(found.groups[0])
-    confusion = scores.confusion(kept, "last epoch")
+    confusion = scores.confusion(scores.outcomes(kept, "last epoch"), kept[0].corpus.emotions)
     assert tuple(confusion.index) == found.emotions
     assert confusion.to_numpy().sum() == len(kept[0].test.clips)
     table = tables.table({"audio": tables.ROWS["audio"]}, tables.by_protocol(kept))

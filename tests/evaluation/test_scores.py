@@ -72,7 +72,8 @@ def test_a_score_agrees_with_scikit_learn_on_six_folds_and_two_seeds():
     assert (found.n_folds, found.n_clips, found.n_seeds) == (6, 24 * 16, 2)
     assert found.ci_low_pct < found.accuracy_pct < found.ci_high_pct
     expected = confusion_matrix(true, predicted, labels=range(N_EMOTIONS))
-    assert (confusion(runs, "last epoch").to_numpy() == expected / 2).all()  # of two seeds
+    counts = confusion(outcomes(runs, "last epoch"), EMOTIONS)
+    assert (counts.to_numpy() == expected / 2).all()  # of two seeds
 
 
 def test_an_absent_emotion_is_left_out_of_recall_and_f1():
@@ -162,8 +163,8 @@ def test_a_rule_that_applies_to_no_run_scores_nan(runs, rule):
     counts = [found.pop(name) for name in ("rule", "n_folds", "n_clips", "n_seeds")]
     assert counts == [rule, 0, 0, 0]
     assert np.isnan(list(found.values())).all()
-    assert confusion(runs, rule).to_numpy().sum() == 0
-    assert reliability(runs, rule)["accuracy"].isna().all()
+    assert confusion(outcomes(runs, rule), EMOTIONS).to_numpy().sum() == 0
+    assert reliability(outcomes(runs, rule))["accuracy"].isna().all()
     assert np.isnan(paired_test(runs, [run()], rule).p_value)
 
 
@@ -196,7 +197,7 @@ def with_confidence(confidences, right):
 def test_calibration_on_a_case_worked_by_hand():
     # Two bins: (0.6, 0.667] with confidence 0.63 and accuracy 1/2, (0.8, 0.867] with 0.85 and 1.
     runs = [with_confidence([0.62, 0.64, 0.84, 0.86], [True, False, True, True])]
-    curve = reliability(runs, "last epoch")
+    curve = reliability(outcomes(runs, "last epoch"))
     assert curve["n"].tolist() == [0] * 9 + [2, 0, 0, 2, 0, 0]
     filled = curve[curve["n"] > 0]
     assert filled["confidence"].tolist() == pytest.approx([0.63, 0.85])

@@ -149,5 +149,3 @@ def test_the_outcome_is_a_line_of_the_row_that_was_asked_for(repository):
     assert gallery.outcome(Params(), repository) == (
         "synthetic control, the paper's split, folds 2: MMTM 71.2 % [60.0, 80.0], last epoch"
     )
-    path.write_text('{"folds": "2"}')
-    assert gallery.outcome(Params(), repository).endswith("folds 2: no run")
