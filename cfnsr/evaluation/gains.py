@@ -8,7 +8,7 @@ import pandas as pd
 
 from cfnsr.data.corpora import Protocol
 from cfnsr.evaluation.predictions import read
-from cfnsr.evaluation.scores import paired_test, score
+from cfnsr.evaluation.scores import outcomes, paired_test, score
 from cfnsr.evaluation.tables import DATA_LABELS, TEST_RULE, by_row, ceilings, last_quarter_pct
 from cfnsr.models.registry import REFERENCE
 from cfnsr.params import Params
@@ -40,7 +40,8 @@ def block_gains(settings: Params, repository: Path) -> pd.DataFrame:
             for which, row in (("without", WITHOUT), ("with", REFERENCE)):
                 found = asdict(score(runs[row], TEST_RULE))
                 line |= {f"{name}_{which}": found[name] for name in _SCORES}
-            line |= asdict(paired_test(runs[REFERENCE], runs[WITHOUT], TEST_RULE))
+            own, other = (outcomes(runs[row], TEST_RULE) for row in (REFERENCE, WITHOUT))
+            line |= asdict(paired_test(own, other, TEST_RULE))
             line |= {
                 "additive_ceiling_pct": of_modality["additive"],
                 "ceiling_pct": of_modality["audio_video"],

@@ -5,18 +5,15 @@ Every function takes the runs of one row, several folds and seeds, and one of th
 Where a number is not defined (no run, one actor, one fold) it is nan.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from functools import cache
-from itertools import combinations
+from collections.abc import Sequence
+from dataclasses import dataclass
 from math import nan
 
 import numpy as np
 import pandas as pd
 
-from cfnsr import InputError
 from cfnsr.evaluation.selection import Rule, with_epochs
-from cfnsr.evaluation.uncertainty import LEVEL, actor_interval, holm, ratio, sign_flip_p_value
+from cfnsr.evaluation.uncertainty import LEVEL, actor_interval, ratio, sign_flip_p_value
 from cfnsr.training.runs import CLIP_COLUMNS, Run
 
 N_BINS = 15
@@ -77,12 +74,7 @@ def outcomes(runs: Sequence[Run], rule: Rule) -> pd.DataFrame:
     Columns: fold, seed, clip, actor, emotion, predicted, correct, confidence (the largest softmax
     probability) and weight, the clip's share in the mean over runs: the weights of the correct
     lines add up to the accuracy.
-
-    Raises:
-        InputError: the runs belong to several rows.
     """
-    if len(rows := {run.row for run in runs}) > 1:
-        raise InputError(f"expected the runs of one row, found {', '.join(sorted(rows))}")
     chosen = with_epochs(runs, rule)
     if not chosen:
         return pd.DataFrame(columns=list(_OUTCOME_COLUMNS), dtype=float)
@@ -132,8 +124,8 @@ def score(runs: Sequence[Run], rule: Rule) -> Score:
     )
 
 
-def paired_test(runs_a: Sequence[Run], runs_b: Sequence[Run], rule: Rule) -> PairedTest:
-    """Compare two rows on the clips that both classified, by sign flips over actors.
+def paired_test(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> PairedTest:
+    """Compare the `outcomes` of two rows on the clips that both have, by sign flips over actors.
 
     Of a fold's runs those of the seeds that both rows have are compared, since fusion rows of one
     seed start from the same encoders; all where they have none in common. Seeds are averaged per
@@ -142,43 +134,39 @@ def paired_test(runs_a: Sequence[Run], runs_b: Sequence[Run], rule: Rule) -> Pai
     arbitrary. The smallest p value of n actors is 2 / 2^n: with the four actors of a single fold
     no difference reaches 5 %. Without common clips, the difference and its p value are nan.
     """
-    a, b = outcomes(runs_a, rule), outcomes(runs_b, rule)
-    return _paired_test(_per_clip(a, _seeds(b)), _per_clip(b, _seeds(a)), rule)
-
-
-def pairwise_tests(rows: Mapping[str, Sequence[Run]], rule: Rule) -> pd.DataFrame:
-    """`paired_test` of every two rows: row_a, row_b, its fields, and p_holm over all pairs."""
-    lines = {row: outcomes(runs, rule) for row, runs in rows.items()}
-    seeds = {row: _seeds(found) for row, found in lines.items()}
-
-    @cache  # most rows have the same seeds, so each is averaged over them once
-    def clips(row: str, of_other: frozenset[tuple[int, int]]) -> pd.Series:
-        return _per_clip(lines[row], of_other)
-
-    tests = pd.DataFrame(
-        [
-            {
-                "row_a": a,
-                "row_b": b,
-                **asdict(_paired_test(clips(a, seeds[b]), clips(b, seeds[a]), rule)),
-            }
-            for a, b in combinations(rows, 2)
-        ],
-        columns=["row_a", "row_b", *PairedTest.__dataclass_fields__],
+    keys = ["fold", "actor", "clip"]
+    alike = [_of_common_seeds(a, b), _of_common_seeds(b, a)]
+    both = pd.concat(
+        [lines.groupby(keys)["correct"].mean() for lines in alike], axis=1, join="inner"
     )
-    return tests.assign(p_holm=holm(tests["p_value"]))
+    if both.empty:
+        return PairedTest(rule, nan, nan, nan, nan, nan, 0, 0)
+    difference = both.iloc[:, 0] - both.iloc[:, 1]
+    n_clips_of_fold = difference.groupby("fold").transform("size")
+    weight = 1 / (n_clips_of_fold * both.index.get_level_values("fold").nunique())
+    by_actor = (difference * weight).groupby("actor").sum()
+    low, high = actor_interval(by_actor, weight.groupby("actor").sum())
+    return PairedTest(
+        rule=rule,
+        difference_pct=100 * float(by_actor.sum()),
+        ci_low_pct=100 * low,
+        ci_high_pct=100 * high,
+        p_value=sign_flip_p_value(by_actor),
+        p_value_folds=sign_flip_p_value((difference * weight).groupby("fold").sum()),
+        n_actors=len(by_actor),
+        n_clips=both.index.get_level_values("clip").nunique(),
+    )
 
 
 def win_matrix(tests: pd.DataFrame) -> pd.DataFrame:
-    """Wins, ties and losses out of `pairwise_tests`, (row, row).
+    """Wins, ties and losses of one rule out of `tables.all_pairs`, (row, row).
 
     1 where the line's row beats the column's at 5 % after Holm's correction, -1 where it loses, 0
-    for a tie, nan on the diagonal and where nothing was compared.
+    for a tie, nan on the diagonal.
     """
     rows = list(dict.fromkeys([*tests["row_a"], *tests["row_b"]]))
     matrix = pd.DataFrame(np.nan, index=rows, columns=rows)
     outcome = np.sign(tests["difference_pct"]).where(tests["p_holm"] < LEVEL, 0)
-    outcome = outcome.where(tests["p_holm"].notna())
     for a, b, value in zip(tests["row_a"], tests["row_b"], outcome, strict=True):
         matrix.loc[a, b], matrix.loc[b, a] = value, -value
     return matrix
@@ -244,43 +232,12 @@ def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
     )
 
 
-def _paired_test(a: pd.Series, b: pd.Series, rule: Rule) -> PairedTest:
-    """See `paired_test`; of two rows' clips, each from `_per_clip`."""
-    both = pd.concat([a, b], axis=1, join="inner")
-    if both.empty:
-        return PairedTest(rule, nan, nan, nan, nan, nan, 0, 0)
-    difference = both.iloc[:, 0] - both.iloc[:, 1]
-    n_clips_of_fold = difference.groupby("fold").transform("size")
-    weight = 1 / (n_clips_of_fold * both.index.get_level_values("fold").nunique())
-    by_actor = (difference * weight).groupby("actor").sum()
-    low, high = actor_interval(by_actor, weight.groupby("actor").sum())
-    return PairedTest(
-        rule=rule,
-        difference_pct=100 * float(by_actor.sum()),
-        ci_low_pct=100 * low,
-        ci_high_pct=100 * high,
-        p_value=sign_flip_p_value(by_actor),
-        p_value_folds=sign_flip_p_value((difference * weight).groupby("fold").sum()),
-        n_actors=len(by_actor),
-        n_clips=both.index.get_level_values("clip").nunique(),
-    )
-
-
-def _seeds(lines: pd.DataFrame) -> frozenset[tuple[int, int]]:
-    """Each fold with each of its seeds."""
-    return frozenset(zip(lines["fold"], lines["seed"], strict=True))
-
-
-def _per_clip(lines: pd.DataFrame, of_other: frozenset[tuple[int, int]]) -> pd.Series:
-    """How often each clip is named rightly, by fold, actor and clip.
-
-    A mean over the seeds that another row has too, or over all of a fold without such a seed.
-    """
-    runs = zip(lines["fold"], lines["seed"], strict=True)
-    is_common = pd.Series([run in of_other for run in runs], lines.index, dtype=bool)
-    has_common = is_common.groupby(lines["fold"]).transform("any")
-    counted = lines[is_common | ~has_common.astype(bool)]
-    return counted.groupby(["fold", "actor", "clip"])["correct"].mean()
+def _of_common_seeds(lines: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
+    """The lines whose fold and seed `others` have too; all of a fold without such a seed."""
+    runs = ["fold", "seed"]
+    is_common = pd.MultiIndex.from_frame(lines[runs]).isin(pd.MultiIndex.from_frame(others[runs]))
+    has_common = pd.Series(is_common, lines.index).groupby(lines["fold"]).transform("any")
+    return lines[is_common | ~has_common.to_numpy(bool)]
 
 
 def _share(lines: pd.DataFrame) -> np.ndarray:

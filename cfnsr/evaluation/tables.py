@@ -3,8 +3,9 @@
 `cfnsr.evaluation.typeset` makes files of them.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from math import nan
 from typing import Any, Literal, get_args
 
@@ -13,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from cfnsr.data.corpora import CORPORA, DEFAULT, Protocol, most_frequent_pct
-from cfnsr.evaluation.scores import PairedTest, paired_test, pairwise_tests, score
+from cfnsr.evaluation.scores import PairedTest, outcomes, paired_test, score
 from cfnsr.evaluation.selection import RULES, Rule, with_epochs
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.models.registry import REFERENCE, ROWS, Row, find
@@ -137,17 +138,12 @@ def paired_tests(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
 
     `TEST_COLUMNS`, p_holm over the rows of each protocol and rule.
     """
-    lines = [
-        {"row": name, "protocol": protocol, "against": REFERENCE, **asdict(test)}
-        for protocol, runs_by_row in runs.items()
-        for rule in RULES
-        for name, of_row in runs_by_row.items()
-        if REFERENCE in runs_by_row
-        and name != REFERENCE
-        and (test := paired_test(of_row, runs_by_row[REFERENCE], rule)).n_clips
-    ]
-    tests = pd.DataFrame(lines, columns=list(TEST_COLUMNS))
-    return tests.assign(p_holm=tests.groupby(["protocol", "rule"])["p_value"].transform(holm))
+
+    def with_reference(rows: RunsByRow) -> list[tuple[str, str]]:
+        return [(row, REFERENCE) for row in rows if REFERENCE in rows and row != REFERENCE]
+
+    tests = _tests(runs, with_reference).rename(columns={"row_a": "row", "row_b": "against"})
+    return tests[list(TEST_COLUMNS)]
 
 
 def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
@@ -156,12 +152,22 @@ def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
     `PAIR_COLUMNS`, row_a minus row_b; p_holm over the pairs of each protocol and rule, so it is
     larger than that of `paired_tests`.
     """
-    pairs = pd.concat(
-        pairwise_tests(runs_by_row, rule).assign(protocol=protocol)
-        for protocol, runs_by_row in runs.items()
-        for rule in RULES
-    )
-    return pairs.loc[pairs["n_clips"] > 0, list(PAIR_COLUMNS)].reset_index(drop=True)
+    return _tests(runs, lambda rows: combinations(rows, 2))
+
+
+def _tests(
+    runs: Mapping[Protocol, RunsByRow], pairs: Callable[[RunsByRow], Iterable[tuple[str, str]]]
+) -> pd.DataFrame:
+    lines = []
+    for protocol, rows in runs.items():
+        for rule in RULES:
+            said = {name: outcomes(of_row, rule) for name, of_row in rows.items()}
+            for a, b in pairs(rows):
+                test = paired_test(said[a], said[b], rule)
+                if test.n_clips:
+                    lines.append({"row_a": a, "row_b": b, "protocol": protocol, **asdict(test)})
+    tests = pd.DataFrame(lines, columns=list(PAIR_COLUMNS))
+    return tests.assign(p_holm=tests.groupby(["protocol", "rule"])["p_value"].transform(holm))
 
 
 def switch_effects(switched: RunsByRow, unswitched: Sequence[Run]) -> pd.DataFrame:
@@ -170,10 +176,11 @@ def switch_effects(switched: RunsByRow, unswitched: Sequence[Run]) -> pd.DataFra
     Columns: switch, label, the fields of `PairedTest`, and p_holm, corrected over the switches;
     the other seed, a yardstick, is not among them.
     """
+    before = outcomes(unswitched, TEST_RULE)
     tests = pd.DataFrame(
         [
             {"switch": row, "label": find(row).label}
-            | asdict(paired_test(runs, unswitched, TEST_RULE))
+            | asdict(paired_test(outcomes(runs, TEST_RULE), before, TEST_RULE))
             for row, runs in switched.items()
         ]
     )

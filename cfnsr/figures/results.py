@@ -52,7 +52,7 @@ _SIZES = {
     "forward_flops": "operations\nof one clip's forward pass",
 }
 _STAGES = {"-": ("o", GREY), "Early": ("s", GREEN), "Late": ("^", PURPLE), "Model": ("D", BLUE)}
-#: Of `evaluation.win_matrix`: sign, colour and words.
+#: Of `scores.win_matrix`: sign, colour and words.
 _OUTCOMES = {
     -1: (MINUS, ORANGE, "left is worse"),
     0: ("", "#F2F2F2", "no difference found"),
@@ -244,7 +244,7 @@ def accuracy_against_size(table: pd.DataFrame, title: str) -> Figure:
 
 @drawn
 def wins(matrix: pd.DataFrame, title: str) -> Figure:
-    """`evaluation.win_matrix`: whether the line's row beats the column's."""
+    """`scores.win_matrix`: whether the line's row beats the column's."""
     if matrix.empty:
         return nothing("fewer than two systems", title)
     labels = [find(str(name)).label for name in matrix.index]

@@ -32,7 +32,9 @@ def test_each_source_that_has_both_systems_has_its_paired_difference(repository)
         ["ravdess", "paper"],
     ]
     runs = tables.by_row(nested(ROWS))
-    expected = scores.paired_test(*(runs[row] for row in ROWS), "last epoch")
+    expected = scores.paired_test(
+        *(scores.outcomes(runs[row], "last epoch") for row in ROWS), "last epoch"
+    )
     first = table.iloc[0]
     assert first["difference_pct"] == pytest.approx(expected.difference_pct)
     assert first["accuracy_pct_with"] - first["accuracy_pct_without"] == pytest.approx(

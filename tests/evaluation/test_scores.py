@@ -14,13 +14,11 @@ from sklearn.metrics import (
     f1_score,
 )
 
-from cfnsr import InputError
 from cfnsr.data.corpora.ravdess import CORPUS, EMOTIONS
+from cfnsr.evaluation import scores, tables
 from cfnsr.evaluation.scores import (
     confusion,
     outcomes,
-    paired_test,
-    pairwise_tests,
     per_epoch,
     reliability,
     score,
@@ -52,6 +50,10 @@ def only(run, keep):
     keep = np.asarray(keep)
     clips = run.test.clips[keep].reset_index(drop=True)
     return replace(run, test=Predictions(run.test.logits[:, keep], clips))
+
+
+def paired_test(runs_a, runs_b, rule):
+    return scores.paired_test(outcomes(runs_a, rule), outcomes(runs_b, rule), rule)
 
 
 def all_folds(row="row", seeds=(1, 2), **kwargs):
@@ -170,11 +172,6 @@ def test_a_rule_that_applies_to_no_run_scores_nan(runs, rule):
 
 def test_no_runs_have_no_epochs():
     assert per_epoch([]).empty
-
-
-def test_runs_of_several_rows_are_refused():
-    with pytest.raises(InputError, match="one row, found cfn_sr, mmtm"):
-        score([run(row="mmtm"), run(row="cfn_sr")], "last epoch")
 
 
 def test_a_score_of_six_folds_and_five_seeds_takes_a_moment():
@@ -310,15 +307,14 @@ def test_a_row_does_not_differ_from_itself():
 
 def test_wins_ties_and_losses_of_rows_with_known_skill():
     rows = {name: all_folds(name, (1,), skill=3 if name == "c" else 1) for name in "abc"}
-    rows["d"] = [run(1, actors=[99], row="d")]
-    tests = pairwise_tests(rows, "last epoch")
+    pairs = tables.all_pairs({"paper": rows})
+    tests = pairs[pairs["rule"] == "last epoch"]
     assert [*zip(tests["row_a"], tests["row_b"], strict=True)][:2] == [("a", "b"), ("a", "c")]
-    assert tests["p_holm"].notna().sum() == 3
-    expected = [[np.nan, 0, -1, np.nan], [0, np.nan, -1, np.nan], [1, 1, np.nan, np.nan]]
+    expected = [[np.nan, 0, -1], [0, np.nan, -1], [1, 1, np.nan]]
     matrix = win_matrix(tests)
-    assert matrix.columns.tolist() == matrix.index.tolist() == list("abcd")
-    np.testing.assert_array_equal(matrix, [*expected, [np.nan] * 4])
+    assert matrix.columns.tolist() == matrix.index.tolist() == list("abc")
+    np.testing.assert_array_equal(matrix, expected)
 
 
 def test_a_single_row_has_nothing_to_win():
-    assert win_matrix(pairwise_tests({"a": all_folds("a")}, "last epoch")).empty
+    assert win_matrix(tables.all_pairs({"paper": {"a": all_folds("a")}})).empty
