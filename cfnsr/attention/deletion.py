@@ -124,12 +124,8 @@ def score_of(
             # clip frame line column channel, or clip coefficient time
             where = np.expand_dims(hidden[:, regions], -1 if name == "frames" else 1)
             spoilt = np.where(where, silence[name], arrays[name])
-            known[key] = _probability(shown.logits({**arrays, name: spoilt}), whole)
+            logits = shown.logits({**arrays, name: spoilt}).astype(np.float64)
+            known[key] = special.softmax(logits, axis=1)[np.arange(len(whole)), whole]
         return known[key]
 
     return score
-
-
-def _probability(logits: np.ndarray, emotion: np.ndarray) -> np.ndarray:
-    probability = special.softmax(logits.astype(np.float64), axis=1)
-    return probability[np.arange(len(emotion)), emotion]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -33,7 +32,7 @@ def receptive_axis(layers: Iterable[nn.Module], axis: int = 0) -> Axis:
     first, step, width = 0.0, 1, 1
     for layer in layers:
         kernel, stride, padding, dilation = (
-            _along(getattr(layer, name), axis)
+            int(np.broadcast_to(getattr(layer, name), 3)[axis])  # one number stands for all axes
             for name in ("kernel_size", "stride", "padding", "dilation")
         )
         reach = dilation * (kernel - 1)
@@ -41,7 +40,3 @@ def receptive_axis(layers: Iterable[nn.Module], axis: int = 0) -> Axis:
         width += reach * step
         step *= stride
     return Axis(first, step, width)
-
-
-def _along(value: Any, axis: int) -> int:
-    return int(value[axis] if isinstance(value, tuple) else value)
