@@ -21,14 +21,12 @@ from cfnsr.evaluation.uncertainty import ratio
 from cfnsr.params import DrawnClips, Preprocess
 
 #: What is drawn of each part of a face that can show an emotion, each as its own hull.
-_HULLS: dict[Part, list[list[int]]] = {
+_HULLS: dict[Part, list[np.ndarray]] = {
     "upper": [
-        list(CUE_LANDMARKS["brows"])[:5],
-        list(CUE_LANDMARKS["brows"])[5:],
-        list(CUE_LANDMARKS["eyes"])[:6],
-        list(CUE_LANDMARKS["eyes"])[6:],
+        *np.reshape(CUE_LANDMARKS["brows"], (2, -1)),
+        *np.reshape(CUE_LANDMARKS["eyes"], (2, -1)),
     ],
-    "lower": [list(CUE_LANDMARKS["mouth"])],
+    "lower": [np.array(CUE_LANDMARKS["mouth"])],
 }
 _MARGIN = 0.02  # of the picture's width: a stroke reaches beyond its points
 

@@ -4,7 +4,6 @@ Nothing here changes a model or its logits.
 """
 
 from collections import defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -71,8 +70,14 @@ class Maps:
 
 
 @torch.no_grad()
-def record(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Maps:
-    """Run the model, in evaluation mode, on batches of clips, and keep what it attended to."""
+def read_maps(view: Viewed, arrays: Arrays) -> Maps:
+    """What a trained model, in evaluation mode, attends to on any number of clips.
+
+    Args:
+        view: the clips, from `Trained.view`.
+        arrays: what the model is given with them, unscaled.
+    """
+    model = view.trained.model
     assert not model.training, "dropout would hide a part of the attention; call model.eval()"
     places = {module: name.split("_")[0] for name, module in model.named_modules()}
     attention: dict[nn.Module, list[Tensor]] = defaultdict(list)
@@ -104,7 +109,7 @@ def record(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Maps:
 
     handles = [module.register_forward_hook(listen) for module in model.modules()]
     try:
-        logits = [model(*inputs) for inputs in batches]
+        logits = [model(*inputs) for inputs in view.batches(arrays)]
     finally:
         for handle in handles:
             handle.remove()
@@ -123,16 +128,6 @@ def record(model: nn.Module, batches: Iterable[tuple[Tensor, ...]]) -> Maps:
             for (place, stream, neutral), found in gates.items()
         ),
     )
-
-
-def read_maps(view: Viewed, arrays: Arrays) -> Maps:
-    """What a trained model attends to on any number of clips.
-
-    Args:
-        view: the clips, from `Trained.view`.
-        arrays: what the model is given with them, unscaled.
-    """
-    return record(view.trained.model, view.batches(arrays))
 
 
 def rollout(self_attention: np.ndarray) -> np.ndarray:

@@ -10,6 +10,7 @@ import re
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -111,21 +112,17 @@ def build(repository: Path, card: Path) -> Path:
                 body, _ = exporter.from_filename(str(section.notebook))
                 write(name, "notebook.html", section.title, body=Markup(body), page=page)
     write("network.html", "card.html", "The published network", card=card.read_text("utf-8"))
+    # Of the README, what stands between its title and its first figure, code or heading.
+    paragraphs = (repository / "README.md").read_text("utf-8").split("\n\n")[1:]
+    lead = takewhile(lambda text: not text.startswith(("!", "`", "#")), paragraphs)
     return write(
         "index.html",
         "index.html",
         "CFN-SR, reproduced",
-        lead=lead((repository / "README.md").read_text("utf-8")),
+        lead="\n\n".join(lead),
         headlines=[line for page in pages for line in headlines(page)],
         citation=yaml.safe_load((repository / "CITATION.cff").read_text("utf-8")),
     )
-
-
-def lead(readme: str) -> str:
-    """The paragraphs between a README's title and its first figure, code or heading."""
-    paragraphs = readme.split("\n\n")[1:]
-    end = next(i for i, text in enumerate(paragraphs) if text.startswith(("!", "`", "#")))
-    return "\n\n".join(paragraphs[:end])
 
 
 def headlines(page: Section) -> Iterator[dict[Any, Any]]:

@@ -92,20 +92,18 @@ def resolution() -> pd.DataFrame:
     the number of rows). Clips count as independent, which those of one actor are not: the true
     intervals are wider. A row listed twice stands once.
     """
-    lines = []
-    for name in _distinct_rows():
-        n_correct = _n_correct(name)
-        low, high = wilson(n_correct, N_CLIPS)
-        lines.append(
-            {
-                "row": name,
-                "accuracy_pct": _accuracy(name),
-                "ci_low_pct": low,
-                "ci_high_pct": high,
-                "resolved_from_cfn_sr": unpaired_p_value(n_correct, _n_correct(REFERENCE)) < LEVEL,
-            }
-        )
-    return pd.DataFrame(lines)
+    n_correct = _n_correct(REFERENCE)
+    intervals = {name: wilson(_n_correct(name), N_CLIPS) for name in _distinct_rows()}
+    return pd.DataFrame(
+        {
+            "row": name,
+            "accuracy_pct": _accuracy(name),
+            "ci_low_pct": low,
+            "ci_high_pct": high,
+            "resolved_from_cfn_sr": unpaired_p_value(_n_correct(name), n_correct) < LEVEL,
+        }
+        for name, (low, high) in intervals.items()
+    )
 
 
 def unpaired_p_value(n_correct: int, n_correct_other: int) -> float:
@@ -121,24 +119,18 @@ def agreement_needed() -> pd.DataFrame:
     (share of clips on which exactly one is right if their errors are unrelated),
     disagree_at_most_pct (see `most_discordant`; nan where no agreement suffices).
     """
-    best = _accuracy(REFERENCE) / 100
-    lines = []
-    for name in _distinct_rows():
-        if name == REFERENCE:
-            continue
-        p = _accuracy(name) / 100
-        lines.append(
-            {
-                "row": name,
-                "difference_points": 100 * (best - p),
-                "p_unpaired": unpaired_p_value(_n_correct(name), _n_correct(REFERENCE)),
-                "disagree_if_independent_pct": 100 * (best * (1 - p) + p * (1 - best)),
-                "disagree_at_most_pct": 100
-                * most_discordant(_n_correct(REFERENCE), _n_correct(name))
-                / N_CLIPS,
-            }
-        )
-    return pd.DataFrame(lines)
+    best, n_correct = _accuracy(REFERENCE) / 100, _n_correct(REFERENCE)
+    shares = {name: _accuracy(name) / 100 for name in _distinct_rows() if name != REFERENCE}
+    return pd.DataFrame(
+        {
+            "row": name,
+            "difference_points": 100 * (best - p),
+            "p_unpaired": unpaired_p_value(_n_correct(name), n_correct),
+            "disagree_if_independent_pct": 100 * (best * (1 - p) + p * (1 - best)),
+            "disagree_at_most_pct": 100 * most_discordant(n_correct, _n_correct(name)) / N_CLIPS,
+        }
+        for name, p in shares.items()
+    )
 
 
 def most_discordant(n_correct: int, n_correct_other: int, n: int = N_CLIPS) -> float:

@@ -12,7 +12,6 @@ from cfnsr.attention.maps import (
     grad_cam,
     normalised,
     read_maps,
-    record,
     rollout,
     token_times_s,
     uniform_rollout,
@@ -99,11 +98,11 @@ def arrays(maps):
 
 @pytest.mark.parametrize("row", WITH_MAPS)
 def test_listening_leaves_the_logits_bit_for_bit_and_no_hook_behind(row, clips):
-    trained = made(row)
+    trained = made(row, batch_size=N_CLIPS)
     inputs = tensors(trained, clips)
     with torch.no_grad():
         before = trained.model(*inputs).numpy()
-    maps = record(trained.model, [inputs])
+    maps = read_maps(trained.view(clips), clips)
     with torch.no_grad():
         after = trained.model(*inputs).numpy()
     np.testing.assert_array_equal(maps.logits, before)
@@ -114,9 +113,10 @@ def test_listening_leaves_the_logits_bit_for_bit_and_no_hook_behind(row, clips):
 
 def test_a_network_in_training_is_refused_since_dropout_would_hide_some(clips):
     trained = made("cfn_sr")
+    view = trained.view(clips)
     trained.model.train()
     with pytest.raises(AssertionError, match="eval"):
-        record(trained.model, [tensors(trained, clips)])
+        read_maps(view, clips)
 
 
 def test_self_attention_sums_to_one_and_no_token_hears_the_future(clips):
@@ -158,13 +158,13 @@ def test_cross_modal_maps_sum_to_one_over_a_slice_and_are_the_modules_own(clips)
 
 @pytest.mark.parametrize(("row", "kind"), [("mmtm", TransferModule), ("msaf", SplitAttention)])
 def test_gates_times_features_are_what_leaves_the_module(row, kind, clips):
-    trained = made(row)
+    trained = made(row, batch_size=N_CLIPS)
     passed = []
     handles = [
         module.register_forward_hook(lambda _, inputs, outputs: passed.append((inputs, outputs)))
         for module in modules(trained.model, kind)
     ]
-    gates = record(trained.model, [tensors(trained, clips)]).gates
+    gates = read_maps(trained.view(clips), clips).gates
     for handle in handles:
         handle.remove()
     assert [(gate.place, gate.stream) for gate in gates] == [
