@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import groupby
+from itertools import groupby, product
 from pathlib import Path
 from typing import Any
 
@@ -83,16 +83,12 @@ class Study:
         Raises:
             InputError: there is none.
         """
-        found = {
-            row: [
-                folder
-                for fold in settings.folds
-                for seed in find(row).seeds(settings.seeds)
-                if (folder := run_folder(runs, row, fold, seed)).is_dir()
-            ]
-            for row in reported(settings.row, settings.seeds)
-        }
-        folders = {row: paths for row, paths in found.items() if paths}
+        folders: dict[str, list[Path]] = {}
+        for row in reported(settings.row, settings.seeds):
+            for fold, seed in product(settings.folds, find(row).seeds(settings.seeds)):
+                folder = run_folder(runs, row, fold, seed)
+                if folder.is_dir():
+                    folders.setdefault(row, []).append(folder)
         if not folders:
             raise InputError(f"no runs in {runs}; train them with `dvc repro`")
         return cls(settings, clips, folders, n_clips)

@@ -74,15 +74,13 @@ def with_epochs(runs: Sequence[Run], rule: Rule) -> list[tuple[Run, int]]:
     `chosen on other folds` the seeds that have a single fold or folds of unequal length. The list
     is empty where the rule applies to no run.
     """
+    groups = [[run] for run in runs]
     if rule == "chosen on other folds":
-        seeds = [
-            [run for run in runs if run.seed == seed] for seed in sorted({r.seed for r in runs})
-        ]
-        groups = [g for g in seeds if len(g) > 1 and len({run.n_epochs for run in g}) == 1]
+        seeds = sorted({run.seed for run in runs})
+        groups = [[run for run in runs if run.seed == seed] for seed in seeds]
+        groups = [g for g in groups if len(g) > 1 and len({run.n_epochs for run in g}) == 1]
     elif rule == "chosen on validation actors":
         groups = [[run] for run in runs if run.validation is not None]
-    else:
-        groups = [[run] for run in runs]
     chosen: list[tuple[Run, int]] = []
     for folds in groups:
         test = np.stack([run.test.accuracy_pct for run in folds])  # fold epoch

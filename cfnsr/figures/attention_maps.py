@@ -188,14 +188,9 @@ def animation(study: Study, look: Look, title: str, path: Path, overlays: bool =
 
     Where no person may be shown, the map alone on a schematic face. Equal input gives equal bytes.
     """
-    map_ = look.of_face
     shots: list[Image.Image] = []
     with plt.rc_context(STYLE):
-        if map_ is None:
-            figures = iter([_no_face(study, look, title)])
-        else:
-            figures = _animated(study, look, map_, title, overlays)
-        for figure in figures:
+        for figure in _animated(study, look, title, overlays):
             buffer = io.BytesIO()
             figure.savefig(buffer, dpi=_GIF_DPI, metadata={"Software": None})
             plt.close(figure)
@@ -212,9 +207,11 @@ def animation(study: Study, look: Look, title: str, path: Path, overlays: bool =
     )
 
 
-def _animated(
-    study: Study, look: Look, map_: Located, title: str, overlays: bool
-) -> Iterator[Figure]:
+def _animated(study: Study, look: Look, title: str, overlays: bool) -> Iterator[Figure]:
+    map_ = look.of_face
+    if map_ is None:
+        yield _no_face(study, look, title)
+        return
     clip, *_ = shown_clips(look)
     (maps,) = on_pixels(map_.values[[clip]], map_.regions)
     pictures = _pictures(study, look, clip, overlays)
