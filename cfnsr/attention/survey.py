@@ -12,17 +12,8 @@ import pandas as pd
 from tqdm import tqdm
 
 from cfnsr import InputError
-from cfnsr.attention import deletion
+from cfnsr.attention import deletion, localisation
 from cfnsr.attention.deletion import Curves
-from cfnsr.attention.localisation import (
-    face_cues,
-    face_overlap,
-    hit_rate,
-    hits,
-    lift,
-    voice_cues,
-    voice_overlap,
-)
 from cfnsr.attention.maps import (
     Gate,
     Maps,
@@ -296,8 +287,8 @@ def survey_runs(
     pointed = [clips for clips in overlaps if "hit" in clips]
     return Survey(
         summarise(outcomes),
-        _by_map(overlaps, lift).reindex(columns=list(LOCALISATION_COLUMNS)),
-        _by_map(pointed, hit_rate),
+        _by_map(overlaps, localisation.lift).reindex(columns=list(LOCALISATION_COLUMNS)),
+        _by_map(pointed, localisation.hit_rate),
         gates,
         sorted(gate_folds),
     )
@@ -354,18 +345,18 @@ class _Cues:
         """
         if map_.modality == "video":
             named, other = zip(*map(self._face, positions), strict=True)
-            found = face_overlap(map_.values, np.stack(named), map_.regions)
+            found = localisation.face_overlap(map_.values, np.stack(named), map_.regions)
             if other[0] is not None:
-                apart = face_overlap(map_.values, np.stack(other), map_.regions)
-                found["hit"] = hits(found, apart)
+                apart = localisation.face_overlap(map_.values, np.stack(other), map_.regions)
+                found["hit"] = localisation.hits(found, apart)
         else:
             model: Any = trained.model
             axis = audio_axis(model.audio)
             times_s = token_times_s(axis, map_.values.shape[1], self._preprocess)
             step_s = axis.step * HOP / self._preprocess.sample_rate_hz
             takes = [self._takes[position] for position in positions]
-            voices = voice_cues(takes, self._clips, times_s, step_s)
-            found = voice_overlap(map_.values, voices)
+            voices = localisation.voice_cues(takes, self._clips, times_s, step_s)
+            found = localisation.voice_overlap(map_.values, voices)
         return found.assign(actor=self._actor[positions])
 
     def _face(self, position: int) -> tuple[np.ndarray, np.ndarray | None]:
@@ -374,7 +365,7 @@ class _Cues:
         # Most clips are looked at by several rows, and some by none.
         if position not in self._faces:
             landmarks = read_landmarks(self._folder / f"{self._landmarks_name(take)}.csv").points
-            self._faces[position] = face_cues(landmarks, self._preprocess)
+            self._faces[position] = localisation.face_cues(landmarks, self._preprocess)
         upper, lower = (self._faces[position][part] for part in PARTS)
         named = design.cue(take, self._clips).points_to
         if named is None:
