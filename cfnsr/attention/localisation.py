@@ -6,6 +6,7 @@ hits if it prefers that part to the other: half of the maps do by chance.
 """
 
 from collections.abc import Sequence
+from math import isnan
 
 import cv2
 import numpy as np
@@ -110,28 +111,17 @@ def hits(named: pd.DataFrame, other: pd.DataFrame) -> pd.Series:
     return named["found"] / named["by_chance"] > other["found"] / other["by_chance"]
 
 
-def hit_rate(clips: pd.DataFrame) -> dict[str, float | int]:
+def hit_rate(clips: pd.DataFrame) -> dict[str, float]:
     """How many clips (hit, actor) are hit, in percent, with its 95 % interval over actors."""
     rate, low, high = ratio(clips["hit"], np.ones(len(clips)), clips["actor"])
-    return {
-        "hit_pct": 100 * rate,
-        "ci_low_pct": 100 * low,
-        "ci_high_pct": 100 * high,
-        "n_clips": len(clips),
-        "n_actors": clips["actor"].nunique(),
-    }
+    return {"hit_pct": 100 * rate, "ci_low_pct": 100 * low, "ci_high_pct": 100 * high}
 
 
-def lift(clips: pd.DataFrame) -> dict[str, float | int | str]:
-    """The lift of clips (found, by_chance, actor), its 95 % interval over actors, and a verdict."""
+def lift(clips: pd.DataFrame) -> dict[str, float | str]:
+    """The lift of clips (found, by_chance, actor), its 95 % interval over actors, and a verdict.
+
+    Of one actor there is neither.
+    """
     value, low, high = ratio(clips["found"], clips["by_chance"], clips["actor"])
-    verdict = "above" if low > 1 else "below" if high < 1 else "at"
-    n_actors = clips["actor"].nunique()
-    return {
-        "lift": value,
-        "ci_low": low,
-        "ci_high": high,
-        "against_chance": verdict if n_actors > 1 else "",
-        "n_clips": len(clips),
-        "n_actors": n_actors,
-    }
+    verdict = "" if isnan(low) else "above" if low > 1 else "below" if high < 1 else "at"
+    return {"lift": value, "ci_low": low, "ci_high": high, "against_chance": verdict}

@@ -301,7 +301,13 @@ def _by_map(
     names = ["row", "label", "map"]
     groups = pd.concat(overlaps).groupby(names, sort=False) if overlaps else ()
     return pd.DataFrame(
-        {**dict(zip(names, of, strict=True)), **summary(clips), "n_runs": clips["run"].nunique()}
+        {
+            **dict(zip(names, of, strict=True)),
+            **summary(clips),
+            "n_clips": len(clips),
+            "n_actors": clips["actor"].nunique(),
+            "n_runs": clips["run"].nunique(),
+        }
         for of, clips in groups
     )
 

@@ -92,7 +92,6 @@ def test_a_map_hits_if_it_prefers_the_named_part_for_its_size():
         )
     )
     assert rate["hit_pct"] == rate["ci_low_pct"] == rate["ci_high_pct"] == 75
-    assert (rate["n_clips"], rate["n_actors"]) == (24, 6)
 
 
 def test_where_the_voice_points_its_part_alone_is_the_cue(tmp_path):
@@ -139,7 +138,7 @@ def test_the_lift_is_a_ratio_of_sums_with_a_verdict_by_its_interval():
     for value, verdict in ((0.6, "above"), (0.4, "below")):
         found = lift(pd.DataFrame({"found": value, "by_chance": 0.5, "actor": actor}))
         assert found["lift"] == pytest.approx(value / 0.5)
-        assert (found["against_chance"], found["n_actors"]) == (verdict, 10)
+        assert found["against_chance"] == verdict
     one = lift(pd.DataFrame({"found": np.ones(3), "by_chance": 1.0, "actor": 1}))
     assert one["against_chance"] == ""
 
