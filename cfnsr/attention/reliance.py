@@ -115,13 +115,39 @@ def outcomes_of_run(
         Columns condition, level (dB or % of the frames, nan where there is none), clip, actor,
         correct, follows (says the emotion of the swapped-in modality; nan elsewhere), weight.
     """
+    trained, row = view.trained, view.trained.row
     emotion = clips.emotion[positions]
-    rng = np.random.default_rng([seed, view.trained.info["fold"]])
+    rng = np.random.default_rng([seed, trained.info["fold"]])
     donor = donors(emotion, rng)
+    arrays = trained.arrays(clips, positions)
+
+    def answers() -> Iterator[tuple[str, float, np.ndarray]]:
+        """Condition, level and logits."""
+        yield "intact", nan, view.logits(arrays)
+        for modality, names in (("video", row.of_face), ("audio", row.of_voice)):
+            if not names:
+                continue
+            silent = {name: np.broadcast_to(silence[name], arrays[name].shape) for name in names}
+            swapped = {name: arrays[name][donor] for name in names}
+            unseen, other = view, view
+            if "frames" in names:
+                nobody = {"frames": silence["frames"][None]}  # one picture stands for all
+                unseen = trained.view(nobody).at(np.zeros(len(positions), int))
+                other = view.at(donor)
+            yield f"{modality} silenced", nan, unseen.logits({**arrays, **silent})
+            yield f"{modality} swapped", nan, other.logits({**arrays, **swapped})
+            if "frames" in names:
+                for lost_pct in DROPPED_PCT:
+                    dropped = {"frames": drop_frames(arrays["frames"], lost_pct / 100, rng)}
+                    yield "frames dropped", lost_pct, trained.logits({**arrays, **dropped})
+            if modality == "audio":
+                for snr, spoilt in noisy_clips.items():
+                    noisy = spoilt.arrays(names, positions)
+                    yield "audio noise", snr, view.logits({**arrays, **noisy})
+
     index = clips.index.iloc[positions][["clip", "actor"]].reset_index(drop=True)
     tables = []
-    answers = _answers(view, clips, positions, noisy_clips, silence, donor, rng)
-    for condition, level, logits in answers:
+    for condition, level, logits in answers():
         says = logits.argmax(axis=1)
         follows = says == emotion[donor] if condition.endswith("swapped") else nan
         table = index.assign(
@@ -129,41 +155,6 @@ def outcomes_of_run(
         )
         tables.append(table)
     return pd.concat(tables, ignore_index=True).assign(weight=1 / len(positions))
-
-
-def _answers(
-    view: Viewed,
-    clips: Clips,
-    positions: np.ndarray,
-    noisy_clips: Mapping[float, Clips],
-    silence: Arrays,
-    donor: np.ndarray,
-    rng: np.random.Generator,
-) -> Iterator[tuple[str, float, np.ndarray]]:
-    """Condition, level and logits."""
-    trained, row = view.trained, view.trained.row
-    arrays = trained.arrays(clips, positions)
-    yield "intact", nan, view.logits(arrays)
-    for modality, names in (("video", row.of_face), ("audio", row.of_voice)):
-        if not names:
-            continue
-        silent = {name: np.broadcast_to(silence[name], arrays[name].shape) for name in names}
-        swapped = {name: arrays[name][donor] for name in names}
-        unseen, other = view, view
-        if "frames" in names:
-            nobody = {"frames": silence["frames"][None]}  # one picture stands for all
-            unseen = trained.view(nobody).at(np.zeros(len(positions), int))
-            other = view.at(donor)
-        yield f"{modality} silenced", nan, unseen.logits({**arrays, **silent})
-        yield f"{modality} swapped", nan, other.logits({**arrays, **swapped})
-        if "frames" in names:
-            for lost_pct in DROPPED_PCT:
-                dropped = {"frames": drop_frames(arrays["frames"], lost_pct / 100, rng)}
-                yield "frames dropped", lost_pct, trained.logits({**arrays, **dropped})
-        if modality == "audio":
-            for snr, spoilt in noisy_clips.items():
-                noisy = spoilt.arrays(names, positions)
-                yield "audio noise", snr, view.logits({**arrays, **noisy})
 
 
 def summarise(outcomes_by_row: Mapping[str, Sequence[pd.DataFrame]]) -> pd.DataFrame:

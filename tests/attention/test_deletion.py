@@ -12,7 +12,6 @@ from test_maps import made
 from cfnsr import InputError
 from cfnsr.attention import deletion
 from cfnsr.attention.reliance import (
-    _answers,
     audio,
     donors,
     drop_frames,
@@ -259,17 +258,11 @@ def test_rows_without_pictures_have_a_face_to_silence_and_hear_noise(row, real_c
     model = system.build(Sizes.of(SourceParams(preprocess=SMALL), corpora.find())).eval()
     trained = Trained(model, system, {"fold": 1}, SMALL, scaling, 100)
     arrays = trained.arrays(clips, np.arange(8))
-    answers = _answers(
-        trained.view(arrays),
-        clips,
-        np.arange(8),
-        {0.0: replace(clips, mfcc=2 * clips.mfcc, log_mel=2 * clips.log_mel)},
-        {name: mean_clip(array) for name, array in arrays.items()},
-        np.roll(np.arange(8), 1),
-        np.random.default_rng(0),
-    )
-    by_name = {name: logits for name, _, logits in answers}
-    assert list(by_name) == [
+    every = np.arange(8)
+    spoilt = replace(clips, mfcc=-9 * clips.mfcc, log_mel=-9 * clips.log_mel)
+    silence = {name: mean_clip(array) for name, array in arrays.items()}
+    found = outcomes_of_run(trained.view(arrays), clips, every, {0.0: spoilt}, silence, seed=0)
+    assert list(found["condition"].unique()) == [
         "intact",
         "video silenced",
         "video swapped",
@@ -278,9 +271,16 @@ def test_rows_without_pictures_have_a_face_to_silence_and_hear_noise(row, real_c
         "audio noise",
     ]
     (of_face,) = system.of_face
-    swapped = arrays | {of_face: np.roll(arrays[of_face], 1, axis=0)}
-    np.testing.assert_array_equal(by_name["video swapped"], trained.logits(swapped))
-    assert np.abs(by_name["audio noise"] - by_name["intact"]).max() > 0
+    donor = donors(clips.emotion, np.random.default_rng([0, 1]))
+    intact = trained.logits(arrays)
+    for condition, changed in (
+        ("video swapped", {of_face: arrays[of_face][donor]}),
+        ("audio noise", spoilt.arrays(system.of_voice, every)),
+    ):
+        logits = trained.logits(arrays | changed)
+        is_right = logits.argmax(axis=1) == clips.emotion
+        assert found.loc[found["condition"] == condition, "correct"].tolist() == is_right.tolist()
+        assert np.abs(logits - intact).max() > 0
 
 
 def test_the_summary_worked_by_hand():
