@@ -219,7 +219,7 @@ def reliability(lines: pd.DataFrame) -> pd.DataFrame:
 
 
 def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
-    """Test accuracy after each epoch: epoch, accuracy_pct, sd_pct, n_runs (that got there)."""
+    """Test accuracy after each epoch, of the runs that got there: epoch, accuracy_pct, sd_pct."""
     # epoch run; shorter runs end in nan
     table = pd.DataFrame({k: pd.Series(run.test.accuracy_pct) for k, run in enumerate(runs)})
     return pd.DataFrame(
@@ -227,7 +227,6 @@ def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
             "epoch": np.arange(1, len(table) + 1),
             "accuracy_pct": table.mean(axis=1),
             "sd_pct": table.std(axis=1),
-            "n_runs": table.count(axis=1),
         }
     )
 

@@ -220,7 +220,6 @@ def test_accuracy_by_epoch_is_the_mean_over_the_runs_that_got_there():
     first, second = (100 * run.test.correct.mean(axis=1) for run in runs)
     table = per_epoch(runs)
     assert table["epoch"].tolist() == [1, 2, 3, 4]
-    assert table["n_runs"].tolist() == [2, 2, 1, 1]
     assert table["accuracy_pct"].tolist() == pytest.approx([*(first[:2] + second) / 2, *first[2:]])
     assert table["sd_pct"].tolist() == pytest.approx(
         [*abs(first[:2] - second) / np.sqrt(2), np.nan, np.nan], nan_ok=True
