@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cfnsr.data import corpora
+from cfnsr.figures.architecture import text_of
 from cfnsr.models.base import Sizes
 from cfnsr.models.encoder import Encoder
 from cfnsr.models.rbm import RBM
@@ -105,8 +106,9 @@ def describe(module: nn.Module) -> str:
     part: Any
     match module:
         case nn.Conv1d() | nn.Conv2d() | nn.Conv3d():
-            stride = "" if set(module.stride) == {1} else f", stride {_joined(module.stride, ', ')}"
-            return f"convolution {_joined(module.kernel_size)}{stride}"
+            stride = ", stride " + ", ".join(map(str, module.stride))
+            is_one = set(module.stride) == {1}
+            return f"convolution {text_of(module.kernel_size)}{'' if is_one else stride}"
         case nn.MaxPool1d() | nn.MaxPool3d():
             return f"max-pool {module.kernel_size}"
         case nn.BatchNorm1d() | nn.BatchNorm3d():
@@ -128,7 +130,3 @@ def describe(module: nn.Module) -> str:
             part = module.layers[0].attention
             return f"{len(module.layers)} {layers}, {part.n_heads} heads"
     return type(module).__name__
-
-
-def _joined(numbers: tuple[int, ...], sign: str = " \N{MULTIPLICATION SIGN} ") -> str:
-    return sign.join(map(str, numbers))
