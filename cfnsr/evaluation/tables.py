@@ -313,9 +313,8 @@ def ceilings(params: Params) -> pd.DataFrame:
 
 def row_ceilings(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.Series:
     """Each line's ceiling in percent, by what its row sees and hears."""
-    of_modality = ceilings.set_index("modality")["ceiling_pct"].to_dict()
-    values = [of_modality[modality(find(name))] for name in table["row"]]
-    return pd.Series(values, index=table.index, dtype=float, name="ceiling_pct")
+    of_modality = ceilings.set_index("modality")["ceiling_pct"]
+    return table["row"].map(lambda name: of_modality[modality(find(name))]).astype(float)
 
 
 def above_ceiling(table: pd.DataFrame, ceilings: pd.DataFrame) -> pd.DataFrame:

@@ -36,11 +36,6 @@ def accuracy() -> np.ndarray:
     return log.pivot(index="fold", columns="epoch", values="test_top1_pct").to_numpy(float)
 
 
-def whole_clips(accuracy: ArrayLike) -> np.ndarray:
-    """The number of a fold's 240 clips that an accuracy in percent stands for."""
-    return np.round(np.asarray(accuracy) * CLIPS_PER_FOLD / 100).astype(int)
-
-
 def chosen_epochs(accuracy: ArrayLike, rule: LogRule) -> np.ndarray:
     """The epoch that a rule reports for each fold, (fold,), of accuracies (fold, epoch).
 
@@ -67,7 +62,7 @@ def ties_on_other_folds(accuracy: ArrayLike) -> pd.DataFrame:
     (in the fold itself), mean_accuracy_pct (over all folds, if this epoch is taken).
     """
     logged = np.asarray(accuracy, dtype=float)
-    n_correct = whole_clips(logged)
+    n_correct = np.round(logged * CLIPS_PER_FOLD / 100).astype(int)
     on_others = n_correct.sum(axis=0) - n_correct  # fold epoch
     logged_sum = logged.sum(axis=0) - logged
     exact = 100 * n_correct / CLIPS_PER_FOLD

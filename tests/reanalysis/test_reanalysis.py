@@ -102,8 +102,7 @@ def test_the_packages_log_is_the_reference_log():
 def test_the_log_has_five_folds_of_seventy_epochs_in_whole_clips():
     assert ACCURACY.shape == (5, 70)
     assert set(released_log.read()["n_test_clips"]) == {CLIPS_PER_FOLD}
-    n_correct = released_log.whole_clips(ACCURACY)
-    np.testing.assert_allclose(100 * n_correct / 240, ACCURACY, atol=0.005)
+    np.testing.assert_allclose(100 * np.round(2.4 * ACCURACY) / 240, ACCURACY, atol=0.005)
 
 
 def test_three_claims_of_the_text_do_not_hold_in_its_tables():
