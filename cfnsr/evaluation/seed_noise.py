@@ -106,12 +106,9 @@ def confidence_changes(pairs: Mapping[str, Sequence[tuple[Run, Run]]]) -> pd.Dat
         folds of one actor and without rows that did not change.
     """
     changes = [
-        pd.Series(_log_odds(here) - _log_odds(there))
-        .groupby(here.test.clips["actor"].to_numpy())
-        .mean()
-        .rename_axis("actor")
-        .reset_index(name="change")
-        .assign(row=row, fold=here.fold)
+        here.test.clips[["actor"]].assign(
+            row=row, fold=here.fold, change=_log_odds(here) - _log_odds(there)
+        )
         for row, found in pairs.items()
         for here, there in found
     ]
