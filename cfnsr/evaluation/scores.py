@@ -134,11 +134,29 @@ def paired_test(a: pd.DataFrame, b: pd.DataFrame, rule: Rule) -> PairedTest:
     arbitrary. The smallest p value of n actors is 2 / 2^n: with the four actors of a single fold
     no difference reaches 5 %. Without common clips, the difference and its p value are nan.
     """
-    keys = ["fold", "actor", "clip"]
-    alike = [_of_common_seeds(a, b), _of_common_seeds(b, a)]
-    both = pd.concat(
-        [lines.groupby(keys)["correct"].mean() for lines in alike], axis=1, join="inner"
-    )
+    return compare_clips(per_clip(a, seeds_of(b)), per_clip(b, seeds_of(a)), rule)
+
+
+def seeds_of(lines: pd.DataFrame) -> frozenset[tuple[int, int]]:
+    """Each fold of some `outcomes` with each of its seeds."""
+    return frozenset(zip(lines["fold"], lines["seed"], strict=True))
+
+
+def per_clip(lines: pd.DataFrame, of_other: frozenset[tuple[int, int]]) -> pd.Series:
+    """How often `outcomes` have each clip right, by fold, actor and clip.
+
+    A mean over the seeds that another row has too, or over all of a fold without such a seed.
+    """
+    runs = zip(lines["fold"], lines["seed"], strict=True)
+    is_common = pd.Series([run in of_other for run in runs], lines.index, dtype=bool)
+    has_common = is_common.groupby(lines["fold"]).transform("any")
+    counted = lines[is_common | ~has_common.astype(bool)]
+    return counted.groupby(["fold", "actor", "clip"])["correct"].mean()
+
+
+def compare_clips(a: pd.Series, b: pd.Series, rule: Rule) -> PairedTest:
+    """`paired_test` of two rows, each `per_clip`."""
+    both = pd.concat([a, b], axis=1, join="inner")
     if both.empty:
         return PairedTest(rule, nan, nan, nan, nan, nan, 0, 0)
     difference = both.iloc[:, 0] - both.iloc[:, 1]
@@ -229,14 +247,6 @@ def per_epoch(runs: Sequence[Run]) -> pd.DataFrame:
             "sd_pct": table.std(axis=1),
         }
     )
-
-
-def _of_common_seeds(lines: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """The lines whose fold and seed `others` have too; all of a fold without such a seed."""
-    runs = ["fold", "seed"]
-    is_common = pd.MultiIndex.from_frame(lines[runs]).isin(pd.MultiIndex.from_frame(others[runs]))
-    has_common = pd.Series(is_common, lines.index).groupby(lines["fold"]).transform("any")
-    return lines[is_common | ~has_common.to_numpy(bool)]
 
 
 def _share(lines: pd.DataFrame) -> np.ndarray:

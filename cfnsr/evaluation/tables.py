@@ -14,7 +14,15 @@ import pandas as pd
 from scipy import stats
 
 from cfnsr.data.corpora import CORPORA, DEFAULT, Protocol, most_frequent_pct
-from cfnsr.evaluation.scores import PairedTest, outcomes, paired_test, score
+from cfnsr.evaluation.scores import (
+    PairedTest,
+    compare_clips,
+    outcomes,
+    paired_test,
+    per_clip,
+    score,
+    seeds_of,
+)
 from cfnsr.evaluation.selection import RULES, Rule, with_epochs
 from cfnsr.evaluation.uncertainty import LEVEL, holm
 from cfnsr.models.registry import REFERENCE, ROWS, Row, find
@@ -158,15 +166,21 @@ def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
 def _tests(
     runs: Mapping[Protocol, RunsByRow], pairs: Callable[[RunsByRow], Iterable[tuple[str, str]]]
 ) -> pd.DataFrame:
-    lines = []
+    found = []
     for protocol, rows in runs.items():
         for rule in RULES:
             said = {name: outcomes(of_row, rule) for name, of_row in rows.items()}
+            seeds = {name: seeds_of(lines) for name, lines in said.items()}
+            # Most rows have the same seeds, over which each is averaged once.
+            right: dict[tuple[str, frozenset[tuple[int, int]]], pd.Series] = {}
             for a, b in pairs(rows):
-                test = paired_test(said[a], said[b], rule)
+                for key in ((a, seeds[b]), (b, seeds[a])):
+                    if key not in right:
+                        right[key] = per_clip(said[key[0]], key[1])
+                test = compare_clips(right[a, seeds[b]], right[b, seeds[a]], rule)
                 if test.n_clips:
-                    lines.append({"row_a": a, "row_b": b, "protocol": protocol, **asdict(test)})
-    tests = pd.DataFrame(lines, columns=list(PAIR_COLUMNS))
+                    found.append({"row_a": a, "row_b": b, "protocol": protocol, **asdict(test)})
+    tests = pd.DataFrame(found, columns=list(PAIR_COLUMNS))
     return tests.assign(p_holm=tests.groupby(["protocol", "rule"])["p_value"].transform(holm))
 
 
