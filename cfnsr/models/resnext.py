@@ -48,7 +48,8 @@ class FirstConv3d(Conv3d):
         pictures = below.flatten(0, 1).movedim(-1, 1)  # clip*frame time height width
         weight = weight.contiguous(memory_format=torch.channels_last)
         found = F.conv2d(pictures, weight, self.bias, self.stride[1:], self.padding[1:])
-        return found.unflatten(0, (len(x), -1)).movedim(1, 2)
+        # Not `len(x)`, which a network that is exported would take for its number of clips.
+        return found.unflatten(0, (x.shape[0], -1)).movedim(1, 2)
 
 
 class Bottleneck(nn.Module):
