@@ -231,8 +231,9 @@ def run_folder(runs: Path, row: str, fold: int, seed: int) -> Path:
 
 def run_folders(runs: Path, row: str, fold: int) -> list[Path]:
     """A row's runs of a fold that are there, in the order of their seeds."""
-    found = run_folder(runs, row, fold, 0).parent.glob("seed_*[0-9]")
-    return sorted(found, key=lambda path: int(path.name.removeprefix("seed_")))
+    folders = run_folder(runs, row, fold, 0).parent.glob("seed_*")
+    seeds = {path.name.removeprefix("seed_"): path for path in folders}
+    return [seeds[seed] for seed in sorted(filter(str.isdecimal, seeds), key=int)]
 
 
 def read_runs(folder: Path, rows: Iterable[str], folds: Iterable[int]) -> list[Run]:
