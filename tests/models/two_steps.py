@@ -89,14 +89,14 @@ def train(name: str, source: SourceParams, clips: Clips) -> dict[str, torch.Tens
         model.fit(clips.emotion, clips.index["actor"].to_numpy(), *arrays.values())
     else:
         optimizer = torch.optim.Adam(model.parameters(), lr=1e-3, fused=True)
-        for batch in loader.batches(everyone, BATCH_SIZE, augmented=True):
-            loss, _ = model.loss(batch.emotion, *batch.inputs)
+        for inputs, emotion in loader.batches(everyone, BATCH_SIZE, augmented=True):
+            loss, _ = model.loss(emotion, *inputs)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
     model.eval()
     with torch.no_grad():
-        logits = [model(*batch.inputs) for batch in loader.batches(everyone, N_CLIPS)]
+        logits = [model(*inputs) for inputs, _ in loader.batches(everyone, N_CLIPS)]
     return {**model.state_dict(), "logits": torch.cat(logits)}
 
 
