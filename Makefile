@@ -34,7 +34,7 @@ test-browser: .git $(STAMP) ## JupyterLab and the gallery in Chromium
 	PYTHONPATH=build/browser pytest -m browser tests/browser
 
 test-survival: .git $(STAMP) ## kills, damaged files, full disks and hostile input, counted
-	pytest -m slow tests/survival
+	pytest -m slow -n auto --dist loadfile tests/survival
 
 # Options go along: make lab LAB='--no-browser --allow-root'
 lab: $(STAMP) ## JupyterLab, for the notebooks

@@ -199,14 +199,23 @@ def bad_disk(request, tmp_path):
     subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.fixture(scope="session")
-def counts(request):
+@pytest.fixture
+def counts(record_property):
     """What the measurements of tests/survival count; printed as tables at the end."""
     from harness import Counts
 
-    found = Counts()
-    request.config.pluginmanager.register(found)
-    return found
+    return Counts(record_property)
+
+
+def pytest_terminal_summary(terminalreporter):
+    """In the process that prints, wherever the tests have run."""
+    from harness import write_counts
+
+    reports = [each for of_kind in terminalreporter.stats.values() for each in of_kind]
+    write_counts(
+        [report for report in reports if getattr(report, "when", None) == "call"],
+        terminalreporter.write_line,
+    )
 
 
 @pytest.fixture(scope="session")

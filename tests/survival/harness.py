@@ -9,7 +9,6 @@ import sys
 import tempfile
 import time
 import traceback
-from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -47,30 +46,33 @@ except InputError as error:
 
 
 class Counts:
-    """How often what came out, by subject and kind; printed at the end, and written as csv."""
+    """How often what came out, by subject and kind: kept with the report of a test."""
 
-    def __init__(self):
-        self.found = Counter()
+    def __init__(self, record):
+        self.record = record
 
     def add(self, subject, kind, outcome, n=1):
-        self.found[subject, kind, outcome] += n
-        # At once, so that a measurement that is stopped leaves what it has counted.
-        (REPOSITORY / "build").mkdir(exist_ok=True)
-        self._table().to_csv(REPOSITORY / "build/survival.csv", index=False, lineterminator="\n")
+        self.record("counted", (subject, kind, outcome, int(n)))
 
-    def _table(self):
-        lines = [(*key, n) for key, n in self.found.items()]
-        return pd.DataFrame(lines, columns=["subject", "kind", "outcome", "n"])
 
-    def pytest_terminal_summary(self, terminalreporter):
-        table = self._table()
-        for subject, part in table.groupby("subject", sort=False):
-            wide = part.pivot(index="kind", columns="outcome", values="n").fillna(0).astype(int)
-            wide = wide.loc[part["kind"].unique(), part["outcome"].unique()]
-            if len(wide) > 1:
-                wide.loc["all"] = wide.sum()
-            shown = wide.rename_axis(None).rename_axis(None, axis=1).to_string()
-            terminalreporter.write_line(f"\n{subject}\n{shown}")
+def write_counts(reports, write_line):
+    """What tests have counted, as a table for each subject, and as build/survival.csv."""
+    counted = [
+        each for report in reports for name, each in report.user_properties if name == "counted"
+    ]
+    if not counted:
+        return
+    table = pd.DataFrame(counted, columns=["subject", "kind", "outcome", "n"])
+    table = table.groupby(["subject", "kind", "outcome"], sort=False, as_index=False).sum()
+    (REPOSITORY / "build").mkdir(exist_ok=True)
+    table.to_csv(REPOSITORY / "build/survival.csv", index=False, lineterminator="\n")
+    for subject, part in table.groupby("subject", sort=False):
+        wide = part.pivot(index="kind", columns="outcome", values="n").fillna(0).astype(int)
+        wide = wide.loc[part["kind"].unique(), part["outcome"].unique()]
+        if len(wide) > 1:
+            wide.loc["all"] = wide.sum()
+        shown = wide.rename_axis(None).rename_axis(None, axis=1).to_string()
+        write_line(f"\n{subject}\n{shown}")
 
 
 def _serve(pipe, function, warm):
