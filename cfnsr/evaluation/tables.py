@@ -3,8 +3,9 @@
 `cfnsr.evaluation.typeset` makes files of them.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
+from functools import cache
 from itertools import combinations
 from math import nan
 from typing import Any, Literal, get_args
@@ -166,22 +167,31 @@ def all_pairs(runs: Mapping[Protocol, RunsByRow]) -> pd.DataFrame:
 def _tests(
     runs: Mapping[Protocol, RunsByRow], pairs: Callable[[RunsByRow], Iterable[tuple[str, str]]]
 ) -> pd.DataFrame:
-    found = []
-    for protocol, rows in runs.items():
-        for rule in RULES:
-            said = {name: outcomes(of_row, rule) for name, of_row in rows.items()}
-            seeds = {name: seeds_of(lines) for name, lines in said.items()}
-            # Most rows have the same seeds, over which each is averaged once.
-            right: dict[tuple[str, frozenset[tuple[int, int]]], pd.Series] = {}
-            for a, b in pairs(rows):
-                for key in ((a, seeds[b]), (b, seeds[a])):
-                    if key not in right:
-                        right[key] = per_clip(said[key[0]], key[1])
-                test = compare_clips(right[a, seeds[b]], right[b, seeds[a]], rule)
-                if test.n_clips:
-                    found.append({"row_a": a, "row_b": b, "protocol": protocol, **asdict(test)})
+    found = [
+        {"protocol": protocol, **line}
+        for protocol, rows in runs.items()
+        for rule in RULES
+        for line in _compared(rows, rule, pairs(rows))
+    ]
     tests = pd.DataFrame(found, columns=list(PAIR_COLUMNS))
     return tests.assign(p_holm=tests.groupby(["protocol", "rule"])["p_value"].transform(holm))
+
+
+def _compared(
+    rows: RunsByRow, rule: Rule, pairs: Iterable[tuple[str, str]]
+) -> Iterator[dict[str, Any]]:
+    """The test of each pair of rows that have clips in common."""
+    said = {name: outcomes(of_row, rule) for name, of_row in rows.items()}
+    seeds = {name: seeds_of(lines) for name, lines in said.items()}
+
+    @cache  # most rows have the same seeds, over which each is averaged once
+    def right(row: str, of_seeds: frozenset[tuple[int, int]]) -> pd.Series:
+        return per_clip(said[row], of_seeds)
+
+    for a, b in pairs:
+        test = compare_clips(right(a, seeds[b]), right(b, seeds[a]), rule)
+        if test.n_clips:
+            yield {"row_a": a, "row_b": b, **asdict(test)}
 
 
 def switch_effects(switched: RunsByRow, unswitched: Sequence[Run]) -> pd.DataFrame:
