@@ -101,6 +101,7 @@ def main(arguments: list[str] | None = None) -> int:
     add(_predictions, description="Keep the per-clip predictions of runs.")
 
     options = parser.parse_args(arguments)
+    cluster.end_with_dvc()
     with writing(Path.cwd()):
         return options.run(options) or 0
 

@@ -13,10 +13,7 @@ import os
 import re
 import reprlib
 import sys
-import threading
-import time
 from collections.abc import Mapping
-from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,7 +44,7 @@ def main(arguments: list[str] | None = None) -> int:
             options.executed.parent.mkdir(parents=True, exist_ok=True)
         return 0
     os.environ.update(cluster.environment(settings.source.training.same_bits))
-    _end_with_dvc()
+    cluster.end_with_dvc()
     os.environ[cluster.TERMINAL] = str(int(cluster.on_a_terminal()))
     run(options.source, options.executed, values)
     return 0
@@ -58,31 +55,6 @@ def is_asked_for(settings: params.Params, parameters: Mapping[str, str]) -> bool
     folds = map(str, settings.folds)
     groups = {find(row).group for row in asked_for(settings.row, settings.seeds)}
     return parameters["group"] in groups and parameters.get("fold") in (None, *folds)
-
-
-def _end_with_dvc() -> None:
-    """End when the DVC that runs this stage is gone: killed, it does not take its children along.
-
-    The notebook's kernel and the workers below it would notice by themselves, but on a busy machine
-    not within ten seconds.
-    """
-    if "DVC_ROOT" not in os.environ:
-        return
-    import psutil
-
-    def watch(dvc: psutil.Process) -> None:
-        with suppress(psutil.NoSuchProcess):
-            while dvc.is_running() and dvc.status() != psutil.STATUS_ZOMBIE:
-                time.sleep(1)
-        for started in psutil.Process().children(recursive=True):
-            with suppress(psutil.NoSuchProcess):
-                started.kill()
-        os._exit(1)
-
-    for process in psutil.Process().parents():
-        if any("dvc" in Path(word).name for word in process.cmdline()[:4]):
-            threading.Thread(target=watch, args=[process], daemon=True).start()
-            break
 
 
 def run(source: Path, executed: Path, parameters: Mapping[str, str]) -> None:

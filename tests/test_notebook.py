@@ -181,10 +181,14 @@ def test_passing_over_loads_no_heavy_library(tmp_path):
     assert list((tmp_path / "runs/x").iterdir()) == []
 
 
-def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(tmp_path):
+@pytest.mark.parametrize(
+    ("module", "starts"),
+    [("cfnsr.notebook a.ipynb b.ipynb", "ipykernel"), ("cfnsr dataset", "spawn_main")],
+)
+def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(module, starts, tmp_path):
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     write(tmp_path / "a.ipynb", cell("import time; time.sleep(600)"))
-    stage = f"{sys.executable} -m cfnsr.notebook a.ipynb b.ipynb"
+    stage = f"{sys.executable} -m {module}"
     dvc = tmp_path / "dvc"
     dvc.write_text(
         f"#!{sys.executable}\nimport subprocess; subprocess.run({stage!r}, shell=True)\n"
@@ -193,7 +197,7 @@ def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(tmp_path):
     environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "DVC_ROOT": str(tmp_path)}
     process = subprocess.Popen([str(dvc)], cwd=tmp_path, env=environment)
     deadline = time.monotonic() + 60
-    while not any("ipykernel" in " ".join(p.cmdline()) for p in descendants(process.pid)):
+    while not any(starts in " ".join(p.cmdline()) for p in descendants(process.pid)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     started = descendants(process.pid)
