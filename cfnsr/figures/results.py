@@ -188,8 +188,7 @@ def curves(runs_by_row: Mapping[str, Sequence[Run]], title: str) -> Figure:
             axis.fill_between(epoch, mean - sd, mean + sd, **band)
             axis.plot(epoch, mean, color=BLUE)
             ring = {"markerfacecolor": "none", "markersize": 8, "color": VERMILLION}
-            ring |= {"label": "best epoch of the mean", "clip_on": False}
-            axis.plot(epoch[best], mean[best], "o", **ring)
+            axis.plot(epoch[best], mean[best], "o", label="best epoch of the mean", **ring)
             axis.plot(epoch[-1], mean[-1], "o", color=BLUE, markersize=4, label="last epoch")
             count_epochs(axis)
             if k + n_columns < len(runs_by_row):
