@@ -281,6 +281,9 @@ def end_with_dvc() -> None:
 
     A kernel and the workers below it would notice by themselves, but on a busy machine not within
     ten seconds.
+
+    Raises:
+        InputError: it is gone already.
     """
     if "DVC_ROOT" not in os.environ:
         return
@@ -295,10 +298,13 @@ def end_with_dvc() -> None:
                 started.kill()
         os._exit(1)
 
-    for process in psutil.Process().parents():
+    above = psutil.Process().parents()
+    for process in above:
         if any("dvc" in Path(word).name for word in process.cmdline()[:4]):
             threading.Thread(target=watch, args=[process], daemon=True).start()
-            break
+            return
+    if len(above) < 3:  # nobody between init and the shell in which DVC runs a command
+        raise InputError("the DVC that ran this command was killed")
 
 
 def on_a_terminal() -> bool:

@@ -182,13 +182,17 @@ def test_passing_over_loads_no_heavy_library(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "starts"),
-    [("cfnsr.notebook a.ipynb b.ipynb", "ipykernel"), ("cfnsr dataset", "spawn_main")],
+    ("before", "module", "starts"),
+    [
+        ("", "cfnsr.notebook a.ipynb b.ipynb", "ipykernel"),
+        ("", "cfnsr dataset", "spawn_main"),
+        ("sleep 3; ", "cfnsr dataset", "sleep"),  # the command itself comes after DVC's end
+    ],
 )
-def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(module, starts, tmp_path):
+def test_a_stage_ends_when_the_dvc_that_runs_it_is_killed(before, module, starts, tmp_path):
     shutil.copy(REPOSITORY / "params.yaml", tmp_path)
     write(tmp_path / "a.ipynb", cell("import time; time.sleep(600)"))
-    stage = f"{sys.executable} -m {module}"
+    stage = f"{before}{sys.executable} -m {module}"
     dvc = tmp_path / "dvc"
     dvc.write_text(
         f"#!{sys.executable}\nimport subprocess; subprocess.run({stage!r}, shell=True)\n"
