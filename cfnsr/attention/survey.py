@@ -1,14 +1,17 @@
 """What notebook 04 tells: every run that there is, looked into once."""
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import groupby, product
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
+import torch
+from dask.system import cpu_count
 from tqdm import tqdm
 
 from cfnsr import InputError
@@ -38,6 +41,11 @@ from cfnsr.params import Params
 from cfnsr.training.runs import read_info, run_folder
 from cfnsr.training.trained import Trained, Viewed, load_trained
 
+T = TypeVar("T")
+Found = TypeVar("Found")
+
+#: Each of them holds the clips of a run.
+_MOST_THREADS = 4
 LOCALISATION_COLUMNS = (
     "row",
     "label",
@@ -240,6 +248,28 @@ class Survey:
     gate_folds: Sequence[int]  # which these first runs test
 
 
+@dataclass(frozen=True, eq=False)
+class _LookedInto:
+    """What one run says, of which a survey is made; `overlaps` are of each of its maps."""
+
+    row: str
+    fold: int
+    outcomes: pd.DataFrame
+    gates: tuple[Gate, ...]
+    overlaps: list[pd.DataFrame]
+
+
+def _in_threads(work: Callable[[T], Found], of: Sequence[T], what: str) -> list[Found]:
+    """What `work` finds of each run, in their order; torch computes in several threads at once.
+
+    Nothing of it may draw from torch's generator.
+    """
+    n_threads = min(max(cpu_count() // torch.get_num_threads(), 1), _MOST_THREADS)
+    with ThreadPoolExecutor(n_threads) as threads:
+        found = threads.map(work, of)
+        return list(tqdm(found, total=len(of), desc=what, unit="run", mininterval=5))
+
+
 def survey_runs(
     study: Study, chosen: str, noisy_clips: Mapping[float, Clips], clip_root: Path, seed: int
 ) -> Survey:
@@ -251,39 +281,50 @@ def survey_runs(
         noisy_clips: see `reliance.with_noise`.
         clip_root: the folder with the control's landmarks; not read for other data.
     """
-    outcomes: dict[str, list[pd.DataFrame]] = {}
-    overlaps: list[pd.DataFrame] = []
-    gates: dict[str, tuple[Gate, ...]] = {}
-    gate_folds = set()
     cues = None if study.settings.drawn is None else _Cues(study, clip_root)
-    folders = [(row, folder) for row, paths in study.folders.items() for folder in paths]
-    for row, folder in tqdm(folders, desc="runs", unit="run", mininterval=5):
+    # Before the threads: weights are drawn from the one generator that all threads share.
+    untrained = {
+        folder: load_trained(folder).untrained() for folder in study.folders[chosen] if cues
+    }
+
+    def look_into(run: tuple[str, Path]) -> _LookedInto:
+        row, folder = run
         trained = load_trained(folder)
         positions = study.chosen(trained.info)
         arrays = trained.arrays(study.clips, positions)
         view = trained.view(arrays)
         silence = trained.silence(study.clips)
-        outcomes.setdefault(row, []).append(
-            outcomes_of_run(view, study.clips, positions, noisy_clips, silence, seed)
-        )
+        outcomes = outcomes_of_run(view, study.clips, positions, noisy_clips, silence, seed)
         found = read_maps(view, arrays)
-        label = find(row).label
-        if found.gates and label not in gates:
-            gates[label] = found.gates
-            gate_folds.add(trained.info["fold"])
+        looked = _LookedInto(row, trained.info["fold"], outcomes, found.gates, [])
         if cues is None:
-            continue
+            return looked
+        label = find(row).label
         maps = {label: located_maps(view, arrays, found)}
-        if row == chosen:
-            fresh = trained.untrained().view(arrays)
+        if folder in untrained:
+            fresh = untrained[folder].view(arrays)
             maps[f"{label}, untrained"] = located_maps(fresh, arrays, read_maps(fresh, arrays))
-        overlaps += [
+        looked.overlaps.extend(
             cues.overlap(trained, map_, positions).assign(
                 row=row, label=name, map=map_.name, run=str(folder)
             )
             for name, of in maps.items()
             for map_ in of
-        ]
+        )
+        return looked
+
+    runs = [(row, folder) for row, folders in study.folders.items() for folder in folders]
+    looked_into = _in_threads(look_into, runs, "runs")
+    outcomes: dict[str, list[pd.DataFrame]] = {}
+    gates: dict[str, tuple[Gate, ...]] = {}
+    gate_folds = set()
+    for looked in looked_into:
+        outcomes.setdefault(looked.row, []).append(looked.outcomes)
+        label = find(looked.row).label
+        if looked.gates and label not in gates:
+            gates[label] = looked.gates
+            gate_folds.add(looked.fold)
+    overlaps = [clips for looked in looked_into for clips in looked.overlaps]
     pointed = [clips for clips in overlaps if "hit" in clips]
     return Survey(
         summarise(outcomes),
@@ -317,18 +358,23 @@ def cams(study: Study, like: Look) -> dict[str, Located]:
 
     The rows' runs of the same fold and seed are taken.
     """
-    found = {}
     alike = "fold_{fold}/*/seed_{seed}".format_map(like.trained.info)
-    for row, folders in study.folders.items():
-        for folder in filter(lambda path: path.match(alike), folders):
-            trained = load_trained(folder)
-            if trained.sees_frames:
-                arrays = trained.arrays(study.clips, like.positions)
-                view = trained.view(arrays)
-                map_ = grad_cam(view, arrays, "video", view.logits(arrays).argmax(axis=1))
-                label = find(row).label
-                found[label] = Located.of(trained, arrays, "Grad-CAM, face", "video", map_)
-    return found
+
+    def cam(run: tuple[str, Path]) -> tuple[str, Located]:
+        row, folder = run
+        trained = load_trained(folder)
+        arrays = trained.arrays(study.clips, like.positions)
+        view = trained.view(arrays)
+        map_ = grad_cam(view, arrays, "video", view.logits(arrays).argmax(axis=1))
+        return find(row).label, Located.of(trained, arrays, "Grad-CAM, face", "video", map_)
+
+    runs = [
+        (row, folder)
+        for row, folders in study.folders.items()
+        for folder in folders
+        if folder.match(alike) and "frames" in find(row).inputs
+    ]
+    return dict(_in_threads(cam, runs, "Grad-CAM"))
 
 
 class _Cues:
@@ -389,9 +435,8 @@ class Effect:
 
 def measure_effect(study: Study, row: str, seed: int) -> Effect:
     """Hide what each map of a row's runs ranks first, on their test clips."""
-    runs: list[dict[str, Curves]] = []
-    chosen = []
-    for folder in tqdm(study.folders[row], desc="deletion", unit="run", mininterval=5):
+
+    def curves_of(folder: Path) -> tuple[np.ndarray, dict[str, Curves]]:
         trained = load_trained(folder)
         positions = study.chosen(trained.info)
         arrays = trained.arrays(study.clips, positions)
@@ -406,8 +451,9 @@ def measure_effect(study: Study, row: str, seed: int) -> Effect:
             area = np.bincount(regions.ravel(), minlength=n_regions)
             random = deletion.random_scores(score, n_clips, area, seed)
             found |= {m.name: deletion.curves(score, m.values, area, random, seed) for m in alike}
-        runs.append(found)
-        chosen.append(positions)
+        return positions, found
+
+    chosen, runs = zip(*_in_threads(curves_of, study.folders[row], "deletion"), strict=True)
     curves = {name: Curves.joined([run[name] for run in runs]) for name in runs[0]}
     actor = study.clips.index["actor"].to_numpy()[np.concatenate(chosen)]
     counts = len(actor), len(np.unique(actor)), len(runs)

@@ -156,23 +156,28 @@ def per_clip(lines: pd.DataFrame, of_other: frozenset[tuple[int, int]]) -> pd.Se
 
 def compare_clips(a: pd.Series, b: pd.Series, rule: Rule) -> PairedTest:
     """`paired_test` of two rows, each `per_clip`."""
-    both = pd.concat([a, b], axis=1, join="inner")
-    if both.empty:
+    a, b = a.align(b, join="inner")
+    if a.empty:
         return PairedTest(rule, nan, nan, nan, nan, nan, 0, 0)
-    difference = both.iloc[:, 0] - both.iloc[:, 1]
-    n_clips_of_fold = difference.groupby("fold").transform("size")
-    weight = 1 / (n_clips_of_fold * both.index.get_level_values("fold").nunique())
-    by_actor = (difference * weight).groupby("actor").sum()
-    low, high = actor_interval(by_actor, weight.groupby("actor").sum())
+    # Numbers in place of labels: pandas' own sums by group take four times as long.
+    fold, actor = (
+        np.unique(a.index.get_level_values(name), return_inverse=True)[1]
+        for name in ("fold", "actor")
+    )
+    n_clips_of_fold = np.bincount(fold)
+    weight = 1 / (n_clips_of_fold[fold] * len(n_clips_of_fold))
+    difference = (a - b).to_numpy() * weight
+    by_actor = np.bincount(actor, difference)
+    low, high = actor_interval(by_actor, np.bincount(actor, weight))
     return PairedTest(
         rule=rule,
         difference_pct=100 * float(by_actor.sum()),
         ci_low_pct=100 * low,
         ci_high_pct=100 * high,
         p_value=sign_flip_p_value(by_actor),
-        p_value_folds=sign_flip_p_value((difference * weight).groupby("fold").sum()),
+        p_value_folds=sign_flip_p_value(np.bincount(fold, difference)),
         n_actors=len(by_actor),
-        n_clips=both.index.get_level_values("clip").nunique(),
+        n_clips=a.index.get_level_values("clip").nunique(),
     )
 
 

@@ -5,7 +5,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import signal
 
 Array = NDArray[np.float64]
 
@@ -105,6 +104,8 @@ def _fade(time_s: Array, start_s: float, end_s: float) -> Array:
 
 def _resonate(glottis: Array, noise: Array, timbre: Timbre, speaker: Speaker) -> Array:
     """Pulses and breath through the vocal tract, at unit power, so that loudness is no cue."""
+    from scipy import signal  # 1 s that those who make no clips need not pay
+
     formants_hz = np.array([timbre.f1_hz, timbre.f2_hz, timbre.f3_hz, _FOURTH_FORMANT_HZ])
     angle = 2 * np.pi * speaker.formant_scale * formants_hz / SAMPLE_RATE_HZ
     radius = np.exp(-np.pi * np.array(_BANDWIDTHS_HZ) / SAMPLE_RATE_HZ)
