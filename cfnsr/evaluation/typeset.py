@@ -127,7 +127,9 @@ def write_csv(table: pd.DataFrame, path: Path) -> None:
         column: ["" if isnan(value) else f"{value:.{n_digits}g}" for value in table[column]]
         for column, n_digits in small.items()
     }
-    table.assign(**as_text).to_csv(path, index=False, float_format="%.2f", lineterminator="\n")
+    table.assign(**as_text).to_csv(
+        path, index=False, float_format="{:z.2f}".format, lineterminator="\n"
+    )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,8 @@
 """Do maps point where the control's generator put the cue? And what notebook 04 draws."""
 
 import json
+import threading
+import time
 from dataclasses import replace
 from functools import cache
 from types import SimpleNamespace
@@ -26,7 +28,7 @@ from cfnsr.attention.localisation import (
     voice_overlap,
 )
 from cfnsr.attention.maps import Gate, read_maps
-from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, located_maps
+from cfnsr.attention.survey import Effect, Look, Study, Survey, _Cues, _in_threads, located_maps
 from cfnsr.data import preprocess, sources
 from cfnsr.data.clips import load_clips
 from cfnsr.data.corpora.ravdess import EMOTIONS, stem
@@ -457,3 +459,22 @@ def _lifts(clips, root, runs, settings):
             for map_ in located_maps(view, arrays, read_maps(view, arrays)):
                 found[name, map_.name] = lift(cues.overlap(model, map_, test))
     return found
+
+
+def test_threads_answer_in_the_order_of_the_runs_and_an_error_ends_them(monkeypatch):
+    monkeypatch.setattr("cfnsr.attention.survey.cpu_count", lambda: 64)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    begun, threads = [], set()
+
+    def look(run):
+        begun.append(run)
+        threads.add(threading.get_ident())
+        time.sleep(0.2 if run == 0 else 0.01)  # the first is the last to answer
+        return 100 // (5 - run)
+
+    assert _in_threads(look, range(5), "runs") == [20, 25, 33, 50, 100]
+    assert 1 < len(threads) <= 4
+    begun.clear()
+    with pytest.raises(ZeroDivisionError):
+        _in_threads(look, [5, *[1] * 100], "runs")
+    assert len(begun) < 101

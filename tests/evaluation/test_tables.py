@@ -425,6 +425,11 @@ def test_an_empty_table_has_its_header(tmp_path, params):
     assert (tmp_path / "tests.csv").read_text() == ",".join(tables.TEST_COLUMNS) + "\n"
 
 
+def test_a_csv_has_no_zero_below_zero(tmp_path):
+    typeset.write_csv(pd.DataFrame({"low": [-0.001, -0.006, np.nan]}), tmp_path / "a.csv")
+    assert (tmp_path / "a.csv").read_text().split() == ["low", "0.00", "-0.01", '""']
+
+
 def test_equal_runs_give_equal_bytes(tmp_path):
     names = ["video", "audio", "averaging", "erann", "cfn_sr"]
     first, second = (
