@@ -296,22 +296,21 @@ def survey_runs(
         silence = trained.silence(study.clips)
         outcomes = outcomes_of_run(view, study.clips, positions, noisy_clips, silence, seed)
         found = read_maps(view, arrays)
-        looked = _LookedInto(row, trained.info["fold"], outcomes, found.gates, [])
-        if cues is None:
-            return looked
-        label = find(row).label
-        maps = {label: located_maps(view, arrays, found)}
-        if folder in untrained:
-            fresh = untrained[folder].view(arrays)
-            maps[f"{label}, untrained"] = located_maps(fresh, arrays, read_maps(fresh, arrays))
-        looked.overlaps.extend(
-            cues.overlap(trained, map_, positions).assign(
-                row=row, label=name, map=map_.name, run=str(folder)
-            )
-            for name, of in maps.items()
-            for map_ in of
-        )
-        return looked
+        overlaps = []
+        if cues is not None:
+            label = find(row).label
+            maps = {label: located_maps(view, arrays, found)}
+            if folder in untrained:
+                fresh = untrained[folder].view(arrays)
+                maps[f"{label}, untrained"] = located_maps(fresh, arrays, read_maps(fresh, arrays))
+            overlaps = [
+                cues.overlap(trained, map_, positions).assign(
+                    row=row, label=name, map=map_.name, run=str(folder)
+                )
+                for name, of in maps.items()
+                for map_ in of
+            ]
+        return _LookedInto(row, trained.info["fold"], outcomes, found.gates, overlaps)
 
     runs = [(row, folder) for row, folders in study.folders.items() for folder in folders]
     looked_into = _in_threads(look_into, runs, "runs")
